@@ -1,0 +1,94 @@
+"""What can go wrong for a user, as one tree of exceptions; the command line alone prints them and picks the exit code.
+
+KatunaError                 anything katuna reports as one message
+├── InputRefused            what was given cannot be used; nothing was started (exit 2)
+│   ├── SpecRefused         a manifest has errors; carries every Finding of the files
+│   ├── RunNotFound         no run of that name, or a prefix of several
+│   ├── RunLocked           another katuna process is at work in the run folder
+│   └── JournalDamaged      a journal line fails its checksum; carries the line
+├── StoreFailed             the run folder could not be written; the search is resumable (exit 1)
+├── LaunchFailed            a trial could not be started on this machine (exit 1)
+└── Interrupted             SIGINT or SIGTERM ended the search; resumable (exit 130 or 143)
+
+A programming error of ours is an AssertionError or whatever Python raises, never one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """One remark about an input file.
+
+    `line` and `column` count from 1; 0 means that the remark is about the file as a whole. `path` is the
+    field path in the spelling of the Kubernetes API server, e.g. `spec.parameters[0].feasibleSpace.min`.
+    """
+
+    file: str
+    line: int
+    column: int
+    path: str
+    message: str
+    level: Level = "error"
+    hint: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        path = f" {self.path}:" if self.path else ""
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{place}: {self.level}:{path} {self.message}{hint}"
+
+
+class KatunaError(Exception):
+    exit_code = 1
+
+
+class InputRefused(KatunaError):
+    exit_code = 2
+
+
+class SpecRefused(InputRefused):
+    """Raised with every finding of the files read, errors and others, in file order."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.findings = tuple(findings)
+        super().__init__("\n".join(str(finding) for finding in self.findings))
+
+
+class RunNotFound(InputRefused):
+    pass
+
+
+class RunLocked(InputRefused):
+    pass
+
+
+class JournalDamaged(InputRefused):
+    """`line` counts from 1 and is the first line that cannot be trusted."""
+
+    def __init__(self, message: str, line: int) -> None:
+        self.line = line
+        super().__init__(message)
+
+
+class StoreFailed(KatunaError):
+    pass
+
+
+class LaunchFailed(KatunaError):
+    pass
+
+
+class Interrupted(KatunaError):
+    """`signum` is the signal that ended the search; the exit code is 128 + signum, as shells have it."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        self.signum = signum
+        self.exit_code = 128 + signum
+        super().__init__(message)

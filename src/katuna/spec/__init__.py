@@ -1,0 +1,1 @@
+"""Manifest text to typed values and back: load, defaults, render, job."""

@@ -1,0 +1,195 @@
+"""The Experiment as a typed, frozen value; knows no YAML library, no Optuna and no Kubernetes client."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, Literal
+
+Manifest = Mapping[str, Any]
+"""A Kubernetes object as plain JSON values: dict, list, str, int, float, bool, None."""
+
+ParameterType = Literal["double", "int", "discrete", "categorical"]
+Distribution = Literal["uniform", "logUniform", "normal", "logNormal"]
+StrategyName = Literal["min", "max", "latest"]
+
+
+class ObjectiveType(Enum):
+    MINIMIZE = "minimize"
+    MAXIMIZE = "maximize"
+
+    def better(self, value: float, than: float) -> bool:
+        """Strictly better; equal values keep whichever came first."""
+        return value < than if self is ObjectiveType.MINIMIZE else value > than
+
+    def reaches(self, value: float, goal: float) -> bool:
+        """Inclusive, as Katib's goal test is."""
+        return value == goal or self.better(value, goal)
+
+
+@dataclass(frozen=True)
+class Objective:
+    type: ObjectiveType
+    metric: str
+    goal: float | None = None
+    additional: tuple[str, ...] = ()
+    strategies: Mapping[str, StrategyName] = field(default_factory=lambda: MappingProxyType({}))
+    """One entry a metric, the objective and the additional ones included (spec.defaults fills them in)."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metric names that a collector looks for, the objective first."""
+        return (self.metric, *self.additional)
+
+    @property
+    def strategy(self) -> StrategyName:
+        default: StrategyName = "min" if self.type is ObjectiveType.MINIMIZE else "max"
+        return self.strategies.get(self.metric, default)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One dimension of the search space; owns its domain: bounds, steps, and the text form of its values.
+
+    `minimum`, `maximum` and `step` are the file's own texts ("" when absent); `choices` is the `list`.
+    """
+
+    name: str
+    type: ParameterType
+    minimum: str = ""
+    maximum: str = ""
+    step: str = ""
+    choices: tuple[str, ...] = ()
+    distribution: Distribution = "uniform"
+
+    @property
+    def is_numeric(self) -> bool:
+        return self.type in ("double", "int")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """(low, high) of a numeric parameter, both inclusive."""
+        return float(self.minimum), float(self.maximum)
+
+    @property
+    def size(self) -> float:
+        """The number of different values; `math.inf` for a double without a step."""
+        if not self.is_numeric:
+            return len(self.choices)
+        step = self.exact_step
+        if step is None:
+            return math.inf if Decimal(self.minimum) != Decimal(self.maximum) else 1
+        return int((Decimal(self.maximum) - Decimal(self.minimum)) / step) + 1
+
+    @property
+    def exact_step(self) -> Decimal | None:
+        """The step as the file wrote it; 1 for an int without one, None for a double without one."""
+        if self.step:
+            return Decimal(self.step)
+        return Decimal(1) if self.type == "int" else None
+
+    def on_grid(self, index: int) -> str:
+        """Text of the index-th value from the bottom. Decimal arithmetic: 0.1 + 2 * 0.1 is 0.3, not 0.30000000000000004."""
+        if not self.is_numeric:
+            return self.choices[index]
+        step = self.exact_step
+        assert step is not None, f"{self.name} has no grid"
+        return self._text(Decimal(self.minimum) + index * step)
+
+    def text(self, value: float) -> str:
+        """The assignment text of a number from the domain: clipped to it, and put on the nearest step counted from min."""
+        low, high = self.bounds
+        clipped = min(max(value, low), high)
+        step = self.exact_step
+        if step is None:
+            return repr(float(clipped))
+        index = round((clipped - low) / float(step))
+        return self.on_grid(min(max(index, 0), int(self.size) - 1))
+
+    def contains(self, text: str) -> bool:
+        """Whether an assignment text is a value of this parameter, on its step."""
+        if not self.is_numeric:
+            return text in self.choices
+        try:
+            value = Decimal(text)
+        except InvalidOperation:
+            return False
+        if not value.is_finite() or not Decimal(self.minimum) <= value <= Decimal(self.maximum):
+            return False
+        step = self.exact_step
+        # repr of a binary double is not always the decimal it stands for: 1e-12 steps of slack.
+        return step is None or abs((value - Decimal(self.minimum)) / step % 1) <= Decimal("1e-12") or (
+            1 - abs((value - Decimal(self.minimum)) / step % 1) <= Decimal("1e-12")
+        )
+
+    def _text(self, value: Decimal) -> str:
+        return str(int(value)) if self.type == "int" else repr(float(value))
+
+
+@dataclass(frozen=True)
+class TrialParameter:
+    """`reference` is a search parameter's name or a `${trialSpec...}` metadata reference."""
+
+    name: str
+    reference: str
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class TrialTemplate:
+    """The job of a trial before substitution.
+
+    `text` is what placeholders are replaced in: compact JSON of an inline trialSpec, or the YAML text of a
+    ConfigMap entry (`is_yaml`).
+    """
+
+    text: str
+    is_yaml: bool
+    parameters: tuple[TrialParameter, ...]
+    primary_container: str
+    success_condition: str = ""
+    failure_condition: str = ""
+    primary_pod_labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    retain: bool = False
+
+
+@dataclass(frozen=True)
+class Collector:
+    """`filters` empty means Katib's default filter; `path` and `format` serve the kinds that read files."""
+
+    kind: str = "StdOut"
+    filters: tuple[str, ...] = ()
+    path: str = ""
+    format: str = ""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A Katib v1beta1 Experiment, defaulted and checked.
+
+    `manifest` is the object as Katib would store it (defaults filled in); every other field is read from it.
+    Absent counts are None: `max_trials` None is unbounded, `max_failed` None is no limit.
+    """
+
+    name: str
+    namespace: str
+    objective: Objective
+    algorithm: str
+    settings: Mapping[str, str]
+    parameters: tuple[Parameter, ...]
+    template: TrialTemplate
+    parallel_trials: int
+    max_trials: int | None
+    max_failed: int | None
+    collector: Collector
+    resume_policy: str
+    manifest: Manifest
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def space_size(self) -> float:
+        return math.prod(parameter.size for parameter in self.parameters)

@@ -1,0 +1,305 @@
+"""Trials as values: events, the one place where a trial's state changes, observations, and which trial is best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from types import MappingProxyType
+from typing import Any
+
+from katuna.metrics.line import Report
+from katuna.spec.model import Objective
+
+Assignments = Mapping[str, str]
+"""Search parameter name to value text, in the Experiment's order."""
+
+UNAVAILABLE = "unavailable"
+
+
+class TrialState(Enum):
+    """Katib's trial conditions, by the same names."""
+
+    CREATED = "Created"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    KILLED = "Killed"
+    EARLY_STOPPED = "EarlyStopped"
+    METRICS_UNAVAILABLE = "MetricsUnavailable"
+
+    @property
+    def is_final(self) -> bool:
+        return self not in (TrialState.CREATED, TrialState.RUNNING)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a metric's reports come to; Katib's `observation.metrics` entry. All values are the trial's own texts."""
+
+    minimum: str = UNAVAILABLE
+    maximum: str = UNAVAILABLE
+    latest: str = UNAVAILABLE
+    latest_us: int | None = None
+    count: int = 0
+
+    def add(self, report: Report) -> Summary:
+        """The greater timestamp wins `latest`, the later report among equals (katib.md 2.5)."""
+        value = number(report.value)
+        latest = self.latest_us is None or (report.time_us is not None and report.time_us >= self.latest_us)
+        minimum, maximum = self.minimum, self.maximum
+        if value is not None:
+            if self.minimum == UNAVAILABLE or value < float(self.minimum):
+                minimum = report.value
+            if self.maximum == UNAVAILABLE or value > float(self.maximum):
+                maximum = report.value
+        return Summary(
+            minimum=minimum,
+            maximum=maximum,
+            latest=report.value if latest else self.latest,
+            latest_us=report.time_us if latest else self.latest_us,
+            count=self.count + 1,
+        )
+
+    def pick(self, strategy: str) -> str:
+        """The text that the strategy names; min and max fall back to latest, as Katib's do."""
+        if strategy == "latest":
+            return self.latest
+        chosen = self.minimum if strategy == "min" else self.maximum
+        return self.latest if chosen == UNAVAILABLE else chosen
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One evaluation of one point. Times are seconds since the epoch; `attempt` counts starts from 1."""
+
+    number: int
+    name: str
+    assignments: Assignments
+    created_at: float
+    state: TrialState = TrialState.CREATED
+    attempt: int = 0
+    started_at: float | None = None
+    ended_at: float | None = None
+    reason: str = ""
+    message: str = ""
+    exit_code: int | None = None
+    stop_reason: str = ""
+    summaries: Mapping[str, Summary] = field(default_factory=lambda: MappingProxyType({}))
+
+    def summary(self, metric: str) -> Summary:
+        return self.summaries.get(metric, Summary())
+
+    def value(self, objective: Objective) -> float | None:
+        """The number that the search compares; None for a trial that did not come to an end of its own (running, failed, killed)."""
+        if self.state not in (TrialState.SUCCEEDED, TrialState.EARLY_STOPPED):
+            return None
+        return number(self.summary(objective.metric).pick(objective.strategy))
+
+
+def number(text: str) -> float | None:
+    """A finite float, or None: text that Katib would not parse, NaN and infinities never become observations."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+# Events: the journal is a list of these and nothing else. `at` is seconds since the epoch.
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The first event of a run: what the search was started with and cannot change later."""
+
+    at: float
+    experiment: str
+    seed: int
+    digest: str
+    versions: Mapping[str, str]
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Asked:
+    at: float
+    number: int
+    name: str
+    assignments: Assignments
+
+
+@dataclass(frozen=True)
+class Started:
+    """`process` is what the launcher needs to find the trial again (here: pids); plain data."""
+
+    at: float
+    number: int
+    attempt: int
+    process: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Reported:
+    at: float
+    number: int
+    reports: tuple[Report, ...]
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """The engine decided to stop a running trial; its Exited follows."""
+
+    at: float
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Exited:
+    """A trial's job is over. `code` is the exit code as a container reports it (128 + signal), None when it never ran.
+
+    `reason` is a CamelCase word (`Completed`, `Error`, `OOMKilled`, `DeadlineExceeded`, `StartError`, ...), `message` the
+    sentence for a person. `nearest` are log lines that look like the objective metric, kept when it was not found.
+    """
+
+    at: float
+    number: int
+    code: int | None
+    reason: str
+    message: str = ""
+    nearest: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A new katuna process took the run over; `restarted` trials begin again from their assignments."""
+
+    at: float
+    pid: int
+    restarted: tuple[int, ...]
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The search is over. `succeeded`, `reason` and `message` become the Experiment's last condition."""
+
+    at: float
+    succeeded: bool
+    reason: str
+    message: str
+
+
+Event = Opened | Asked | Started | Reported | Stopping | Exited | Resumed | Ended
+TrialEvent = Asked | Started | Reported | Stopping | Exited
+
+
+def advance(trial: Trial | None, event: TrialEvent, objective: Objective) -> Trial:
+    """The trial after `event`: the one place where trial states change.
+
+    A final state is never left, so replaying a journal twice gives the same trials.
+    """
+    if isinstance(event, Asked):
+        assert trial is None, f"trial {event.number} was asked twice"
+        return Trial(number=event.number, name=event.name, assignments=event.assignments, created_at=event.at)
+    assert trial is not None, f"{type(event).__name__} of trial {event.number}, which was never asked"
+    if trial.state.is_final:
+        return trial
+    match event:
+        case Started():
+            return replace(
+                trial, state=TrialState.RUNNING, attempt=event.attempt, started_at=event.at, summaries=MappingProxyType({}), stop_reason=""
+            )
+        case Reported():
+            summaries = dict(trial.summaries)
+            for report in event.reports:
+                summaries[report.metric] = summaries.get(report.metric, Summary()).add(report)
+            return replace(trial, summaries=MappingProxyType(summaries))
+        case Stopping():
+            return replace(trial, stop_reason=event.reason)
+        case Exited():
+            return _ended(trial, event, objective)
+
+
+def _ended(trial: Trial, event: Exited, objective: Objective) -> Trial:
+    metric = objective.metric
+    reason, message = event.reason, event.message
+    if trial.stop_reason:
+        state, reason = TrialState.KILLED, trial.stop_reason
+        message = message or "stopped by the search"
+    elif event.code != 0:
+        state = TrialState.FAILED
+    elif trial.summary(metric).pick(objective.strategy) == UNAVAILABLE:
+        state, reason = TrialState.METRICS_UNAVAILABLE, "MetricsUnavailable"
+        message = f"it ended well but never printed a number for the objective metric {metric!r}"
+        if event.nearest:
+            message += "; nearest lines: " + " | ".join(event.nearest)
+    else:
+        state = TrialState.SUCCEEDED
+    return replace(trial, state=state, reason=reason, message=message, exit_code=event.code, ended_at=event.at)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A whole run as a value: the journal, folded."""
+
+    objective: Objective
+    opened: Opened | None = None
+    trials: Mapping[int, Trial] = field(default_factory=lambda: MappingProxyType({}))
+    ended: Ended | None = None
+    resumes: int = 0
+
+    @property
+    def best(self) -> Trial | None:
+        return best_trial(self.trials.values(), self.objective)
+
+
+def fold(events: Iterable[Event], objective: Objective) -> Search:
+    """The search that a journal tells of. Pure: the same events give the same value."""
+    opened: Opened | None = None
+    ended: Ended | None = None
+    resumes = 0
+    trials: dict[int, Trial] = {}
+    for event in events:
+        match event:
+            case Opened():
+                opened = event
+            case Ended():
+                ended = event
+            case Resumed():
+                ended, resumes = None, resumes + 1
+                for restarted in event.restarted:
+                    trials[restarted] = replace(
+                        trials[restarted], state=TrialState.CREATED, started_at=None, summaries=MappingProxyType({}), stop_reason=""
+                    )
+            case _:
+                trials[event.number] = advance(trials.get(event.number), event, objective)
+    return Search(objective, opened, MappingProxyType(trials), ended, resumes)
+
+
+def best_trial(trials: Iterable[Trial], objective: Objective) -> Trial | None:
+    """The trial with the best objective value; the first created wins a tie (Katib's order is arbitrary there)."""
+    best: Trial | None = None
+    best_value = math.nan
+    for trial in trials:
+        value = trial.value(objective)
+        if value is not None and (best is None or objective.type.better(value, best_value)):
+            best, best_value = trial, value
+    return best
+
+
+NAME_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+"""Katib's: no vowels and no look-alikes, so that no word and no misreading comes out."""
+
+
+def trial_name(experiment: str, seed: int, number: int) -> str:
+    """`<experiment>-` and 8 characters. Within a seed no two numbers share a name: the code is a permutation of the number."""
+    size = len(NAME_ALPHABET) ** 8
+    code = (number * 174_628_231_601 + seed * 96_276_493_391 + 61_803_398_875) % size
+    letters = []
+    for _ in range(8):
+        code, digit = divmod(code, len(NAME_ALPHABET))
+        letters.append(NAME_ALPHABET[digit])
+    return f"{experiment}-{''.join(letters)}"
