@@ -3,6 +3,7 @@
 KatunaError                 anything katuna reports as one message
 ├── InputRefused            what was given cannot be used; nothing was started (exit 2)
 │   ├── SpecRefused         a manifest has errors; carries every Finding of the files
+│   ├── RenderRefused       a trial's job cannot be made from the template and these assignments
 │   ├── RunNotFound         no run of that name, or a prefix of several
 │   ├── RunLocked           another katuna process is at work in the run folder
 │   └── JournalDamaged      a journal line fails its checksum; carries the line
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Level = Literal["error", "warning", "note"]
+Scope = Literal["", "katib", "local"]
+"""Where a finding holds: everywhere (""), on a Katib cluster alone, or for a run on this machine alone."""
 
 
 @dataclass(frozen=True, order=True)
@@ -37,6 +40,7 @@ class Finding:
     message: str
     level: Level = "error"
     hint: str = ""
+    scope: Scope = ""
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
@@ -59,6 +63,10 @@ class SpecRefused(InputRefused):
     def __init__(self, findings: Sequence[Finding]) -> None:
         self.findings = tuple(findings)
         super().__init__("\n".join(str(finding) for finding in self.findings))
+
+
+class RenderRefused(InputRefused):
+    pass
 
 
 class RunNotFound(InputRefused):

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from katuna.metrics.line import Report
-from katuna.spec.model import Objective
+from katuna.spec.model import Objective, ObjectiveType
 
 Assignments = Mapping[str, str]
 """Search parameter name to value text, in the Experiment's order."""
@@ -177,7 +177,6 @@ class Resumed:
     """A new katuna process took the run over; `restarted` trials begin again from their assignments."""
 
     at: float
-    pid: int
     restarted: tuple[int, ...]
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -210,7 +209,12 @@ def advance(trial: Trial | None, event: TrialEvent, objective: Objective) -> Tri
     match event:
         case Started():
             return replace(
-                trial, state=TrialState.RUNNING, attempt=event.attempt, started_at=event.at, summaries=MappingProxyType({}), stop_reason=""
+                trial,
+                state=TrialState.RUNNING,
+                attempt=event.attempt,
+                started_at=event.at,
+                summaries=MappingProxyType({}),
+                stop_reason="",
             )
         case Reported():
             summaries = dict(trial.summaries)
@@ -241,13 +245,16 @@ def _ended(trial: Trial, event: Exited, objective: Objective) -> Trial:
     return replace(trial, state=state, reason=reason, message=message, exit_code=event.code, ended_at=event.at)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Search:
-    """A whole run as a value: the journal, folded."""
+    """A whole run as its journal tells it so far; `apply` is the only thing that changes it.
+
+    `trials` maps a trial's number to the trial, in the order of asking.
+    """
 
     objective: Objective
     opened: Opened | None = None
-    trials: Mapping[int, Trial] = field(default_factory=lambda: MappingProxyType({}))
+    trials: dict[int, Trial] = field(default_factory=dict)
     ended: Ended | None = None
     resumes: int = 0
 
@@ -255,39 +262,45 @@ class Search:
     def best(self) -> Trial | None:
         return best_trial(self.trials.values(), self.objective)
 
+    @property
+    def unfinished(self) -> list[Trial]:
+        return [trial for trial in self.trials.values() if not trial.state.is_final]
 
-def fold(events: Iterable[Event], objective: Objective) -> Search:
-    """The search that a journal tells of. Pure: the same events give the same value."""
-    opened: Opened | None = None
-    ended: Ended | None = None
-    resumes = 0
-    trials: dict[int, Trial] = {}
-    for event in events:
+    def apply(self, event: Event) -> None:
         match event:
             case Opened():
-                opened = event
+                self.opened = event
             case Ended():
-                ended = event
+                self.ended = event
             case Resumed():
-                ended, resumes = None, resumes + 1
-                for restarted in event.restarted:
-                    trials[restarted] = replace(
-                        trials[restarted], state=TrialState.CREATED, started_at=None, summaries=MappingProxyType({}), stop_reason=""
-                    )
+                self.ended, self.resumes = None, self.resumes + 1
+                for number in event.restarted:
+                    self.trials[number] = _anew(self.trials[number])
             case _:
-                trials[event.number] = advance(trials.get(event.number), event, objective)
-    return Search(objective, opened, MappingProxyType(trials), ended, resumes)
+                self.trials[event.number] = advance(self.trials.get(event.number), event, self.objective)
+
+
+def _anew(trial: Trial) -> Trial:
+    return replace(trial, state=TrialState.CREATED, started_at=None, summaries=MappingProxyType({}), stop_reason="")
+
+
+def fold(events: Iterable[Event], objective: Objective) -> Search:
+    """The search that a journal tells of. The same events give the same value."""
+    search = Search(objective)
+    for event in events:
+        search.apply(event)
+    return search
+
+
+def ranking(trials: Iterable[Trial], objective: Objective) -> list[Trial]:
+    """The trials that have an objective value, the best first; of equals the first created (Katib's order is arbitrary there)."""
+    sign = 1 if objective.type is ObjectiveType.MINIMIZE else -1
+    valued = [(value, trial) for trial in trials if (value := trial.value(objective)) is not None]
+    return [trial for value, trial in sorted(valued, key=lambda pair: sign * pair[0])]
 
 
 def best_trial(trials: Iterable[Trial], objective: Objective) -> Trial | None:
-    """The trial with the best objective value; the first created wins a tie (Katib's order is arbitrary there)."""
-    best: Trial | None = None
-    best_value = math.nan
-    for trial in trials:
-        value = trial.value(objective)
-        if value is not None and (best is None or objective.type.better(value, best_value)):
-            best, best_value = trial, value
-    return best
+    return next(iter(ranking(trials, objective)), None)
 
 
 NAME_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"

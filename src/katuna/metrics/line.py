@@ -1,8 +1,29 @@
-"""The metric line: how a trainer writes one and how katuna reads it. Standard library only, so that any trainer can import it."""
+"""The metric line: how a trainer writes one and how katuna reads it. Standard library only, so that any trainer can import it.
+
+A line is `name=value` pairs between spaces, the form that Katib's own StdOut collector reads without any setting:
+
+    2026-11-23T10:00:01.250000Z epoch=3 loss=0.25 accuracy=0.9375
+"""
 
 from __future__ import annotations
 
+import math
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import SupportsFloat, TextIO
+
+KATIB_FILTER = r"([\w|-]+)\s*=\s*([+-]?\d*(\.\d+)?([Ee][+-]?\d+)?)"
+"""Katib's default `metricsFormat`; `\\w` is ASCII there."""
+
+DEFAULT_FILTER = re.compile(r"([\w|-]++)\s*+=\s*+([+-]?\d*(\.\d+)?([Ee][+-]?\d+)?)|[\w|-]++", re.ASCII)
+"""Finds what KATIB_FILTER finds, in linear time: a word without `=` is skipped whole (the second branch, without groups)."""
+
+_NAME = re.compile(r"[\w|-]+", re.ASCII)
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:[.,](\d+))?(Z|[+-]\d\d:\d\d)", re.ASCII)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -15,3 +36,72 @@ class Report:
     metric: str
     value: str
     time_us: int | None = None
+
+
+def report(values: Mapping[str, SupportsFloat], *, time: float | None = None, file: TextIO | None = None) -> None:
+    """Print one metric line to `file` (standard output) and flush it; `time` (seconds since the epoch) goes in front as a timestamp.
+
+    Raises ValueError, and prints nothing, when Katib's default filter would not read every name and value back.
+    """
+    stream = sys.stdout if file is None else file
+    # One write: the lines of processes that share a log do not mix.
+    stream.write(metric_line(values, time=time) + "\n")
+    stream.flush()
+
+
+def metric_line(values: Mapping[str, SupportsFloat], *, time: float | None = None) -> str:
+    """The line that `report` prints, without its end. Raises ValueError as `report` does."""
+    if not values:
+        raise ValueError("a metric line needs at least one name and value")
+    stamp = "" if time is None else f"{datetime.fromtimestamp(time, UTC):%Y-%m-%dT%H:%M:%S.%fZ} "
+    return stamp + " ".join(f"{_checked(name)}={_number(name, value)}" for name, value in values.items())
+
+
+def compile_filter(text: str) -> re.Pattern[str]:
+    """A `metricsFormat` entry as a pattern. Raises re.error when it is no regular expression."""
+    return DEFAULT_FILTER if text == KATIB_FILTER else re.compile(text, re.ASCII)
+
+
+def read_metrics(line: str, metrics: Sequence[str], filters: Iterable[re.Pattern[str]] = (DEFAULT_FILTER,)) -> list[Report]:
+    """All reports in a line, as Katib's TEXT parser finds them (katib.md 4.2): any text as value, the empty one too."""
+    if not any(metric in line for metric in metrics):
+        return []
+    time_us = _timestamp(line.partition(" ")[0])
+    found = []
+    for pattern in filters:
+        if pattern.groups < 2:
+            continue
+        for match in pattern.finditer(line):
+            name = (match[1] or "").strip()
+            if name in metrics:
+                found.append(Report(name, (match[2] or "").strip(), time_us))
+    return found
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"metric name {name!r}: Katib's default filter reads only ASCII letters, digits, '_', '-' and '|'")
+    return name
+
+
+def _number(name: str, value: SupportsFloat) -> str:
+    """The shortest text that reads back as the same number."""
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"metric {name!r} is {number}: only finite numbers can be reported (Katib would store an empty value)")
+    return str(int(value)) if isinstance(value, int) else repr(number)
+
+
+def _timestamp(text: str) -> int | None:
+    """Microseconds since the epoch of an RFC 3339 text, cut off as Katib's database does; None when it is none."""
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(match[1] + match[3].replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return (moment - _EPOCH) // timedelta(microseconds=1) + int((match[2] or "").ljust(6, "0")[:6])

@@ -22,13 +22,9 @@ class ObjectiveType(Enum):
     MINIMIZE = "minimize"
     MAXIMIZE = "maximize"
 
-    def better(self, value: float, than: float) -> bool:
-        """Strictly better; equal values keep whichever came first."""
-        return value < than if self is ObjectiveType.MINIMIZE else value > than
-
     def reaches(self, value: float, goal: float) -> bool:
         """Inclusive, as Katib's goal test is."""
-        return value == goal or self.better(value, goal)
+        return value <= goal if self is ObjectiveType.MINIMIZE else value >= goal
 
 
 @dataclass(frozen=True)
@@ -118,13 +114,15 @@ class Parameter:
             value = Decimal(text)
         except InvalidOperation:
             return False
-        if not value.is_finite() or not Decimal(self.minimum) <= value <= Decimal(self.maximum):
+        low = Decimal(self.minimum)
+        if not value.is_finite() or not low <= value <= Decimal(self.maximum):
             return False
         step = self.exact_step
-        # repr of a binary double is not always the decimal it stands for: 1e-12 steps of slack.
-        return step is None or abs((value - Decimal(self.minimum)) / step % 1) <= Decimal("1e-12") or (
-            1 - abs((value - Decimal(self.minimum)) / step % 1) <= Decimal("1e-12")
-        )
+        if step is None:
+            return True
+        places = (value - low) / step
+        # A text is the repr of a binary double, which need not be the decimal of the grid to the last digit.
+        return abs(places - round(places)) <= Decimal("1e-9")
 
     def _text(self, value: Decimal) -> str:
         return str(int(value)) if self.type == "int" else repr(float(value))

@@ -1,0 +1,5 @@
+"""`python -m katuna`."""
+
+from katuna.cli import main
+
+main()

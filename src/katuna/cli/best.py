@@ -1,0 +1,39 @@
+"""`katuna best`: the winner."""
+
+from __future__ import annotations
+
+import click
+
+from katuna.cli.options import run_argument
+from katuna.cli.output import figure, format_option, print_objects, printable
+from katuna.errors import KatunaError
+
+
+@click.command("best")
+@run_argument()
+@format_option("command")
+def command(run: str | None, output: str) -> None:
+    """Show the best trial; without RUN that of the latest run. `-o command` prints the one command line that trains it again."""
+    from katuna.run import Run
+    from katuna.status import katib_trial
+    from katuna.store.rundir import find
+
+    found = Run(find(run))
+    trial = found.best
+    if trial is None:
+        raise KatunaError(
+            f"no trial of {found.name} has a value of {found.experiment.objective.metric} yet; `katuna trials {found.name}` shows why"
+        )
+    if output == "command":
+        click.echo(found.command(trial))
+    elif output != "table":
+        print_objects(output, katib_trial(found.experiment, trial), [trial.name])
+    else:
+        facts = {
+            "Trial": f"{trial.number}, {trial.name}",
+            found.experiment.objective.metric: figure(trial.value(found.experiment.objective)),
+        }
+        facts |= {**trial.assignments, "Folder": str(found.folder.trial(trial.name))}
+        width = max(map(len, facts)) + 2
+        for name, value in facts.items():
+            click.echo(printable(name).ljust(width) + printable(value))

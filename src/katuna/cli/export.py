@@ -1,0 +1,43 @@
+"""`katuna export`: the trials as a file for other programs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from katuna.cli.options import run_argument
+from katuna.errors import KatunaError
+
+SUFFIXES = {"csv": "csv", "json": "json", "parquet": "parquet", "optuna": "db"}
+
+
+@click.command("export")
+@run_argument()
+@click.option("--format", "form", type=click.Choice(list(SUFFIXES)), default="csv", show_default=True)
+@click.option(
+    "--to",
+    "target",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file; default: stdout for csv and json, RUN.parquet, RUN.db.",
+)
+def command(run: str | None, form: str, target: Path | None) -> None:
+    """Write the trials of a run; without RUN the latest.
+
+    optuna writes a SQLite storage: optuna.load_study(study_name=None, storage="sqlite:///RUN.db") opens it, optuna-dashboard shows it.
+    """
+    from katuna.report.tables import export
+    from katuna.run import Run
+    from katuna.store.rundir import find
+
+    found = Run(find(run))
+    if target is None and form in ("csv", "json"):
+        export(found.experiment, found.search, form, sys.stdout.buffer)
+        return
+    target = target or Path(f"{found.name}.{SUFFIXES[form]}")
+    try:
+        export(found.experiment, found.search, form, target)
+    except OSError as error:
+        raise KatunaError(f"{target} cannot be written: {error.strerror or error}") from error
+    click.echo(f"{len(found.trials)} trials of {found.name} in {target}")

@@ -1,0 +1,142 @@
+"""Words that several verbs share: the RUN argument and the options that say how trials run on this machine."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from katuna.store.rundir import all_runs
+
+    del ctx, param
+    return sorted(run.name for run in all_runs() if run.name.startswith(incomplete))
+
+
+def run_argument(*, required: bool = False) -> Callable[[Command], Command]:
+    """RUN: a name, a unique prefix or a path; where it may be left out, the latest."""
+    return click.argument("run", required=required, shell_complete=complete_run)
+
+
+class Duration(click.ParamType[float]):
+    """`90`, `90s`, `15m`, `2h`, `1d`, `1h30m` as seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        text = str(value).strip()
+        parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+        if text and "".join(number + unit for number, unit in parts) == text:
+            seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+        elif re.fullmatch(r"\d+(\.\d+)?", text):
+            seconds = float(text)
+        else:
+            self.fail(f"{value!r} is no duration; write 90s, 15m, 2h or 1h30m", param, ctx)
+        if seconds <= 0:
+            self.fail(f"{value!r} must be more than nothing", param, ctx)
+        return seconds
+
+
+class Pair(click.ParamType[tuple[str, str]]):
+    """`LEFT=RIGHT`, both given; split at the first `=`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        left, _, right = str(value).partition("=")
+        if not left or not right:
+            self.fail(f"{value!r} must have the form {self.name}", param, ctx)
+        return left, right
+
+
+class Keep(click.ParamType[int | None]):
+    """`all` (None) or `best:N`."""
+
+    name = "best:N|all"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value in (None, "all") or isinstance(value, int):
+            return value if isinstance(value, int) else None
+        match = re.fullmatch(r"best:(\d+)", str(value))
+        if match is None or int(match[1]) < 1:
+            self.fail(f"{value!r} must be `all` or `best:N` with N at least 1, e.g. best:3", param, ctx)
+        return int(match[1])
+
+
+def local_options(command: Command) -> Command:
+    """The options of a run on this machine; `run_options` makes values of them."""
+    for option in reversed(_LOCAL):
+        command = option(command)
+    return command
+
+
+_LOCAL = (
+    click.option(
+        "--map",
+        "maps",
+        multiple=True,
+        type=Pair("FROM=TO"),
+        help="A path of the image and where it lies here, e.g. /opt/app=./trainers.",
+    ),
+    click.option(
+        "--entrypoint",
+        "entrypoints",
+        multiple=True,
+        type=Pair("IMAGE=COMMAND"),
+        help="What an image runs when its container gives no command.",
+    ),
+    click.option(
+        "--python",
+        "pythons",
+        multiple=True,
+        type=Pair("IMAGE=PATH"),
+        help="The interpreter for trials of one image; default: this one.",
+    ),
+    click.option("--pass-env", "pass_env", multiple=True, metavar="NAME", help="A variable of this shell that trials get too."),
+    click.option(
+        "--device",
+        type=click.Choice(["job", "cpu", "cuda"]),
+        default="job",
+        show_default=True,
+        help="GPUs as the job asks, none, or one a trial.",
+    ),
+    click.option(
+        "--keep",
+        type=Keep(),
+        default="all",
+        show_default=True,
+        help="Whose checkpoints and other artefacts stay when a trial has ended.",
+    ),
+)
+
+
+def run_options(maps: Any, entrypoints: Any, pythons: Any, pass_env: Any, device: Any, keep: int | None) -> Any:
+    """RunOptions of what the command line says. Raises InputRefused for what makes no sense."""
+    from katuna.errors import InputRefused
+    from katuna.launch.options import LocalOptions
+    from katuna.run import RunOptions
+
+    commands = {}
+    for image, text in entrypoints:
+        try:
+            commands[image] = tuple(shlex.split(text))
+        except ValueError as error:
+            raise InputRefused(f"--entrypoint {image}={text!r}: {error}; quote it as for a shell") from error
+    local = LocalOptions(
+        maps=tuple(maps), entrypoints=commands, pythons=dict(pythons), pass_env=tuple(pass_env), device=device, cwd=str(Path.cwd())
+    )
+    return RunOptions(local, keep)

@@ -1,0 +1,34 @@
+"""`katuna resume`: goes on with a search."""
+
+from __future__ import annotations
+
+import click
+
+from katuna.cli.options import Duration, run_argument
+
+
+@click.command("resume")
+@run_argument()
+@click.option("--timeout", type=Duration(), metavar="2h", help="End the search after this time, counted from now.")
+@click.option(
+    "--drop-after",
+    type=click.IntRange(1),
+    metavar="LINE",
+    help="Keep the first LINE lines of a damaged journal, and the damaged file beside it.",
+)
+def command(run: str | None, timeout: float | None, drop_after: int | None) -> None:
+    """Go on with a search that was stopped, interrupted or killed; without RUN the latest.
+
+    Trials that had ended stay as they are; those that were running begin again with the same parameters.
+    """
+    from katuna import run as runs
+    from katuna.cli.search import conduct
+    from katuna.store.rundir import find
+
+    found = runs.Run(find(run))
+    if drop_after is None and found.search.ended is not None:
+        click.echo(
+            f"{found.name} has ended: {found.search.ended.message}. There is nothing to resume; `katuna show {found.name}` shows it"
+        )
+        return
+    conduct(lambda **how: runs.resume(str(found.path), timeout_s=timeout, drop_after=drop_after, **how))

@@ -1,0 +1,233 @@
+"""What a person sees while a search runs: a live view on a terminal, one plain line an event anywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+import click
+
+from katuna.cli.output import duration, figure, printable
+from katuna.errors import Finding
+from katuna.trials import Event, Exited, Reported, Resumed, Search, Started, Trial, TrialState, number, ranking
+
+if TYPE_CHECKING:
+    from katuna.run import Run
+    from katuna.search.engine import Watcher
+
+PLURALS = {
+    TrialState.SUCCEEDED: "succeeded",
+    TrialState.FAILED: "failed",
+    TrialState.METRICS_UNAVAILABLE: "without metrics",
+    TrialState.KILLED: "stopped",
+}
+
+
+def say_findings(findings: Iterable[Finding]) -> None:
+    """Notes and warnings of the input, on stderr."""
+    for finding in findings:
+        click.echo(printable(str(finding)), err=True)
+
+
+def screen_for(stream: TextIO, stop: object) -> Screen:
+    return LiveScreen(stop) if stream.isatty() else Screen()
+
+
+class Screen:
+    """Plain lines. Subclasses show the same events otherwise; `watch(run)` is what the search calls with each event."""
+
+    def __init__(self) -> None:
+        self._run: Run | None = None
+        self._began = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        pass
+
+    def watch(self, run: Run) -> Watcher:
+        """The introduction, and then what takes the events."""
+        self._run = run
+        for line in introduction(run):
+            self.say(line)
+        return self.take
+
+    def say(self, line: str) -> None:
+        click.echo(printable(line))
+        sys.stdout.flush()
+
+    def take(self, event: Event, search: Search) -> None:
+        line = self.line(event, search)
+        if line:
+            self.say(line)
+
+    def line(self, event: Event, search: Search) -> str:
+        """One line for an event, or "" for one that is not worth a line."""
+        match event:
+            case Resumed():
+                again = f"; {len(event.restarted)} begin again" if event.restarted else ""
+                return f"resumed: {sum(trial.state.is_final for trial in search.trials.values())} trials done before{again}"
+            case Started():
+                trial = search.trials[event.number]
+                retry = f" (attempt {event.attempt})" if event.attempt > 1 else ""
+                return f"trial {trial.number} started{retry}: {trial.name}  {assignments(trial)}"
+            case Exited():
+                return ended_line(search.trials[event.number], search)
+            case _:
+                return ""
+
+    def closing_words(self, run: Run) -> None:
+        for line in closing(run):
+            click.echo(printable(line))
+
+
+def introduction(run: Run) -> list[str]:
+    """What is about to happen, in three lines at most."""
+    experiment = run.experiment
+    objective = experiment.objective
+    goal = "" if objective.goal is None else f" to {objective.goal:g}"
+    limit = "no limit of trials" if experiment.max_trials is None else f"{experiment.max_trials} trials"
+    aim = f"{objective.type.value} {objective.metric}{goal} by {experiment.algorithm}"
+    return [
+        f"{run.name}: {aim}, {limit}, {experiment.parallel_trials} at a time, seed {run.opened.seed}",
+        f"images are not pulled: their commands run here, in {run.options.local.cwd}",
+        f"run folder {run.path}",
+    ]
+
+
+def assignments(trial: Trial) -> str:
+    return " ".join(f"{name}={value}" for name, value in trial.assignments.items())
+
+
+def ended_line(trial: Trial, search: Search) -> str:
+    took = duration(trial.ended_at - trial.started_at) if trial.ended_at and trial.started_at else ""
+    value = trial.value(search.objective)
+    if value is not None:
+        best = search.best
+        star = "  best so far" if best is not None and best.number == trial.number else ""
+        return f"trial {trial.number} {search.objective.metric}={figure(value)} in {took}{star}"
+    return f"trial {trial.number} {PLURALS.get(trial.state, trial.state.value)}: {trial.message or trial.reason}"
+
+
+def tally(search: Search) -> str:
+    """`9 succeeded, 1 failed`."""
+    states = [trial.state for trial in search.trials.values()]
+    return ", ".join(f"{states.count(state)} {word}" for state, word in PLURALS.items() if state in states) or "no trial ended"
+
+
+def closing(run: Run) -> list[str]:
+    """The end: outcome, the five best trials, what to do next."""
+    search = run.search
+    assert search.ended is not None
+    outcome = "Succeeded" if search.ended.succeeded else "Failed"
+    lines = ["", f"{outcome}: {search.ended.message} ({tally(search)})"]
+    best = ranking(search.trials.values(), search.objective)[:5]
+    if not best:
+        return [*lines, *no_best(run)]
+    lines.append(f"best {search.objective.metric}:")
+    width = max(len(figure(trial.value(search.objective))) for trial in best)
+    lines += [f"  {figure(trial.value(search.objective)).rjust(width)}  {trial.name}  {assignments(trial)}" for trial in best]
+    return [
+        *lines,
+        f"train the best again   katuna best {run.name} -o command",
+        f"look at the search     katuna report {run.name}",
+        f"everything lies in     {run.path}",
+    ]
+
+
+def no_best(run: Run) -> list[str]:
+    """No trial has a value: say why, from the last one that says anything."""
+    ended = [trial for trial in run.trials if trial.state.is_final]
+    why = [f"no trial came to a value of {run.experiment.objective.metric}"]
+    if ended:
+        last = ended[-1]
+        why += [
+            f"the last, trial {last.number}: {last.message or last.reason}",
+            f"its output             katuna logs {run.name}/{last.name}",
+        ]
+    return [*why, f"everything lies in     {run.path}"]
+
+
+class LiveScreen(Screen):
+    """A table of what runs, with the best so far and the time left, redrawn in place; finished trials scroll by above it."""
+
+    def __init__(self, stop: object) -> None:
+        super().__init__()
+        from rich.console import Console
+        from rich.live import Live
+
+        self._stop = stop
+        self._console = Console(highlight=False, markup=False, emoji=False)
+        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
+        self._search: Search | None = None
+        self._last: dict[int, str] = {}
+        self._done_at_start = 0
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._live.stop()
+
+    def say(self, line: str) -> None:
+        self._console.print(printable(line), soft_wrap=True)
+
+    def take(self, event: Event, search: Search) -> None:
+        self._search = search
+        match event:
+            case Reported():
+                words = [f"{report.metric}={report.value}" for report in event.reports if number(report.value) is not None]
+                latest = {word.partition("=")[0]: word for word in words}
+                self._last[event.number] = " ".join(latest.values())
+            case Exited() | Resumed():
+                self._last.pop(getattr(event, "number", -1), None)
+                super().take(event, search)
+
+    def _render(self) -> Any:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        if self._search is None or self._run is None:
+            return Text("")
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=True, header_style="bold")
+        for heading in ("trial", "for", "last report", "parameters"):
+            table.add_column(heading, no_wrap=True, overflow="ellipsis")
+        now = time.time()
+        for trial in self._search.unfinished:
+            since = duration(now - trial.started_at) if trial.started_at else "waiting"
+            cells = (str(trial.number), since, self._last.get(trial.number, ""), assignments(trial))
+            table.add_row(*(Text(printable(cell)) for cell in cells))
+        return Group(Text(""), Text(printable(self._headline(now)), style="bold"), table)
+
+    def _headline(self, now: float) -> str:
+        assert self._search is not None and self._run is not None  # noqa: PT018
+        experiment, search = self._run.experiment, self._search
+        done = sum(trial.state.is_final for trial in search.trials.values())
+        total = "" if experiment.max_trials is None else f"/{experiment.max_trials}"
+        best = search.best
+        words = [f"{done}{total} done"]
+        if best is not None:
+            words.append(f"best {search.objective.metric}={figure(best.value(search.objective))} (trial {best.number})")
+        left = time_left(search, experiment.max_trials, experiment.parallel_trials, now)
+        if left is not None:
+            words.append(f"about {duration(left)} left")
+        if self._stop:
+            words.append("stopping the running trials; Ctrl-C again to end them at once")
+        return "  ·  ".join(words)
+
+
+def time_left(search: Search, max_trials: int | None, parallel: int, now: float) -> float | None:
+    """Seconds until the last trial ends if the rest take as long as the ended ones did on average; None when nobody can say."""
+    took = [trial.ended_at - trial.started_at for trial in search.trials.values() if trial.ended_at and trial.started_at]
+    if max_trials is None or not took:
+        return None
+    mean = sum(took) / len(took)
+    running = [max(0.0, mean - (now - trial.started_at)) for trial in search.unfinished if trial.started_at]
+    to_start = max(0, max_trials - len(search.trials))
+    return max([0.0, *running]) + mean * -(-to_start // parallel) if to_start or running else 0.0

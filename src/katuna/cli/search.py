@@ -1,0 +1,67 @@
+"""Runs a search under a person's eyes: signals, the live view, the closing words and the exit code of `tune` and `resume`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from katuna.errors import Interrupted
+
+if TYPE_CHECKING:
+    from katuna.run import Run
+
+
+class StopRequests:
+    """Counts SIGINT, SIGTERM and SIGHUP. The search looks at it once a round: nothing is cut off in the middle of a write."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self.count = 0
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def note(self, signum: int, frame: object) -> None:
+        del frame
+        self.signum, self.count = signum, self.count + 1
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, self.note) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def conduct(search: Callable[..., Run]) -> None:
+    """Calls `search(interrupted=..., watch=...)`, shows it as it goes, and exits with the code that the outcome has.
+
+    Raises Interrupted for a search that a signal paused.
+    """
+    from katuna.cli.screen import screen_for
+
+    stop = StopRequests()
+    screen = screen_for(sys.stdout, stop)
+    with stop.listening(), screen:
+        run = search(interrupted=lambda: bool(stop), watch=screen.watch)
+    if run.search.ended is None:
+        raise Interrupted(interruption(run), stop.signum)
+    screen.closing_words(run)
+    if not run.search.ended.succeeded:
+        sys.exit(1)
+
+
+def interruption(run: Any) -> str:
+    done = sum(trial.state.is_final for trial in run.trials)
+    unfinished = len(run.trials) - done
+    stopped = f", {unfinished} stopped on the way and will begin again" if unfinished else ""
+    click.echo("", err=True)
+    return f"interrupted: {done} trial{'s' if done != 1 else ''} done{stopped}. Nothing is lost; go on with `katuna resume {run.name}`"

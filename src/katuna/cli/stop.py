@@ -1,0 +1,36 @@
+"""`katuna stop`: ends a search from outside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import click
+
+from katuna.cli.options import run_argument
+from katuna.errors import KatunaError
+
+PATIENCE_S = 60.0
+
+
+@click.command("stop")
+@run_argument(required=True)
+def command(run: str) -> None:
+    """Ask the katuna process of a run to end: its trials are stopped, nothing recorded is lost, and it can be resumed."""
+    from katuna.store.rundir import find
+
+    folder = find(run)
+    pid = folder.holder()
+    if pid is None:
+        click.echo(f"{folder.name} is not running")
+        return
+    os.kill(pid, signal.SIGTERM)
+    give_up = time.monotonic() + PATIENCE_S
+    while folder.holder() == pid:
+        if time.monotonic() > give_up:
+            raise KatunaError(
+                f"{folder.name}: process {pid} has not ended after {PATIENCE_S:.0f} s; its trials may ignore SIGTERM; try again, or kill it: the search stays resumable"
+            )
+        time.sleep(0.05)
+    click.echo(f"{folder.name} has stopped; go on with `katuna resume {folder.name}`")

@@ -1,0 +1,57 @@
+"""`katuna tune`: from a file to a winner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from katuna.cli.options import Duration, local_options, run_options
+
+
+@click.command("tune")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--experiment", "name", metavar="NAME", help="Which Experiment, where the files hold several.")
+@click.option("--timeout", type=Duration(), metavar="2h", help="End the search after this time; running trials are stopped.")
+@click.option("--seed", type=click.IntRange(0), help="Overrides the file's random_state; without either, a new one each time.")
+@click.option("--dry-run", is_flag=True, help="Print the defaulted Experiment and the first trials as rendered; run nothing.")
+@click.option("-n", "count", type=click.IntRange(0), default=3, show_default=True, help="How many trials --dry-run renders.")
+@local_options
+def command(
+    files: tuple[Path, ...], name: str | None, timeout: float | None, seed: int | None, dry_run: bool, count: int, **local: Any
+) -> None:
+    """Run the search of a Katib Experiment on this machine.
+
+    FILES are YAML: the Experiment, and a ConfigMap if its trial template is kept in one. The file is the one that a cluster
+    takes; images are not pulled, their commands run here.
+    """
+    from katuna import run as runs
+    from katuna.cli.screen import say_findings
+
+    planned = runs.plan(files, options=run_options(**local), name=name, seed=seed)
+    say_findings(planned.findings)
+    if dry_run:
+        _print_plan(planned, count)
+        return
+    from katuna.cli.search import conduct
+
+    conduct(lambda **how: runs.start(planned, timeout_s=timeout, **how))
+
+
+def _print_plan(planned: Any, count: int) -> None:
+    from katuna import run as runs
+    from katuna.cli.output import yaml_text
+
+    click.echo(f"# {planned.experiment.name}, as Katib would default it")
+    click.echo(yaml_text(planned.experiment.manifest), nl=False)
+    for number, (trial, point, manifest) in enumerate(runs.first_trials(planned, count)):
+        words = ", ".join(f"{key}={value}" for key, value in point.items())
+        click.echo(f"---\n# trial {number}: {trial}: {_one_line(words)}")
+        click.echo(yaml_text(manifest), nl=False)
+
+
+def _one_line(text: str) -> str:
+    from katuna.cli.output import printable
+
+    return printable(text)

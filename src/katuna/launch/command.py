@@ -1,0 +1,124 @@
+"""From a container to a command on this machine: what stands for its image's paths, entrypoint and interpreter, and its environment."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from katuna.launch.options import LocalOptions
+from katuna.launch.process import Command
+from katuna.spec.job import Job, Replica, expand, replica_environment
+
+INHERITED = ("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "TMPDIR", "TZ", "USER")
+"""What a trial gets of katuna's environment without asking, with LC_* and PATH."""
+
+_PYTHON = re.compile(r"python(3(\.\d+)?)?")
+_TAKES_VALUE = ("-W", "-X", "--check-hash-based-pycs")
+_MAP_HINT = "--map {0}=./trainers says where the image's {0} lies here"
+
+
+def command(
+    job: Job,
+    replica: Replica,
+    options: LocalOptions,
+    environ: Mapping[str, str],
+    *,
+    port: int,
+    defaults: Mapping[str, str],
+    extra: Mapping[str, str],
+) -> Command:
+    """The command that stands for a replica's container here. Pure but for looking whether interpreters exist.
+
+    `environ` is katuna's own environment; of the variables, `defaults` go below what the job sets and `extra` above it.
+    `port` stands for the master's. The argv is empty where neither the file nor the options say what to run.
+    """
+    container = replica.container
+    mapped = _mapper(options)
+    asked = dict(replica_environment(job, replica, port=port, passed=environ))
+    words = expand(container, asked)
+    entrypoint = () if container.command else options.entrypoints.get(container.image, ())
+    argv = [mapped(word) for word in (*entrypoint, *words)] if container.command or entrypoint else []
+    interpreter = str(options.here(options.pythons[container.image])) if container.image in options.pythons else sys.executable
+    if argv and _is_python(argv[0], replaced=container.image in options.pythons):
+        argv[0] = interpreter
+    env = {**inherited(environ, options), **defaults, **{name: mapped(value) for name, value in asked.items()}, **extra}
+    path = asked.get("PATH") or environ.get("PATH", os.defpath)
+    env["PATH"] = f"{Path(interpreter).parent}{os.pathsep}{path}"
+    folder = options.here(mapped(container.working_dir) if container.working_dir else ".")
+    return Command(tuple(argv), env, folder)
+
+
+def problems(replica: Replica, given: Command) -> Iterator[tuple[str, str]]:
+    """Why the command cannot run here, as (message, hint), found without running anything."""
+    container = replica.container
+    where = f"container {container.name!r}"
+    if not given.argv:
+        yield (
+            f"{where} has no command, and the entrypoint of image {container.image!r} is not known here",
+            f"--entrypoint {container.image}='python /app/train.py' says what the image would run",
+        )
+        return
+    if not given.folder.is_dir():
+        yield f"{where}: workingDir {str(given.folder)!r} does not exist here", _MAP_HINT.format(container.working_dir)
+        return
+    program = given.argv[0]
+    target = program if "/" not in program else str(given.folder / program)
+    if shutil.which(target, path=given.env["PATH"]) is None:
+        hint = (
+            _MAP_HINT.format(Path(program).parent)
+            if program.startswith("/")
+            else "install it, or correct the container's command"
+        )
+        yield f"{where}: command {program!r} is not found here", hint
+        return
+    script = _script(given.argv)
+    if script and not (given.folder / script).exists():
+        hint = _MAP_HINT.format(Path(script).parent) if script.startswith("/") else f"it is looked for in {given.folder}"
+        yield f"{where}: script {script!r} does not exist here", hint
+
+
+def inherited(environ: Mapping[str, str], options: LocalOptions) -> dict[str, str]:
+    """The part of katuna's own environment that every trial gets."""
+    names = {*INHERITED, *options.pass_env}
+    return {name: value for name, value in environ.items() if name in names or name.startswith("LC_")}
+
+
+def map_paths(text: str, maps: Mapping[str, str]) -> str:
+    """Replaces each path of `maps` and the paths below it, wherever one begins in `text`: `--data=/opt/app/x`, `/a:/opt/app`."""
+    if not maps:
+        return text
+    longest_first = sorted(maps, key=len, reverse=True)
+    pattern = rf"(?<![\w./~-])({'|'.join(map(re.escape, longest_first))})(?![\w.~-])"
+    return re.sub(pattern, lambda match: maps[match[1]], text)
+
+
+def _mapper(options: LocalOptions) -> Callable[[str], str]:
+    maps = {source.rstrip("/"): str(options.here(target)) for source, target in options.maps}
+    return lambda text: map_paths(text, maps)
+
+
+def _is_python(program: str, *, replaced: bool) -> bool:
+    """Whether the image's interpreter is meant. One that exists here at the same path is used as it is, unless `replaced`."""
+    name = Path(program).name
+    if not _PYTHON.fullmatch(name):
+        return False
+    return program == name or (program.startswith("/") and (replaced or not Path(program).exists()))
+
+
+def _script(argv: Sequence[str]) -> str:
+    """The file that a Python command line runs; "" when it is another command, or a module, or a string."""
+    if not _PYTHON.fullmatch(Path(argv[0]).name):
+        return ""
+    arguments = iter(argv[1:])
+    for argument in arguments:
+        if not argument.startswith("-"):
+            return argument
+        if argument in _TAKES_VALUE:
+            next(arguments, "")
+        elif argument == "-" or argument[1] in "cm":
+            return ""
+    return ""

@@ -1,0 +1,78 @@
+"""How a trial ended, in a CamelCase word and a sentence for a person, from what its guard said."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from katuna.metrics.tail import last_lines
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The fields of an Exited that tell what happened; `code` is None when nothing was executed."""
+
+    code: int | None
+    reason: str
+    message: str = ""
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the job's own restart rules apply."""
+        return self.reason in ("Error", "GuardLost")
+
+
+def ending(said: Mapping[str, Mapping[str, Any]], argv: Sequence[str], log: Path, start: int) -> Ending:
+    """`said` holds the guard's messages by event; without `exited` or `failed` the guard itself was killed, and the trial with it.
+
+    `start` is where this attempt begins in the log.
+    """
+    if "failed" in said:
+        what = (
+            "its working folder cannot be entered" if said["failed"]["stage"] == "chdir" else f"command {argv[0]!r} cannot be run"
+        )
+        return Ending(None, "StartError", f"{what}: {os.strerror(said['failed']['errno'])}")
+    lines = last_lines(log, start)
+    if "exited" not in said:
+        return Ending(128 + signal.SIGKILL, "GuardLost", _with_log("its guard was killed, and the trial with it", lines))
+    return _exit(said["exited"], lines)
+
+
+def _exit(end: Mapping[str, Any], lines: Sequence[str]) -> Ending:
+    code = int(end["code"])
+    left = f"; {end['left']} process(es) that outlived it were ended" if end["left"] and not end["cause"] else ""
+    if end["cause"] == "stop":
+        return Ending(code, "Stopped", "stopped")
+    if end["cause"] == "deadline":
+        # Past its deadline a job has failed, whatever its process says on the way out.
+        return Ending(
+            code or 128 + signal.SIGTERM, "DeadlineExceeded", _with_log("it ran longer than activeDeadlineSeconds", lines)
+        )
+    if end["cause"]:
+        return Ending(code, "GuardLost", _with_log("its guard lost katuna and ended it", lines))
+    if code == 0:
+        return Ending(0, "Completed", left.removeprefix("; "))
+    return Ending(code, "Error", _with_log(_how(code, end["signal"], bool(end["core"])) + left, lines))
+
+
+def _how(code: int, number: int, core: bool) -> str:
+    if number:
+        hint = "; perhaps out of memory" if number == signal.SIGKILL else "; core dumped" if core else ""
+        return f"it was killed by {_name(number)} (signal {number}){hint}"
+    shell = f" (a process of it was killed by {_name(code - 128)}, perhaps)" if 128 < code <= 128 + signal.NSIG else ""
+    return f"it exited with code {code}{shell}"
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _with_log(message: str, lines: Sequence[str]) -> str:
+    return f"{message}; its log ends: {' | '.join(lines)}" if lines else f"{message}; its log is empty"

@@ -1,0 +1,285 @@
+"""The guard of one trial process: whatever happens, when the guard is gone nothing that it started is left.
+
+Run as `python -I -S guard.py NAME TOKEN FD...` in a session of its own, so that what ends katuna's process group does not reach it.
+The file descriptors are locks that stay held until the guard is gone. It imports next to nothing (`signal` and `json` would
+double the time that it takes to start). Its standard input is a socket to katuna:
+
+    in   LENGTH newline, then a Spec of that length (`encode`); later, any number of `stop SECONDS` lines
+    out  {"event": "started", "pid": N}                                 the trial runs
+         {"event": "failed", "errno": N, "stage": "chdir" | "exec"}     it could not be started
+         {"event": "exited", "code": N, "signal": N, "core": 0 | 1, "cause": WORD, "left": N}
+
+Its output is the trial's log, which the trial inherits. `code` is as a container has it (128 + signal). `cause` says what the
+guard did before the trial ended: nothing (""), "stop" or "deadline" as told, or "orphaned" as katuna was gone. `left` counts
+the processes that outlived the trial's main process and that the guard then ended.
+
+On Linux every descendant is found, also one that forked twice and called setsid, because the guard is child subreaper.
+Elsewhere the trial's process group is what can be reached.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import select
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LINUX = sys.platform == "linux"
+SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGTERM, SIGXFSZ = 1, 2, 9, 13, 15, 25
+SIG_DFL, SIG_IGN = 0, 1
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+ORPHAN_GRACE_S = 1.0
+LEFTOVER_GRACE_S = 1.0
+SETTLE_S = 0.3
+"""How long helpers such as multiprocessing's resource tracker may take to notice that the main process has ended."""
+AGAIN_S = 0.02
+LOOK_S = 1.0
+"""How often to see that katuna still is the parent: the socket alone would not tell if a child of katuna had inherited it."""
+
+libc = ctypes.CDLL(None)
+libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+if LINUX:
+    libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
+
+
+def encode(argv: list[str], env: dict[str, str], *, folder: str, parent: int, deadline_s: float, grace_s: float) -> bytes:
+    """The Spec as katuna sends it: NUL cannot occur in any of these texts. `deadline_s` 0 means none."""
+    fields = [str(parent), str(deadline_s), str(grace_s), folder, str(len(argv)), *argv, *(f"{k}={v}" for k, v in env.items())]
+    body = b"\0".join(os.fsencode(field) for field in fields)
+    return b"%d\n" % len(body) + body
+
+
+class Spec:
+    def __init__(self, body: bytes) -> None:
+        fields = [os.fsdecode(field) for field in body.split(b"\0")]
+        self.parent = int(fields[0])
+        self.deadline_s = float(fields[1])
+        self.grace_s = float(fields[2])
+        self.folder = fields[3]
+        count = int(fields[4])
+        self.argv = fields[5 : 5 + count]
+        self.env = dict(field.split("=", 1) for field in fields[5 + count :])
+
+
+class Guard:
+    def __init__(self, spec: Spec, pending: bytes) -> None:
+        self.spec = spec
+        self.pending = pending
+        self.main = 0
+        self.status: int | None = None
+        self.cause = ""
+        self.kill_at = float("inf")
+        self.connected = True
+
+    def run(self) -> None:
+        failed = self.start()
+        if failed:
+            stage, number = failed.decode().split()
+            say(f'{{"event": "failed", "errno": {number}, "stage": "{stage}"}}')
+            return
+        say(f'{{"event": "started", "pid": {self.main}}}')
+        self.watch()
+        left = self.clear()
+        assert self.status is not None
+        signal = os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
+        code = 128 + signal if signal else os.WEXITSTATUS(self.status)
+        core = int(os.WCOREDUMP(self.status))
+        say(f'{{"event": "exited", "code": {code}, "signal": {signal}, "core": {core}, "cause": "{self.cause}", "left": {left}}}')
+
+    def start(self) -> bytes:
+        """Forks and executes the trial. Returns b"", or the stage that failed and its errno."""
+        reader, writer = os.pipe()
+        guard = os.getpid()
+        self.main = os.fork()
+        if self.main == 0:
+            become_trial(self.spec, guard, writer)
+        os.close(writer)
+        failed = b""
+        while chunk := os.read(reader, 16):
+            failed += chunk
+        os.close(reader)
+        if failed:
+            os.waitpid(self.main, 0)
+        return failed
+
+    def watch(self) -> None:
+        """Returns when the main process has ended; until then carries out deadlines, stop commands and katuna's death."""
+        poll = select.poll()
+        poll.register(0, select.POLLIN)
+        ended = os.pidfd_open(self.main) if hasattr(os, "pidfd_open") else -1
+        if ended >= 0:
+            poll.register(ended, select.POLLIN)
+        deadline = time.monotonic() + self.spec.deadline_s if self.spec.deadline_s else float("inf")
+        while self.status is None:
+            now = time.monotonic()
+            wait_s = min(LOOK_S if ended >= 0 else 0.05, max(0.0, min(deadline, self.kill_at) - now))
+            ready = [fd for fd, _ in poll.poll(int(wait_s * 1000) + 1)]
+            self.reap()
+            if self.status is not None:
+                break
+            if 0 in ready and not self.obey():
+                poll.unregister(0)
+            if os.getppid() != self.spec.parent:
+                self.end("orphaned", ORPHAN_GRACE_S)
+            if time.monotonic() >= deadline:
+                deadline = float("inf")
+                self.end("deadline", self.spec.grace_s)
+            if time.monotonic() >= self.kill_at:
+                self.signal_all(SIGKILL)
+                self.kill_at = time.monotonic() + AGAIN_S
+
+    def obey(self) -> bool:
+        """Reads commands; False at the end of file, which means that katuna is gone."""
+        try:
+            data = os.read(0, 4096)
+        except OSError:
+            data = b""
+        if not data:
+            self.end("orphaned", ORPHAN_GRACE_S)
+            return False
+        *commands, self.pending = (self.pending + data).split(b"\n")
+        for command in commands:
+            self.end("stop", float(command.split()[1]))
+        return True
+
+    def end(self, cause: str, grace_s: float) -> None:
+        """Asks the trial's group to end, once, and kills everything after the grace period. A later call can only hasten that."""
+        kill_at = time.monotonic() + grace_s
+        if not self.cause:
+            self.cause = cause
+            send(os.killpg, self.main, SIGTERM)
+        self.kill_at = min(self.kill_at, kill_at)
+
+    def clear(self) -> int:
+        """Ends what outlived the main process and returns, once nothing is left, how many those were."""
+        settled = time.monotonic() + (0 if self.cause else SETTLE_S)
+        while self.reap() and time.monotonic() < settled:
+            time.sleep(AGAIN_S)
+        left = self.signal_all(SIGTERM) if self.remain() else 0
+        kill_at = min(self.kill_at, time.monotonic() + LEFTOVER_GRACE_S)
+        while self.remain():
+            if time.monotonic() >= kill_at:
+                self.signal_all(SIGKILL)
+            time.sleep(AGAIN_S)
+        return left
+
+    def remain(self) -> bool:
+        """Whether any process of the trial is left. Without a subreaper only those in its process group are known."""
+        if self.reap():
+            return True
+        return not LINUX and send(os.killpg, self.main, 0)
+
+    def reap(self) -> bool:
+        """Collects ended children; False when there is none left."""
+        try:
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == self.main:
+                    self.status = status
+                if pid == 0:
+                    return True
+        except ChildProcessError:
+            return False
+
+    def signal_all(self, number: int) -> int:
+        """Sends a signal to every descendant. Returns how many there were."""
+        found = descendants(os.getpid()) if LINUX else []
+        for pid in found:
+            send(os.kill, pid, number)
+        return len(found) if LINUX else int(send(os.killpg, self.main, number))
+
+
+def send(kill: Callable[[int, int], None], target: int, number: int) -> bool:
+    """Whether there was a process to signal."""
+    try:
+        kill(target, number)
+    except OSError:
+        return False
+    return True
+
+
+def become_trial(spec: Spec, guard: int, writer: int) -> None:
+    """The child's way from fork to exec; never returns."""
+    stage = "exec"
+    try:
+        os.setsid()
+        if LINUX:
+            # Should the guard itself be killed, the main process at least goes with it.
+            libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+            if os.getppid() != guard:
+                os._exit(1)
+        for number in (SIGHUP, SIGINT, SIGTERM, SIGPIPE, SIGXFSZ):
+            libc.signal(number, SIG_DFL)
+        os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+        stage = "chdir"
+        os.chdir(spec.folder)
+        stage = "exec"
+        os.execvpe(spec.argv[0], spec.argv, spec.env)  # noqa: S606
+    except OSError as error:
+        os.write(writer, f"{stage} {error.errno}".encode())
+    finally:
+        os._exit(127)
+
+
+def descendants(ancestor: int) -> list[int]:
+    """The processes below `ancestor`, from /proc."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):  # noqa: PTH208
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123
+                    parent = int(file.read().rpartition(b")")[2].split()[1])
+            except OSError:
+                continue
+            children.setdefault(parent, []).append(int(name))
+    below: list[int] = []
+    generation = children.get(ancestor, [])
+    while generation:
+        below += generation
+        generation = [child for pid in generation for child in children.get(pid, [])]
+    return below
+
+
+def say(line: str) -> None:
+    try:
+        os.write(0, line.encode() + b"\n")
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+            raise
+
+
+def receive() -> tuple[Spec, bytes] | None:
+    """The Spec and what came behind it; None when katuna died before it had sent all."""
+    data, size = b"", -1
+    while size < 0 or len(data) < size:
+        chunk = os.read(0, 65536)
+        if not chunk:
+            return None
+        data += chunk
+        if size < 0 and b"\n" in data:
+            head, _, data = data.partition(b"\n")
+            size = int(head)
+    return Spec(data[:size]), data[size:]
+
+
+def main() -> None:
+    for held in sys.argv[3:]:
+        os.set_inheritable(int(held), False)
+    for number in (SIGHUP, SIGINT, SIGTERM):
+        libc.signal(number, SIG_IGN)
+    if LINUX:
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    received = receive()
+    if received:
+        Guard(*received).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,334 @@
+"""The launcher of this machine: trials as guarded processes, their logs followed, their ends told as one event each."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import selectors
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from katuna.contracts import Clock, LaunchEvent, TrialRequest
+from katuna.errors import Finding, KatunaError, LaunchFailed
+from katuna.launch.command import command, problems
+from katuna.launch.devices import DevicePool, Lease, cuda_devices, lease_folder
+from katuna.launch.ending import Ending, ending
+from katuna.launch.options import LocalOptions
+from katuna.launch.process import Claim, Command, GuardedProcess, await_release, claim
+from katuna.metrics.line import Report
+from katuna.metrics.tail import LogTail
+from katuna.spec.job import MASTER_PORT, Job, job_from_manifest
+from katuna.spec.model import Manifest
+from katuna.spec.yamltext import scalar
+from katuna.trials import Exited, Reported, Started, Trial
+
+LOOK_S = 0.1
+"""How often growing logs, and devices that others have, are looked at."""
+CLOSE_GRACE_S = 10.0
+OLD_GUARD_TIMEOUT_S = 15.0
+UNRESPONSIVE_S = 10.0
+"""What a guard gets beyond the grace period before it is given up itself."""
+
+
+@dataclass(frozen=True)
+class Collecting:
+    """What to look for in the trials' output: the objective metric first. No filters means Katib's default."""
+
+    metrics: tuple[str, ...]
+    filters: tuple[re.Pattern[str], ...] = ()
+
+
+class _Run:
+    """One trial between `start` and its Exited. It waits while it has no process."""
+
+    def __init__(self, request: TrialRequest, folder: Path) -> None:
+        self.request = request
+        self.folder = folder
+        self.attempt = 0
+        self.log_start = 0
+        self.stopping = False
+        self.job: Job | None = None
+        self.claim: Claim | None = None
+        self.lease: Lease | None = None
+        self.process: GuardedProcess | None = None
+        self.tail: LogTail
+        self.command: Command
+        self.said: dict[str, dict[str, Any]] = {}
+        self.began = 0.0
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+    def release(self) -> None:
+        """Lets go of the folder and the devices; only when no process is left."""
+        for held in (self.claim, self.lease):
+            if held is not None:
+                held.close()
+        self.claim = self.lease = None
+
+
+class LocalLauncher:
+    """Implements `contracts.Launcher`; see there. A trial that needs devices waits, without Started, until they are free.
+
+    `trial_dir` gives a trial's folder by its name. `parallel` is how many trials share the CPUs. `devices` and `environ` are
+    this machine's and this process's unless given.
+    """
+
+    def __init__(
+        self,
+        trial_dir: Callable[[str], Path],
+        primary_container: str,
+        collecting: Collecting,
+        clock: Clock,
+        *,
+        options: LocalOptions | None = None,
+        parallel: int = 1,
+        config_maps: Sequence[Manifest] = (),
+        devices: DevicePool | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self._trial_dir = trial_dir
+        self._primary = primary_container
+        self._collecting = collecting
+        self._clock = clock
+        self._options = options or LocalOptions()
+        self._threads = max(1, _usable_cpus() // max(1, parallel))
+        self._config_maps = tuple(config_maps)
+        self._devices = devices
+        self._environ = dict(os.environ if environ is None else environ)
+        self._runs: dict[int, _Run] = {}
+        self._ready: list[LaunchEvent] = []
+        self._selector = selectors.DefaultSelector()
+
+    def preflight(self, requests: Sequence[TrialRequest]) -> list[Finding]:
+        """Why these trials could not start here; nothing is run or written. The same remark on several trials comes once."""
+        found: dict[str, Finding] = {}
+        for request in requests:
+            try:
+                job = self._job(request)
+                reasons = list(self._problems(job, self._command(job, request, (), MASTER_PORT)))
+            except KatunaError as error:
+                reasons = [(str(error), "")]
+            for message, hint in reasons:
+                found.setdefault(message, Finding(request.name, 0, 0, "", message, hint=hint, scope="local"))
+        return list(found.values())
+
+    def start(self, request: TrialRequest) -> None:
+        assert request.number not in self._runs, f"trial {request.number} runs already"
+        self._runs[request.number] = _Run(request, self._trial_dir(request.name))
+
+    def attach(self, trial: Trial) -> bool:
+        """Always False, once the guard of an earlier process has ended the trial. Raises LaunchFailed when that cannot be had."""
+        await_release(self._trial_dir(trial.name), OLD_GUARD_TIMEOUT_S)
+        return False
+
+    def poll(self, timeout_s: float) -> Sequence[LaunchEvent]:
+        give_up = time.monotonic() + timeout_s
+        while True:
+            self._look()
+            left_s = give_up - time.monotonic()
+            if self._ready or left_s <= 0:
+                break
+            behind = any(run.process and not run.tail.at_end for run in self._runs.values())
+            self._selector.select(0 if behind else min(left_s, LOOK_S) if self._runs else left_s)
+        events, self._ready = self._ready, []
+        return events
+
+    def stop(self, number: int, grace_s: float) -> None:
+        run = self._runs.get(number)
+        if run is None:
+            return
+        run.stopping = True
+        if run.process is not None:
+            run.process.stop(grace_s)
+        else:
+            self._ready.append(self._exited(run, Ending(None, "Stopped", "it had not started yet")))
+
+    def close(self, grace_s: float = CLOSE_GRACE_S) -> None:
+        """Ends whatever still runs, asked first and made to after `grace_s`. Call it again with 0 to hurry, as after a second Ctrl-C."""
+        for number in list(self._runs):
+            self.stop(number, grace_s)
+        give_up = time.monotonic() + grace_s + UNRESPONSIVE_S
+        while self._runs and time.monotonic() < give_up:
+            self._selector.select(LOOK_S)
+            self._look()
+        for run in list(self._runs.values()):
+            if run.process is not None:
+                run.process.kill()
+        self._look()
+        self._ready.clear()
+
+    def _look(self) -> None:
+        for run in list(self._runs.values()):
+            self._ready += self._advance(run)
+
+    # One trial
+
+    def _advance(self, run: _Run) -> Iterator[LaunchEvent]:
+        """What there is to tell of a trial now."""
+        try:
+            if run.process is None:
+                self._admit(run)
+            else:
+                yield from self._observe(run)
+        except (KatunaError, OSError) as error:
+            if run.process is not None:
+                run.process.kill()
+                self._selector.unregister(run.process)
+            yield self._exited(run, Ending(None, "StartError", _reason(error, run)))
+
+    def _admit(self, run: _Run) -> None:
+        """Starts a waiting trial, unless its devices are still taken."""
+        if run.job is None:
+            run.job = self._job(run.request)
+        run.lease = self._lease(run.job)
+        if run.lease is None:
+            return
+        port = _free_port() if run.job.kind == "PyTorchJob" else MASTER_PORT
+        run.command = self._command(run.job, run.request, run.lease.devices, port)
+        for message, hint in self._problems(run.job, run.command):
+            raise LaunchFailed(f"{message} ({hint})" if hint else message)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        run.claim = claim(run.folder)
+        (run.folder / "job.yaml").write_text(to_yaml(run.request.manifest), encoding="utf-8")
+        run.began = time.monotonic()
+        self._spawn(run)
+
+    def _spawn(self, run: _Run) -> None:
+        """Begins the next attempt. Its log goes on behind a line of ours; its metrics are read from there."""
+        assert run.job is not None and run.claim is not None and run.lease is not None  # noqa: PT018
+        run.attempt += 1
+        run.said = {}
+        with run.log.open("ab") as log:
+            if log.tell():
+                log.write(f"\n--- katuna: attempt {run.attempt} ---\n".encode())
+            run.log_start = log.tell()
+        run.tail = LogTail(run.log, self._collecting.metrics, self._collecting.filters, run.log_start)
+        left_s = 0.0
+        if run.job.deadline_s is not None:
+            left_s = max(0.001, run.began + run.job.deadline_s - time.monotonic())
+        run.process = GuardedProcess(
+            run.request.name, run.command, run.log, run.claim, locks=run.lease.locks, deadline_s=left_s, grace_s=run.job.grace_s
+        )
+        self._selector.register(run.process, selectors.EVENT_READ)
+
+    def _observe(self, run: _Run) -> Iterator[LaunchEvent]:
+        assert run.process is not None
+        for message in run.process.read():
+            run.said[message["event"]] = message
+            if message["event"] == "started":
+                process = {"pid": message["pid"], "guard": run.process.guard_pid}
+                yield Started(self._clock.now(), run.request.number, run.attempt, process)
+        over = run.process.over
+        reports = run.tail.read()
+        while over and not run.tail.at_end:
+            yield from self._reported(run, reports)
+            reports = run.tail.read()
+        if over:
+            reports += run.tail.finish()
+        yield from self._reported(run, reports)
+        if over:
+            yield from self._conclude(run)
+
+    def _reported(self, run: _Run, reports: Sequence[Report]) -> Iterator[LaunchEvent]:
+        if reports:
+            yield Reported(self._clock.now(), run.request.number, tuple(reports))
+
+    def _conclude(self, run: _Run) -> Iterator[LaunchEvent]:
+        """After an attempt: another one where the job asks for it, else the trial's end."""
+        assert run.job is not None and run.process is not None  # noqa: PT018
+        self._selector.unregister(run.process)
+        run.process = None
+        end = ending(run.said, run.command.argv, run.log, run.log_start)
+        if end.is_failure and not run.stopping and run.attempt <= run.job.retries and (end.code or 0) >= run.job.retry_from:
+            self._spawn(run)
+        else:
+            yield self._exited(run, end)
+
+    def _exited(self, run: _Run, end: Ending) -> Exited:
+        run.release()
+        del self._runs[run.request.number]
+        nearest = run.tail.nearest if run.attempt else ()
+        return Exited(self._clock.now(), run.request.number, end.code, end.reason, end.message, nearest)
+
+    # From a manifest to a command
+
+    def _job(self, request: TrialRequest) -> Job:
+        return job_from_manifest(request.manifest, self._primary, self._config_maps, request.name, self._options.pass_env)
+
+    def _command(self, job: Job, request: TrialRequest, devices: Sequence[str], port: int) -> Command:
+        extra = {"KATUNA_TRIAL_DIR": str(self._trial_dir(request.name).absolute()), "CUDA_VISIBLE_DEVICES": ",".join(devices)}
+        defaults = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(self._threads)}
+        return command(job, job.replicas[0], self._options, self._environ, port=port, defaults=defaults, extra=extra)
+
+    def _problems(self, job: Job, given: Command) -> Iterator[tuple[str, str]]:
+        if len(job.replicas) != 1:
+            yield f"{job.kind} {job.name} has {len(job.replicas)} replicas; trials of one replica run here", "remove the Workers"
+        yield from problems(job.replicas[0], given)
+        wanted = self._gpus(job)
+        if wanted and wanted > len(self._pool().devices):
+            here = len(self._pool().devices) or "none"
+            yield f"the trial needs {wanted} GPU(s) and this machine has {here}", "--device cpu runs it without"
+
+    def _gpus(self, job: Job) -> int:
+        asked = sum(replica.container.gpus for replica in job.replicas)
+        return {"job": asked, "cpu": 0, "cuda": max(1, asked)}[self._options.device]
+
+    def _lease(self, job: Job) -> Lease | None:
+        wanted = self._gpus(job)
+        if not wanted:
+            return Lease((), ())
+        pool = self._pool()
+        # More than there are: not to be waited for; `_problems` says so.
+        return pool.lease(wanted) if wanted <= len(pool.devices) else Lease((), ())
+
+    def _pool(self) -> DevicePool:
+        if self._devices is None:
+            self._devices = DevicePool(cuda_devices(self._environ), lease_folder(self._environ))
+        return self._devices
+
+
+def to_yaml(manifest: Manifest) -> str:
+    """YAML that kubectl reads as the same object: texts that it would take for numbers (`1e-5`) are quoted."""
+    return yaml.dump(dict(manifest), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 30)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if isinstance(scalar(text), str) else '"')
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def _reason(error: Exception, run: _Run) -> str:
+    if isinstance(error, BlockingIOError):
+        return f"another process still holds {run.folder}"
+    if isinstance(error, OSError):
+        return f"{error.filename or run.folder}: {error.strerror}"
+    return str(error)
+
+
+def _usable_cpus() -> int:
+    with contextlib.suppress(AttributeError):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _free_port() -> int:
+    """A port that was free a moment ago; the job's own rendezvous takes it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,195 @@
+"""Which fields each kind has and what JSON type each takes: the walk over a manifest beside `fields.json`.
+
+`fields.json` is written by tools/make_fields.py from the CRDs; names are case-sensitive, as in the Kubernetes decoder.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from katuna.errors import Scope
+from katuna.spec.quantity import quantity
+from katuna.spec.remark import Path, Remark, did_you_mean, listed, shown
+
+Type = Any
+"""A type name, ["list of"], {"*": "map of"} or {"field": "type"}; see tools/make_fields.py."""
+
+
+_FLOAT = re.compile(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?\Z", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """`known` is the manifest without unknown fields, nulls and values of a wrong type: rules can rely on its shape.
+
+    `lost` are the paths whose values a wrong type or a misspelt name took away: that something is missing there is said already.
+    """
+
+    known: dict[str, Any]
+    remarks: tuple[Remark, ...]
+    lost: frozenset[Path]
+
+
+def kinds() -> tuple[tuple[str, str], ...]:
+    """(apiVersion, kind) of every kind whose fields are known."""
+    return tuple((name.split()[0], name.split()[1]) for name in _schema()["kinds"])
+
+
+def examine(manifest: Mapping[str, Any], kind: str | None = None, decoded_by_katib: bool = True) -> Examined:
+    """The manifest against the fields of its kind, or of `kind` ("apiVersion Kind").
+
+    A field that no such object has is an error for a run here: a cluster drops it without a word, unless Katib decodes the
+    object strictly. `decoded_by_katib` False says that Katib passes the object on unread, so that every remark is of the
+    cluster's next stage and not Katib's.
+    """
+    name = kind or f"{manifest.get('apiVersion')} {manifest.get('kind')}"
+    walk = _Walk(unknown="" if name == "batch/v1 Job" else "local", wrong="" if decoded_by_katib else "local")
+    known = walk.visit(manifest, _schema()["kinds"][name], ())
+    return Examined(known if isinstance(known, dict) else {}, tuple(walk.remarks), frozenset(walk.lost))
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(files(__package__).joinpath("fields.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+class _Missing:
+    """What a value of a wrong type leaves behind."""
+
+
+_MISSING = _Missing()
+
+
+@dataclass
+class _Walk:
+    unknown: Scope
+    wrong: Scope
+    remarks: list[Remark] = field(default_factory=list)
+    lost: set[Path] = field(default_factory=set)
+
+    def visit(self, value: Any, wanted: Type, path: Path) -> Any:
+        if isinstance(wanted, str) and wanted.startswith("#"):
+            wanted = _schema()["definitions"][wanted[1:]]
+        if isinstance(wanted, list):
+            return self._list(value, wanted[0], path)
+        if isinstance(wanted, dict):
+            return self._object(value, wanted, path)
+        problem = _scalar_problem(value, wanted)
+        if problem:
+            message, hint = problem
+            self.remarks.append(Remark(path, message, hint, scope=self.wrong))
+            self.lost.add(path)
+            return _MISSING
+        return value
+
+    def _list(self, value: Any, wanted: Type, path: Path) -> Any:
+        if not isinstance(value, list):
+            return self._refuse(value, "a list", path)
+        items = [self.visit(item, wanted, (*path, index)) for index, item in enumerate(value)]
+        # A list that lost items would move the places of those behind them.
+        if any(item is _MISSING for item in items) and not _is_object(wanted):
+            self.lost.add(path)
+            return _MISSING
+        return [{} if item is _MISSING else item for item in items]
+
+    def _object(self, value: Any, wanted: Mapping[str, Type], path: Path) -> Any:
+        if not isinstance(value, dict):
+            return self._refuse(value, "a mapping", path)
+        known: dict[str, Any] = {}
+        for name, child in value.items():
+            wanted_child = wanted.get("*", wanted.get(name))
+            if wanted_child is None:
+                self._unknown(name, wanted, path)
+            elif child is not None or wanted_child == "any":
+                visited = self.visit(child, wanted_child, (*path, name))
+                if visited is not _MISSING:
+                    known[name] = visited
+        return known
+
+    def _refuse(self, value: Any, wanted: str, path: Path) -> _Missing:
+        self.remarks.append(Remark(path, f"must be {wanted}, not {_named(value)}", scope=self.wrong))
+        self.lost.add(path)
+        return _MISSING
+
+    def _unknown(self, name: str, wanted: Mapping[str, Type], path: Path) -> None:
+        meant = did_you_mean(name, wanted)
+        hint = f"did you mean {meant}?" if meant else f"fields here: {listed(sorted(wanted))}" if len(wanted) <= 10 else ""
+        if meant:
+            self.lost.add((*path, meant))
+        self.remarks.append(Remark((*path, name), "there is no such field", hint, scope=self.unknown, at_key=True))
+
+
+def _is_object(wanted: Type) -> bool:
+    return isinstance(wanted, dict) or (isinstance(wanted, str) and wanted.startswith("#"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_quantity(value: Any) -> bool:
+    try:
+        quantity(value)
+    except ValueError:
+        return False
+    return True
+
+
+_SCALARS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "any": (lambda _: True, "anything"),
+    "string": (lambda value: isinstance(value, str), "text"),
+    "bool": (lambda value: isinstance(value, bool), "true or false"),
+    "number": (_is_number, "a number"),
+    "int32": (_is_whole, "a whole number"),
+    "int64": (_is_whole, "a whole number"),
+    "quantity": (_is_quantity, "a quantity such as 500m, 2 or 4Gi"),
+    "intOrString": (lambda value: isinstance(value, str) or _is_whole(value), "a whole number or text"),
+}
+"""What a scalar type takes, and its name in a message."""
+
+
+def _scalar_problem(value: Any, wanted: str) -> tuple[str, str] | None:
+    """(message, hint) when the value is not of the type."""
+    fits, name = _SCALARS[wanted]
+    if not fits(value):
+        return f"must be {name}, not {_named(value)}", _quoting_hint(value, wanted)
+    bits = {"int32": 31, "int64": 63}.get(wanted)
+    if bits and not -(2**bits) <= value < 2**bits:
+        return f"must fit into {bits + 1} bits: {value} does not", ""
+    return None
+
+
+def _quoting_hint(value: Any, wanted: str) -> str:
+    if wanted == "string" and isinstance(value, (bool, int, float)):
+        return f'write it in quotes: "{_yaml_word(value)}"'
+    if isinstance(value, str) and _FLOAT.match(value):
+        return "write it without quotes"
+    return ""
+
+
+def _yaml_word(value: float) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _named(value: Any) -> str:
+    """A value with its type, for a message."""
+    if value is None:
+        return "null"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, bool):
+        return f"the truth value {_yaml_word(value)}"
+    return f"the text {shown(value)}" if isinstance(value, str) else f"the number {value}"

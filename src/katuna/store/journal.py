@@ -1,0 +1,161 @@
+"""The append-only journal: one JSON object a line, each with a checksum; what a crash may and may not do to it is decided here."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from katuna.errors import JournalDamaged, StoreFailed
+from katuna.store.events import from_json, to_json
+from katuna.trials import Event, Reported
+
+SYNC_AFTER_S = 0.5
+"""How long a reported value may wait for the disk; transitions never wait."""
+
+_CRC = b', "crc": "'
+_TAIL = len(_CRC) + 8 + 2
+_WHOLE = re.compile(re.escape(_CRC) + rb'[0-9a-f]{8}"\}')
+
+
+def encode(event: Event) -> bytes:
+    """A journal line: the event's JSON with `crc`, the CRC-32 of the text before it, as its last key."""
+    body = json.dumps(to_json(event), ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")[:-1]
+    return body + _CRC + b'%08x"}\n' % zlib.crc32(body)
+
+
+def decode(line: bytes) -> Event:
+    """The event of a line without its newline. Raises ValueError saying what is wrong with it."""
+    body, tail = line[:-_TAIL], line[-_TAIL:]
+    if not tail.startswith(_CRC) or not tail.endswith(b'"}'):
+        raise ValueError("the line does not end in a checksum")
+    if tail[len(_CRC) : -2] != b"%08x" % zlib.crc32(body):
+        raise ValueError("the checksum does not match")
+    return from_json(json.loads(body + b"}"))
+
+
+def read(path: Path) -> Iterator[tuple[Event, int]]:
+    """Each event with the offset at which its line ends.
+
+    A last line without a newline is what a crash leaves: skipped, unless it holds a whole checksum, so that it was complete once.
+    Raises JournalDamaged at any other line that cannot be trusted.
+    """
+    end = 0
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            line = raw.removesuffix(b"\n")
+            try:
+                event = decode(line)
+            except (ValueError, KeyError, TypeError) as error:
+                if not raw.endswith(b"\n") and not _WHOLE.search(line):
+                    return
+                raise JournalDamaged(_damage(path, number, error), number) from None
+            end += len(raw)
+            yield event, end
+
+
+def _damage(path: Path, line: int, error: Exception) -> str:
+    keep = (
+        f"`katuna resume {path.parent.name} --drop-after {line - 1}` goes on with the lines before it and keeps this file beside it"
+        if line > 1
+        else "nothing comes before it: start the search anew"
+    )
+    return f"{path}, line {line}: {error}. Nothing was changed. {keep}"
+
+
+class Journal:
+    """The Store of a run: one writer (the run folder's lock sees to that), any number of readers."""
+
+    def __init__(self, path: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Opens for appending, creating the file if need be; cuts off a torn last line. Raises JournalDamaged, StoreFailed."""
+        self.path = path
+        self._monotonic = monotonic
+        self._waiting_since: float | None = None
+        self._end = 0
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StoreFailed(f"{path}: cannot be opened for writing: {error.strerror}") from error
+        for _, end in read(path):
+            self._end = end
+        self._mend_tail()
+
+    def _mend_tail(self) -> None:
+        """After a crash in the middle of a write: drop half a line, or give a whole one its newline."""
+        size = os.fstat(self._fd).st_size
+        if size > self._end:
+            os.ftruncate(self._fd, self._end)
+        elif self._end and os.pread(self._fd, 1, self._end - 1) != b"\n":
+            self._end += os.write(self._fd, b"\n")
+
+    def append(self, event: Event) -> None:
+        line = encode(event)
+        try:
+            written = os.write(self._fd, line)
+            while written < len(line):
+                written += os.write(self._fd, line[written:])
+            if isinstance(event, Reported):
+                self._waiting_since = self._waiting_since if self._waiting_since is not None else self._monotonic()
+            else:
+                self._fsync()
+        except OSError as error:
+            os.ftruncate(self._fd, self._end)
+            raise StoreFailed(
+                f"{self.path}: cannot be written: {error.strerror}. Everything recorded before is kept; "
+                f"make room and go on with `katuna resume {self.path.parent.name}`"
+            ) from error
+        self._end += len(line)
+
+    def replay(self) -> Iterator[Event]:
+        return (event for event, _ in read(self.path))
+
+    def sync(self) -> None:
+        if self._waiting_since is not None and self._monotonic() - self._waiting_since >= SYNC_AFTER_S:
+            self._fsync()
+
+    def _fsync(self) -> None:
+        os.fsync(self._fd)
+        self._waiting_since = None
+
+    def close(self) -> None:
+        """Idempotent; what was appended is on disk afterwards."""
+        if self._fd >= 0:
+            os.fsync(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+def drop_after(path: Path, line: int) -> Path:
+    """Keeps the first `line` lines as the journal and the damaged file beside it; returns where. Raises JournalDamaged if the
+    lines to keep are damaged themselves."""
+    content = path.read_bytes().splitlines(keepends=True)
+    kept = b"".join(content[:line])
+    for number, raw in enumerate(content[:line], start=1):
+        try:
+            decode(raw.removesuffix(b"\n"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise JournalDamaged(_damage(path, number, error), number) from None
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    fresh = path.with_name(f"{path.name}.new")
+    with fresh.open("wb") as file:
+        file.write(kept)
+        os.fsync(file.fileno())
+    os.link(path, aside)
+    fresh.replace(path)
+    sync_folder(path.parent)
+    return aside
+
+
+def sync_folder(folder: Path) -> None:
+    """New names in a folder are on disk when this returns."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

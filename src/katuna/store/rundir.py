@@ -1,0 +1,196 @@
+"""The run folder: every path in it, its name, and the lock that keeps it to one writer.
+
+runs/digits-tpe/
+  experiment.yaml   as given            defaulted.yaml   as run       journal.jsonl   the truth
+  lock              one writer          report.html      when asked
+  trials/digits-tpe-7q2mxk4d/
+    job.yaml        as rendered         log              stdout and stderr
+    events/         TensorBoard         ...              what the trial leaves (KATUNA_TRIAL_DIR)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from katuna.errors import InputRefused, RunLocked, RunNotFound
+from katuna.store.journal import sync_folder
+
+KEPT_FILES = ("job.yaml", "log", "events")
+"""What `--keep best:N` leaves of a trial that is not among the best: enough to explain it."""
+
+
+def runs_home() -> Path:
+    """`KATUNA_HOME`, or `runs` below the working folder."""
+    home = os.environ.get("KATUNA_HOME")
+    return Path(home).expanduser().absolute() if home else Path.cwd() / "runs"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def experiment(self) -> Path:
+        return self.path / "experiment.yaml"
+
+    @property
+    def defaulted(self) -> Path:
+        return self.path / "defaulted.yaml"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.jsonl"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "lock"
+
+    def trial(self, name: str) -> Path:
+        return self.path / "trials" / name
+
+    def log(self, name: str) -> Path:
+        return self.trial(name) / "log"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the run for one writer; the kernel lets go when the process dies. Raises RunLocked with the holder's pid."""
+        try:
+            fd = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise InputRefused(f"{self.path} cannot be written: {error.strerror}; copy the run to where you may write") from error
+        try:
+            if not _take(fd):
+                holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+                raise RunLocked(
+                    f"run {self.name} is at work in another katuna process (pid {holder or 'unknown'}); "
+                    f"watch it with `katuna logs -f {self.name}`, end it with `katuna stop {self.name}`"
+                )
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+            yield
+        finally:
+            os.close(fd)
+
+    def holder(self) -> int | None:
+        """The pid of the katuna process that works on this run now, or None."""
+        try:
+            fd = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = os.pread(fd, 32, 0).strip()
+            return int(text) if text.isdigit() else None
+        finally:
+            os.close(fd)
+        return None
+
+    def trim(self, keep: Collection[str]) -> None:
+        """Removes the artefacts of every trial that is not named in `keep`; its log, rendered job and TensorBoard events stay."""
+        for folder in sorted((self.path / "trials").iterdir()):
+            if folder.name in keep:
+                continue
+            for entry in folder.iterdir():
+                if entry.name in KEPT_FILES or entry.name.startswith("."):
+                    continue
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+
+
+def _take(fd: int) -> bool:
+    """An exclusive lock, or False. Tried for a moment: `holder` of another process may be looking, which takes microseconds."""
+    for _ in range(10):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+        else:
+            return True
+    return False
+
+
+def create(name: str, files: dict[str, str], home: Path | None = None) -> RunDir:
+    """A new run folder with `files` (name to text) on disk in it: `name`, or `name-2`, `name-3`, ... where that is taken.
+
+    Raises InputRefused when the folder cannot be made.
+    """
+    home = home or runs_home()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        path, number = home / name, 1
+        while True:
+            try:
+                path.mkdir()
+                break
+            except FileExistsError:
+                number += 1
+                path = home / f"{name}-{number}"
+        (path / "trials").mkdir()
+        for file_name, text in files.items():
+            with (path / file_name).open("w", encoding="utf-8", newline="") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        sync_folder(path)
+        sync_folder(home)
+    except OSError as error:
+        raise InputRefused(
+            f"no run folder can be made in {home}: {error.strerror}; set KATUNA_HOME to a folder that you may write to"
+        ) from error
+    return RunDir(path)
+
+
+def find(run: str | None, home: Path | None = None) -> RunDir:
+    """The run of a name, a unique prefix or a path; without one, the run that was last written to. Raises RunNotFound."""
+    home = home or runs_home()
+    if run is None:
+        known = all_runs(home)
+        if not known:
+            raise RunNotFound(f"no run in {home} yet; start one with `katuna tune FILE`")
+        return known[-1]
+    if "/" in run or Path(run).is_absolute():
+        return _at_path(Path(run))
+    exact = home / run
+    if (exact / "journal.jsonl").is_file():
+        return RunDir(exact)
+    matches = [found for found in all_runs(home) if found.name.startswith(run)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise RunNotFound(f"{run!r} could be any of: {', '.join(sorted(found.name for found in matches))}; give more of the name")
+    if (Path(run) / "journal.jsonl").is_file():
+        return _at_path(Path(run))
+    raise RunNotFound(f"no run {run!r} in {home}; `katuna ls` lists what is there")
+
+
+def _at_path(path: Path) -> RunDir:
+    if not (path / "journal.jsonl").is_file():
+        raise RunNotFound(f"{path} is no run folder: it has no journal.jsonl")
+    return RunDir(path.absolute())
+
+
+def all_runs(home: Path | None = None) -> list[RunDir]:
+    """Every run in the folder, the one last written to at the end."""
+    home = home or runs_home()
+    if not home.is_dir():
+        return []
+    found = [RunDir(entry) for entry in home.iterdir() if (entry / "journal.jsonl").is_file()]
+    return sorted(found, key=lambda run: (run.journal.stat().st_mtime_ns, run.name))

@@ -1,0 +1,18 @@
+"""What all tests share: the tests folder on the path, and a home of their own for runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+SHARED = Path(__file__).parents[2] / "shared"
+"""Recordings of the real Katib and Training Operator, where the working place has them; tests of the rules behind them run anywhere."""
+
+
+@pytest.fixture(autouse=True)
+def _own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KATUNA_HOME", str(tmp_path / "runs"))

@@ -1,0 +1,121 @@
+"""Searches that tests really run: Experiment files over small Python programs, and the katuna command as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+KATUNA = (sys.executable, "-m", "katuna")
+
+SCORES = "import sys; lr = float(sys.argv[1]); print(f'accuracy={1 - abs(lr - 0.3):.6f}')"
+"""A trial that is over at once; its best lr is 0.3."""
+
+
+def experiment_yaml(program: str = SCORES, **changes: Any) -> str:
+    """An Experiment over one double, four random trials of `program`, two at a time. `changes` go into its spec; `name`, `job`,
+    `env` and `parameters` into what they say."""
+    name = changes.pop("name", "toy")
+    container = {
+        "name": "main",
+        "image": "registry.example/toy:1",
+        "command": changes.pop("command", ["python", "-I", "-S", "-c", program, "${trialParameters.lr}"]),
+        "env": [{"name": key, "value": value} for key, value in changes.pop("env", {}).items()],
+    }
+    job = {"template": {"spec": {"restartPolicy": "Never", "containers": [container]}}, **changes.pop("job", {})}
+    spec = {
+        "objective": {"type": "maximize", "objectiveMetricName": "accuracy"},
+        "algorithm": {"algorithmName": "random", "algorithmSettings": [{"name": "random_state", "value": "5"}]},
+        "parallelTrialCount": 2,
+        "maxTrialCount": 4,
+        "parameters": [{"name": "lr", "parameterType": "double", "feasibleSpace": {"min": "0.01", "max": "0.9"}}],
+        "trialTemplate": {
+            "primaryContainerName": "main",
+            "trialParameters": [{"name": "lr", "reference": "lr"}],
+            "trialSpec": {"apiVersion": "batch/v1", "kind": "Job", "spec": job},
+        },
+        **changes,
+    }
+    return yaml.safe_dump({"apiVersion": "kubeflow.org/v1beta1", "kind": "Experiment", "metadata": {"name": name}, "spec": spec})
+
+
+def write_experiment(folder: Path, program: str = SCORES, **changes: Any) -> Path:
+    path = folder / "experiment.yaml"
+    path.write_text(experiment_yaml(program, **changes))
+    return path
+
+
+def katuna(
+    *arguments: str | Path, cwd: Path | None = None, timeout: float = 60, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs the command to its end and gives its output; never raises for its exit code."""
+    return subprocess.run(
+        [*KATUNA, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=cwd,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **(env or {})},
+    )
+
+
+def objects(*arguments: str) -> Any:
+    """What `katuna ... -o json` prints."""
+    done = katuna(*arguments, "-o", "json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def journal_events(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+
+
+def processes_with(mark: str) -> list[int]:
+    """The processes that carry `mark` in their environment or arguments (Linux)."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def await_none(mark: str, within_s: float) -> list[int]:
+    """Waits until no process carries the mark; returns those that are left when the time is up."""
+    give_up = time.monotonic() + within_s
+    while (left := processes_with(mark)) and time.monotonic() < give_up:
+        time.sleep(0.02)
+    return left
+
+
+def await_line(path: Path, text: str, within_s: float = 30, times: int = 1) -> None:
+    """Waits until a file holds `text`, `times` times."""
+    give_up = time.monotonic() + within_s
+    while not path.exists() or path.read_text(errors="replace").count(text) < times:
+        assert time.monotonic() < give_up, f"{path} never held {text!r}: {path.read_text() if path.exists() else 'no file'}"
+        time.sleep(0.02)
+
+
+def spawn(*arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """katuna in a process group of its own, as a terminal would run it."""
+    return subprocess.Popen(
+        [*KATUNA, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        cwd=cwd,
+        process_group=0,
+        env={**os.environ, **(env or {})},
+    )

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from contracts.store_contract import StoreContract
+from factories import a_life, opened
+
+from katuna.errors import JournalDamaged
+from katuna.metrics.line import Report
+from katuna.store.journal import SYNC_AFTER_S, Journal, drop_after, encode, read
+from katuna.trials import Ended, Event, Reported
+
+EVENTS: list[Event] = [opened(), *a_life(0, {"lr": "0.1"}, 0.5), *a_life(1, {"lr": "0.2"}, None), Ended(9.0, True, "r", "é")]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "digits" / "journal.jsonl"
+
+
+@pytest.fixture
+def written(path: Path) -> bytes:
+    path.parent.mkdir()
+    path.write_bytes(b"".join(map(encode, EVENTS)))
+    return path.read_bytes()
+
+
+class TestJournal(StoreContract):
+    @pytest.fixture(autouse=True)
+    def _in_a_folder(self, tmp_path: Path) -> Iterator[None]:
+        self.journal = Journal(tmp_path / "journal.jsonl")
+        yield
+        self.journal.close()
+
+    def make_store(self) -> Journal:
+        return self.journal
+
+
+def replayed(path: Path) -> list[Event]:
+    return [event for event, _ in read(path)]
+
+
+def test_cut_anywhere_it_keeps_the_whole_lines_and_goes_on(path: Path, written: bytes) -> None:
+    ends = [index + 1 for index, byte in enumerate(written) if byte == ord("\n")]
+    for size in range(len(written) + 1):
+        path.write_bytes(written[:size])
+        whole = sum(end <= size or end == size + 1 for end in ends)
+        assert replayed(path) == EVENTS[:whole], f"cut at {size}"
+        journal = Journal(path)
+        journal.append(EVENTS[-1])
+        journal.close()
+        assert replayed(path) == [*EVENTS[:whole], EVENTS[-1]], f"cut at {size}, then appended"
+
+
+def test_a_flipped_byte_is_always_noticed_and_named_by_line(path: Path, written: bytes) -> None:
+    chance = random.Random(5)
+    for place in range(len(written)):
+        damaged = bytearray(written)
+        damaged[place] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        line = written[:place].count(b"\n") + 1
+        with pytest.raises(JournalDamaged, match=rf"line {line}: ") as caught:
+            replayed(path)
+        assert caught.value.line == line
+        assert path.read_bytes() == bytes(damaged)
+
+
+def test_drop_after_keeps_the_good_lines_and_the_damaged_file(path: Path, written: bytes) -> None:
+    lines = written.splitlines(keepends=True)
+    damaged = b"".join([*lines[:3], lines[3].replace(b"0", b"1", 1), *lines[4:]])
+    path.write_bytes(damaged)
+    with pytest.raises(JournalDamaged, match="--drop-after 3"):
+        Journal(path)
+    with pytest.raises(JournalDamaged):
+        drop_after(path, 5)
+    assert path.read_bytes() == damaged
+    aside = drop_after(path, 3)
+    assert aside.read_bytes() == damaged
+    assert replayed(path) == EVENTS[:3]
+
+
+def test_reported_values_wait_for_the_disk_half_a_second_at_most(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.parent.mkdir()
+    now, synced = [100.0], []
+    real = os.fsync
+    monkeypatch.setattr("os.fsync", lambda fd: (synced.append(now[0]), real(fd)))
+    journal = Journal(path, monotonic=lambda: now[0])
+    journal.append(opened())
+    assert len(synced) == 1, "a transition is on disk when append returns"
+    journal.append(Reported(1.0, 0, (Report("loss", "1"),)))
+    journal.sync()
+    assert len(synced) == 1
+    now[0] += SYNC_AFTER_S
+    journal.sync()
+    journal.sync()
+    assert len(synced) == 2, "once, when due"
+    journal.close()
+
+
+FILL_THE_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from factories import a_life, opened
+from katuna.errors import StoreFailed
+from katuna.store.journal import Journal, read
+path = Path(sys.argv[1])
+journal = Journal(path)
+journal.append(opened())
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+kept = 1
+try:
+    for number in range(100):
+        for event in a_life(number, {"lr": "0.1"}, 0.5):
+            journal.append(event)
+            kept += 1
+except StoreFailed as error:
+    print(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    journal.append(opened())
+    assert len(list(read(path))) == kept + 1
+    sys.exit(7)
+"""
+
+
+def test_a_full_disk_costs_no_recorded_event_and_says_how_to_go_on(path: Path) -> None:
+    """The kernel refuses to let the file grow, in the middle of a line, as a full disk does."""
+    path.parent.mkdir()
+    tests = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", FILL_THE_DISK, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": tests},
+        check=False,
+    )
+    assert done.returncode == 7, done.stderr
+    assert "cannot be written" in done.stdout
+    assert "katuna resume digits" in done.stdout

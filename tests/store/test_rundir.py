@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from katuna.errors import InputRefused, RunLocked, RunNotFound
+from katuna.store import rundir
+from katuna.store.rundir import RunDir
+
+
+def make_run(name: str) -> RunDir:
+    run = rundir.create(name, {"experiment.yaml": "a: 1\n"})
+    run.journal.write_bytes(b"")
+    return run
+
+
+def test_a_second_run_of_a_file_gets_a_name_of_its_own() -> None:
+    names = [rundir.create("digits", {}).name for _ in range(3)]
+    assert names == ["digits", "digits-2", "digits-3"]
+
+
+def test_files_are_kept_byte_for_byte(tmp_path: Path) -> None:
+    text = "a: 1\r\n# ünï\n"
+    assert rundir.create("digits", {"experiment.yaml": text}).experiment.read_bytes() == text.encode()
+
+
+def test_found_by_name_prefix_path_and_as_the_latest() -> None:
+    first, second = make_run("digits-tpe"), make_run("digits-random")
+    os.utime(second.journal, (1, 1))
+    assert rundir.find("digits-tpe") == first
+    assert rundir.find("digits-r") == second
+    assert rundir.find(str(second.path)) == second
+    assert rundir.find(None) == first
+    with pytest.raises(RunNotFound, match="could be any of: digits-random, digits-tpe"):
+        rundir.find("digits")
+    with pytest.raises(RunNotFound, match="katuna ls"):
+        rundir.find("mnist")
+
+
+def test_an_exact_name_wins_over_longer_ones() -> None:
+    first = make_run("digits")
+    make_run("digits")
+    assert rundir.find("digits") == first
+
+
+def test_no_run_yet_says_how_to_start() -> None:
+    with pytest.raises(RunNotFound, match="katuna tune FILE"):
+        rundir.find(None)
+
+
+def test_one_writer_at_a_time_also_in_one_process() -> None:
+    run = make_run("digits")
+    assert run.holder() is None
+    with run.locked():
+        assert run.holder() == os.getpid()
+        with pytest.raises(RunLocked, match=f"pid {os.getpid()}"), run.locked():
+            pass
+    assert run.holder() is None
+    with run.locked():
+        pass
+
+
+def test_a_killed_writer_holds_nothing() -> None:
+    run = make_run("digits")
+    code = f"import time; from pathlib import Path; from katuna.store.rundir import RunDir\nwith RunDir(Path({str(run.path)!r})).locked(): print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert run.holder() == holder.pid
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert run.holder() is None
+    with run.locked():
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputRefused, match="KATUNA_HOME"):
+        rundir.create("digits", {}, tmp_path / "runs")
+
+
+def test_a_home_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputRefused, match="KATUNA_HOME"):
+        rundir.create("digits", {}, tmp_path / "file" / "runs")
+
+
+def test_trim_keeps_the_named_trials_and_every_log() -> None:
+    run = make_run("digits")
+    for name in ("best", "other"):
+        folder = run.trial(name)
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints" / "model").write_text("x")
+        (folder / "events").mkdir()
+        for file in ("log", "job.yaml", "model.npz"):
+            (folder / file).write_text("x")
+    run.trim({"best"})
+    assert sorted(entry.name for entry in run.trial("best").iterdir()) == [
+        "checkpoints",
+        "events",
+        "job.yaml",
+        "log",
+        "model.npz",
+    ]
+    assert sorted(entry.name for entry in run.trial("other").iterdir()) == ["events", "job.yaml", "log"]
+
+
+def test_the_latest_is_the_one_last_written_to() -> None:
+    old, new = make_run("a"), make_run("b")
+    later = time.time() + 10
+    os.utime(old.journal, (later, later))
+    assert rundir.find(None) == old
+    assert [run.name for run in rundir.all_runs()] == [new.name, old.name]
