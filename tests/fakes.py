@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from katuna.contracts import LaunchEvent, TrialRequest
+from katuna.contracts import LaunchEvent, NoSuggestion, TrialRequest
+from katuna.errors import StoreFailed
 from katuna.metrics.line import Report
 from katuna.spec.model import Manifest
-from katuna.trials import Exited, Reported, Started, Trial
+from katuna.trials import Assignments, Event, Exited, Reported, Started, Trial
 
 # Launcher
 
@@ -163,3 +164,46 @@ class FakeLauncher:
     def close(self) -> None:
         self._running.clear()
         self.closed = True
+
+
+# Store
+
+
+class MemoryStore:
+    """A journal in a list. `fail_after` makes the append after so many fail, as a full disk does."""
+
+    def __init__(self, events: Iterable[Event] = (), fail_after: int | None = None) -> None:
+        self.events = list(events)
+        self._fail_after = fail_after
+
+    def append(self, event: Event) -> None:
+        if self._fail_after is not None and len(self.events) >= self._fail_after:
+            raise StoreFailed("no space left")
+        self.events.append(event)
+
+    def replay(self) -> Iterator[Event]:
+        return iter(list(self.events))
+
+    def sync(self) -> None:
+        pass
+
+
+# Suggester
+
+
+class ListSuggester:
+    """Gives the points of a list in order, then is exhausted. `told` keeps what it was told, `restored` what it was reminded of."""
+
+    def __init__(self, points: Sequence[Assignments]) -> None:
+        self._points = list(points)
+        self.told: list[Trial] = []
+        self.restored: list[int] = []
+
+    def ask(self, number: int) -> Assignments | NoSuggestion:
+        return self._points[number] if number < len(self._points) else NoSuggestion.EXHAUSTED
+
+    def restore(self, number: int, assignments: Assignments) -> None:
+        self.restored.append(number)
+
+    def tell(self, trial: Trial) -> None:
+        self.told.append(trial)

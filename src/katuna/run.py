@@ -198,6 +198,35 @@ def _search(
     return engine.run()
 
 
+def tune(
+    *paths: PathLike,
+    experiment: str | None = None,
+    seed: int | None = None,
+    timeout_s: float | None = None,
+    options: RunOptions | None = None,
+    home: PathLike | None = None,
+    watch: Watcher | None = None,
+) -> Run:
+    """Runs the search of an Experiment file to its end and returns the run; prints nothing.
+
+    `paths` are the Experiment and, where its template is kept in one, the ConfigMap; `experiment` picks one of several. `home`
+    is where runs are kept, else KATUNA_HOME or `runs`. `watch(event, search)` is called with each event as it happens.
+    Raises SpecRefused and InputRefused before anything runs. A KeyboardInterrupt stops the trials; `katuna resume` goes on.
+    """
+    planned = plan(paths, options=options, name=experiment, seed=seed)
+    return start(
+        planned,
+        timeout_s=timeout_s,
+        home=None if home is None else Path(home),
+        watch=None if watch is None else lambda _: watch,
+    )
+
+
+def load(run: str | None = None, *, home: PathLike | None = None) -> Run:
+    """A run by its name, a unique prefix of it or its path; without one the latest. Raises RunNotFound."""
+    return Run(rundir.find(run, None if home is None else Path(home)))
+
+
 class Run:
     """A run folder, read: the Experiment as it was run and the search as its journal tells it when first asked.
 
@@ -316,7 +345,9 @@ def _preflight(planned: Plan) -> None:
     launcher = _launcher(planned.loaded, planned.options, Path)
     findings = launcher.preflight(requests)
     if findings:
-        raise InputRefused("\n".join(f"{finding.message} ({finding.hint})" if finding.hint else finding.message for finding in findings))
+        raise InputRefused(
+            "\n".join(f"{finding.message} ({finding.hint})" if finding.hint else finding.message for finding in findings)
+        )
 
 
 def _trimmer(folder: RunDir, keep: int) -> Watcher:

@@ -237,9 +237,9 @@ def _ended(trial: Trial, event: Exited, objective: Objective) -> Trial:
         state = TrialState.FAILED
     elif trial.summary(metric).pick(objective.strategy) == UNAVAILABLE:
         state, reason = TrialState.METRICS_UNAVAILABLE, "MetricsUnavailable"
-        message = f"it ended well but never printed a number for the objective metric {metric!r}"
+        message = f"it never printed a number for {metric!r}"
         if event.nearest:
-            message += "; nearest lines: " + " | ".join(event.nearest)
+            message += "; nearest: " + " | ".join(event.nearest)
     else:
         state = TrialState.SUCCEEDED
     return replace(trial, state=state, reason=reason, message=message, exit_code=event.code, ended_at=event.at)

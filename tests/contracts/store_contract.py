@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from factories import a_life, opened
-
 from katuna.contracts import Store
 from katuna.metrics.line import Report
 from katuna.trials import Ended, Reported, Resumed, Stopping

@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from factories import make_experiment, make_trial
-
 from katuna.contracts import NoSuggestion, Suggester
 from katuna.metrics.line import Report
 from katuna.spec.model import Experiment

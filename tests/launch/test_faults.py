@@ -234,9 +234,12 @@ def katuna_with_a_trial(folder: Path, mark: str, code: str) -> Iterator[subproce
     """Another process that holds a launcher, in a process group of its own, once its trial has reported."""
     command = [sys.executable, str(DRIVER), str(folder), mark, *python(code)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-        assert process.stdout is not None
-        assert any(line.startswith("Reported") for line in process.stdout)
-        yield process
+        try:
+            assert process.stdout is not None
+            assert any(line.startswith("Reported") for line in process.stdout)
+            yield process
+        finally:
+            process.kill()
 
 
 @linux
@@ -244,8 +247,7 @@ def katuna_with_a_trial(folder: Path, mark: str, code: str) -> Iterator[subproce
 def test_sigkill_of_katuna_leaves_no_process(tmp_path: Path, mark: str, whole_group: bool) -> None:
     code = FORKS_TWICE + "print('accuracy=1', flush=True)\ntime.sleep(600)"
     with katuna_with_a_trial(tmp_path, mark, code) as process:
-        trial = [pid for pid in carriers(mark) if pid != process.pid]
-        assert len(trial) >= 2, "the trial and its grandchild"
+        assert until(lambda: len(carriers(mark)) == 3), "this katuna, the trial and its grandchild"
         if whole_group:
             os.killpg(process.pid, signal.SIGKILL)
         else:
@@ -275,7 +277,7 @@ def test_sigkill_of_the_guard_ends_the_trial_and_its_children(launcher: LocalLau
         if isinstance(event, Started):
             guard.append(event.process["guard"])
         if isinstance(event, Reported):
-            assert len(carriers(mark)) >= 2
+            assert until(lambda: len(carriers(mark)) == 2)
             os.kill(guard[0], signal.SIGKILL)
 
     guard: list[int] = []
@@ -289,6 +291,7 @@ def test_sigkill_of_the_guard_ends_the_trial_and_its_children(launcher: LocalLau
 def test_attach_ends_what_was_left_when_guard_and_katuna_were_killed(tmp_path: Path, mark: str) -> None:
     code = FORKS_TWICE + "print('accuracy=1', flush=True)\ntime.sleep(600)"
     with katuna_with_a_trial(tmp_path, mark, code) as process:
+        assert until(lambda: len(carriers(mark)) == 3)
         token = (tmp_path / "t0" / LOCK_NAME).read_text()
         guards = [pid for pid in carriers(token) if pid not in carriers(mark)]
         assert len(guards) == 1
@@ -300,3 +303,14 @@ def test_attach_ends_what_was_left_when_guard_and_katuna_were_killed(tmp_path: P
     assert launcher.attach(make_trial(0, name="t0")) is False
     assert carriers(mark) == []
     launcher.close()
+
+
+def test_a_stop_that_comes_before_the_guard_has_started_is_carried_out(launcher: LocalLauncher, mark: str) -> None:
+    launcher.start(a_request(0, "sh", "-c", f"sleep 600; echo {mark}"))
+    # Starts the guard and does not wait for it: the stop is in the socket behind the Spec before anybody reads.
+    assert launcher.poll(0) == []
+    launcher.stop(0, 0.2)
+    events: list[LaunchEvent] = []
+    assert until(lambda: events.extend(launcher.poll(1.0)) or (events and isinstance(events[-1], Exited)))
+    assert the_end(events).code == 143
+    assert carriers(mark) == []

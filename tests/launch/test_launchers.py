@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,22 @@ from launch_jobs import WallClock, a_launcher, a_request
 from contracts.launcher_contract import Behaviour, LauncherContract
 from fakes import FakeLauncher, Script, VirtualClock
 from katuna.contracts import Clock, Launcher, TrialRequest
+from katuna.launch.local import LocalLauncher
 from katuna.metrics.line import Report
 
 
 class TestLocalLauncher(LauncherContract):
     @pytest.fixture(autouse=True)
-    def _folder(self, tmp_path: Path) -> None:
+    def _folder(self, tmp_path: Path) -> Iterator[None]:
         self.folder = tmp_path
+        self.launchers: list[LocalLauncher] = []
+        yield
+        for launcher in self.launchers:
+            launcher.close(0)
 
     def make_launcher(self) -> Launcher:
-        return a_launcher(self.folder)
+        self.launchers.append(a_launcher(self.folder))
+        return self.launchers[-1]
 
     def make_clock(self) -> Clock:
         return WallClock()

@@ -7,17 +7,17 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import SHARED
 from katuna.metrics import line as line_module
 from katuna.metrics.line import DEFAULT_FILTER, KATIB_FILTER, Report, compile_filter, metric_line, read_metrics, report
 
-TRUTH = SHARED / "data" / "katib-truth" / "metric-lines.jsonl"
+TRUTH = Path(__file__).parents[3] / "shared" / "data" / "katib-truth" / "metric-lines.jsonl"
 ZERO_TIME = "0001-01-01T00:00:00Z"
 NAMES = st.from_regex(r"[A-Za-z0-9_|-]{1,12}", fullmatch=True)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**300), 10**300) | st.booleans()
@@ -48,6 +48,7 @@ def test_reads_what_katib_reads(case: dict[str, Any]) -> None:
     assert found == [Report(log["name"], log["value"], microseconds(log["t"])) for log in case["logs"]]
 
 
+@settings(deadline=None)
 @given(st.dictionaries(NAMES, NUMBERS, min_size=1, max_size=5), st.none() | st.integers(0, 4_000_000_000_000_000))
 def test_reads_back_exactly_what_the_writer_wrote(values: dict[str, float], time_us: int | None) -> None:
     text = metric_line(values, time=None if time_us is None else time_us / 1_000_000)
@@ -58,6 +59,7 @@ def test_reads_back_exactly_what_the_writer_wrote(values: dict[str, float], time
     assert all((r.time_us is None) == (time_us is None) and abs((r.time_us or 0) - (time_us or 0)) <= 1 for r in found)
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("ab|- =\t+-.0159eE,:"), max_size=60))
 def test_the_linear_filter_finds_what_katibs_finds(text: str) -> None:
     plain = [(match[1], match[2]) for match in re.finditer(KATIB_FILTER, text, re.ASCII)]
@@ -84,7 +86,7 @@ def test_refuses_a_name_that_the_filter_would_not_read(name: str) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 10**400])
 def test_refuses_a_value_that_is_no_finite_number(value: float) -> None:
-    with pytest.raises(ValueError, match="'loss'.*only finite"):
+    with pytest.raises(ValueError, match=r"'loss'.*only finite"):
         metric_line({"accuracy": 0.5, "loss": value})
 
 

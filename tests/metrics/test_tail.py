@@ -4,7 +4,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from katuna.metrics import tail as tail_module
@@ -43,6 +43,7 @@ def test_follows_a_growing_log(tmp_path: Path) -> None:
     assert tail.finish() == []
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.sampled_from([b"loss=0.5\n", b"x", b"\r", b"\xff\xfe", b"\0", "ñ".encode(), b" accuracy=1 ", b"\n"]), max_size=30

@@ -10,7 +10,7 @@ from synthetic import make_run, tuning
 
 from katuna.metrics.line import Report
 from katuna.report import figures as subject
-from katuna.report.figures import Figure, figures, label, learning_curves, printable
+from katuna.report.figures import Figure, figures, label, learning_curves
 from katuna.spec.model import Parameter
 from katuna.trials import Asked, Event, Exited, Opened, Reported, Resumed, Started, fold
 
@@ -172,7 +172,6 @@ def test_what_plotly_would_read_as_markup_is_escaped() -> None:
 
 def test_labels() -> None:
     assert label("a<b & c") == "a&lt;b &amp; c"
-    assert printable("a\x1b[31m\u202eb\ud800é") == "a\ufffd[31m\ufffdb\ufffdé"
 
 
 def test_optuna_stays_quiet(capfd: pytest.CaptureFixture[str]) -> None:

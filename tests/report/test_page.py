@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from html.parser import HTMLParser
 
 import pytest
 from synthetic import make_run, tuning
 
-from katuna.report.page import duration, report_html
+from katuna.report.figures import Figure
+from katuna.report.page import duration, figure_section, report_html
 from katuna.spec.model import Parameter
 from katuna.trials import Asked, Ended, Event, Exited, Opened, Started, fold
 
@@ -62,7 +64,7 @@ def test_the_page_tells_the_outcome_the_best_trial_and_every_trial() -> None:
         assert trial.name in page.texts
     assert len(page.all("tr")) == 41
     assert "exit code 1; last line: RuntimeError" in page.text
-    assert "nearest lines: acuracy=0.97" in page.text
+    assert "acuracy=0.97" in page.text
 
 
 def test_a_reader_by_ear_finds_the_way() -> None:
@@ -104,6 +106,13 @@ EVIL = [
     "' onmouseover='alert(1)",
     "{name} {0} %(x)s ${x}",
 ]
+
+
+@pytest.mark.parametrize("evil", EVIL)
+def test_no_plot_ends_its_script_element(evil: str) -> None:
+    page = Outline(figure_section(0, Figure("title", "caption", json.dumps({"data": evil}))))
+    assert [json.loads(script) for script in page.scripts] == [{"data": evil}]
+    assert [tag for tag, _ in page.elements].count("script") == 1
 
 
 @pytest.mark.parametrize("evil", EVIL)

@@ -5,11 +5,11 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from contracts.suggester_contract import TRIALS, SuggesterContract, ended
-from factories import LR, OPTIMIZER, WIDTH, make_experiment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contracts.suggester_contract import TRIALS, SuggesterContract, ended
+from factories import LR, OPTIMIZER, WIDTH, make_experiment
 from katuna.contracts import NoSuggestion, Suggester
 from katuna.search.space import Axis
 from katuna.search.suggest import SUGGESTERS, suggester_for

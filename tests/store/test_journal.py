@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from contracts.store_contract import StoreContract
 from factories import a_life, opened
-
 from katuna.errors import JournalDamaged
 from katuna.metrics.line import Report
 from katuna.store.journal import SYNC_AFTER_S, Journal, drop_after, encode, read

@@ -87,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _say(message: str, error: KatunaError) -> None:
-    from katuna.cli.output import printable
     from katuna.errors import SpecRefused
+    from katuna.text import printable
 
     if isinstance(error, SpecRefused):
         for finding in error.findings:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from katuna.cli.options import run_argument
-from katuna.cli.output import figure, format_option, print_objects, printable
+from katuna.cli.output import figure, format_option, print_objects
 from katuna.errors import KatunaError
+from katuna.text import printable
 
 
 @click.command("best")

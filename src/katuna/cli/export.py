@@ -10,7 +10,7 @@ import click
 from katuna.cli.options import run_argument
 from katuna.errors import KatunaError
 
-SUFFIXES = {"csv": "csv", "json": "json", "parquet": "parquet", "optuna": "db"}
+SUFFIXES = {"csv": "csv", "json": "json", "parquet": "parquet", "optuna": "log"}
 
 
 @click.command("export")
@@ -20,12 +20,14 @@ SUFFIXES = {"csv": "csv", "json": "json", "parquet": "parquet", "optuna": "db"}
     "--to",
     "target",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The file; default: stdout for csv and json, RUN.parquet, RUN.db.",
+    help="The file; default: stdout for csv and json, RUN.parquet, RUN.log.",
 )
 def command(run: str | None, form: str, target: Path | None) -> None:
     """Write the trials of a run; without RUN the latest.
 
-    optuna writes a SQLite storage: optuna.load_study(study_name=None, storage="sqlite:///RUN.db") opens it, optuna-dashboard shows it.
+    optuna writes a journal storage of Optuna's, which optuna-dashboard RUN.log shows and Python opens as
+    optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend("RUN.log"))), from optuna.storages
+    and optuna.storages.journal.
     """
     from katuna.report.tables import export
     from katuna.run import Run

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from katuna.cli.output import format_option, print_objects, printable
+from katuna.cli.output import format_option, print_objects
+from katuna.text import printable
 
 
 @click.command("lint")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from katuna.cli.options import complete_run
-from katuna.cli.output import printable
 from katuna.errors import RunNotFound
+from katuna.text import printable
 
 if TYPE_CHECKING:
     from katuna.run import Run

@@ -137,6 +137,11 @@ def run_options(maps: Any, entrypoints: Any, pythons: Any, pass_env: Any, device
         except ValueError as error:
             raise InputRefused(f"--entrypoint {image}={text!r}: {error}; quote it as for a shell") from error
     local = LocalOptions(
-        maps=tuple(maps), entrypoints=commands, pythons=dict(pythons), pass_env=tuple(pass_env), device=device, cwd=str(Path.cwd())
+        maps=tuple(maps),
+        entrypoints=commands,
+        pythons=dict(pythons),
+        pass_env=tuple(pass_env),
+        device=device,
+        cwd=str(Path.cwd()),
     )
     return RunOptions(local, keep)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
+
+from katuna.text import printable, shorten
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -26,20 +27,6 @@ def format_option(*more: str) -> Callable[[Command], Command]:
         show_default=True,
         help="How to print it.",
     )
-
-
-def printable(text: str, *, newlines: bool = False) -> str:
-    """`text` without anything that steers a terminal: control characters, escapes and bidirectional marks as \\x1b, \\u202e, ..."""
-    return "".join(
-        character
-        if character.isprintable() or (newlines and character in "\n\t") or unicodedata.category(character) in ("Zs", "So")
-        else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
-
-
-def shorten(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def print_json(value: Any) -> None:

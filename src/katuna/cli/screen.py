@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
-from katuna.cli.output import duration, figure, printable
+from katuna.cli.output import duration, figure
 from katuna.errors import Finding
+from katuna.text import printable
 from katuna.trials import Event, Exited, Reported, Resumed, Search, Started, Trial, TrialState, number, ranking
 
 if TYPE_CHECKING:

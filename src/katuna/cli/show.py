@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from katuna.cli.options import run_argument
-from katuna.cli.output import duration, figure, format_option, print_objects, printable
+from katuna.cli.output import duration, figure, format_option, print_objects
+from katuna.text import printable
 
 
 @click.command("show")

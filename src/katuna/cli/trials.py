@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from katuna.cli.options import run_argument
-from katuna.cli.output import duration, figure, format_option, print_objects, print_table, shorten
+from katuna.cli.output import duration, figure, format_option, print_objects, print_table
+from katuna.text import shorten
 
 
 @click.command("trials")
@@ -32,7 +33,7 @@ def command(run: str | None, output: str) -> None:
             figure(trial.value(experiment.objective)),
             *(trial.assignments.get(name, "") for name in parameters),
             duration(trial.ended_at - trial.started_at) if trial.ended_at and trial.started_at else "",
-            "" if trial.state.value == "Succeeded" else shorten(trial.message or trial.reason, 100),
+            "" if trial.state.value == "Succeeded" else shorten(trial.message or trial.reason, 160),
         ]
         for trial in trials
     ]

@@ -42,16 +42,11 @@ def command(
 def _print_plan(planned: Any, count: int) -> None:
     from katuna import run as runs
     from katuna.cli.output import yaml_text
+    from katuna.text import printable
 
     click.echo(f"# {planned.experiment.name}, as Katib would default it")
     click.echo(yaml_text(planned.experiment.manifest), nl=False)
     for number, (trial, point, manifest) in enumerate(runs.first_trials(planned, count)):
         words = ", ".join(f"{key}={value}" for key, value in point.items())
-        click.echo(f"---\n# trial {number}: {trial}: {_one_line(words)}")
+        click.echo(f"---\n# trial {number}: {trial}: {printable(words)}")
         click.echo(yaml_text(manifest), nl=False)
-
-
-def _one_line(text: str) -> str:
-    from katuna.cli.output import printable
-
-    return printable(text)

@@ -68,17 +68,18 @@ def problems(replica: Replica, given: Command) -> Iterator[tuple[str, str]]:
     program = given.argv[0]
     target = program if "/" not in program else str(given.folder / program)
     if shutil.which(target, path=given.env["PATH"]) is None:
-        hint = (
-            _MAP_HINT.format(Path(program).parent)
-            if program.startswith("/")
-            else "install it, or correct the container's command"
-        )
-        yield f"{where}: command {program!r} is not found here", hint
+        yield f"{where}: command {program!r} is not found here", _program_hint(program, container.command)
         return
     script = _script(given.argv)
     if script and not (given.folder / script).exists():
         hint = _MAP_HINT.format(Path(script).parent) if script.startswith("/") else f"it is looked for in {given.folder}"
         yield f"{where}: script {script!r} does not exist here", hint
+
+
+def _program_hint(program: str, asked: Sequence[str]) -> str:
+    if program not in asked[:1]:
+        return f"--map, --entrypoint and --python made this of {' '.join(asked[:1]) or 'the image'}: correct them"
+    return _MAP_HINT.format(Path(program).parent) if program.startswith("/") else "install it, or correct the container's command"
 
 
 def inherited(environ: Mapping[str, str], options: LocalOptions) -> dict[str, str]:
@@ -119,6 +120,6 @@ def _script(argv: Sequence[str]) -> str:
             return argument
         if argument in _TAKES_VALUE:
             next(arguments, "")
-        elif argument == "-" or argument[1] in "cm":
+        elif argument == "-" or (not argument.startswith(("--", "-W", "-X")) and not {"c", "m"}.isdisjoint(argument)):
             return ""
     return ""

@@ -76,7 +76,6 @@ class Guard:
         self.status: int | None = None
         self.cause = ""
         self.kill_at = float("inf")
-        self.connected = True
 
     def run(self) -> None:
         failed = self.start()
@@ -117,6 +116,8 @@ class Guard:
         if ended >= 0:
             poll.register(ended, select.POLLIN)
         deadline = time.monotonic() + self.spec.deadline_s if self.spec.deadline_s else float("inf")
+        # A command may have come along with the Spec.
+        self.carry_out()
         while self.status is None:
             now = time.monotonic()
             wait_s = min(LOOK_S if ended >= 0 else 0.05, max(0.0, min(deadline, self.kill_at) - now))
@@ -144,10 +145,14 @@ class Guard:
         if not data:
             self.end("orphaned", ORPHAN_GRACE_S)
             return False
-        *commands, self.pending = (self.pending + data).split(b"\n")
+        self.pending += data
+        self.carry_out()
+        return True
+
+    def carry_out(self) -> None:
+        *commands, self.pending = self.pending.split(b"\n")
         for command in commands:
             self.end("stop", float(command.split()[1]))
-        return True
 
     def end(self, cause: str, grace_s: float) -> None:
         """Asks the trial's group to end, once, and kills everything after the grace period. A later call can only hasten that."""

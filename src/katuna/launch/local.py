@@ -6,14 +6,13 @@ import contextlib
 import os
 import re
 import selectors
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from katuna.contracts import Clock, LaunchEvent, TrialRequest
 from katuna.errors import Finding, KatunaError, LaunchFailed
@@ -24,9 +23,9 @@ from katuna.launch.options import LocalOptions
 from katuna.launch.process import Claim, Command, GuardedProcess, await_release, claim
 from katuna.metrics.line import Report
 from katuna.metrics.tail import LogTail
+from katuna.spec.dump import to_yaml
 from katuna.spec.job import MASTER_PORT, Job, job_from_manifest
 from katuna.spec.model import Manifest
-from katuna.spec.yamltext import scalar
 from katuna.trials import Exited, Reported, Started, Trial
 
 LOOK_S = 0.1
@@ -58,7 +57,7 @@ class _Run:
         self.claim: Claim | None = None
         self.lease: Lease | None = None
         self.process: GuardedProcess | None = None
-        self.tail: LogTail
+        self.tail: LogTail | None = None
         self.command: Command
         self.said: dict[str, dict[str, Any]] = {}
         self.began = 0.0
@@ -137,7 +136,7 @@ class LocalLauncher:
             left_s = give_up - time.monotonic()
             if self._ready or left_s <= 0:
                 break
-            behind = any(run.process and not run.tail.at_end for run in self._runs.values())
+            behind = any(run.tail and not run.tail.at_end for run in self._runs.values())
             self._selector.select(0 if behind else min(left_s, LOOK_S) if self._runs else left_s)
         events, self._ready = self._ready, []
         return events
@@ -180,10 +179,7 @@ class LocalLauncher:
             else:
                 yield from self._observe(run)
         except (KatunaError, OSError) as error:
-            if run.process is not None:
-                run.process.kill()
-                self._selector.unregister(run.process)
-            yield self._exited(run, Ending(None, "StartError", _reason(error, run)))
+            yield self._given_up(run, _reason(error, run))
 
     def _admit(self, run: _Run) -> None:
         """Starts a waiting trial, unless its devices are still taken."""
@@ -221,7 +217,7 @@ class LocalLauncher:
         self._selector.register(run.process, selectors.EVENT_READ)
 
     def _observe(self, run: _Run) -> Iterator[LaunchEvent]:
-        assert run.process is not None
+        assert run.process is not None and run.tail is not None  # noqa: PT018
         for message in run.process.read():
             run.said[message["event"]] = message
             if message["event"] == "started":
@@ -253,10 +249,17 @@ class LocalLauncher:
         else:
             yield self._exited(run, end)
 
+    def _given_up(self, run: _Run, why: str) -> Exited:
+        if run.process is None:
+            return self._exited(run, Ending(None, "StartError", why))
+        run.process.kill()
+        self._selector.unregister(run.process)
+        return self._exited(run, Ending(128 + signal.SIGKILL, "LogUnreadable", why))
+
     def _exited(self, run: _Run, end: Ending) -> Exited:
         run.release()
         del self._runs[run.request.number]
-        nearest = run.tail.nearest if run.attempt else ()
+        nearest = run.tail.nearest if run.tail else ()
         return Exited(self._clock.now(), run.request.number, end.code, end.reason, end.message, nearest)
 
     # From a manifest to a command
@@ -294,23 +297,6 @@ class LocalLauncher:
         if self._devices is None:
             self._devices = DevicePool(cuda_devices(self._environ), lease_folder(self._environ))
         return self._devices
-
-
-def to_yaml(manifest: Manifest) -> str:
-    """YAML that kubectl reads as the same object: texts that it would take for numbers (`1e-5`) are quoted."""
-    return yaml.dump(dict(manifest), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 30)
-
-
-class _Dumper(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
-        return True
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if isinstance(scalar(text), str) else '"')
-
-
-_Dumper.add_representer(str, _represent_text)
 
 
 def _reason(error: Exception, run: _Run) -> str:

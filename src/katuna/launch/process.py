@@ -93,6 +93,7 @@ class GuardedProcess:
         self._socket = ours
         self._token = held.token
         self._text = b""
+        self._trial_pid = 0
         self.over = False
         env = {**command.env, TOKEN_VARIABLE: held.token}
         spec = guard.encode(
@@ -125,7 +126,10 @@ class GuardedProcess:
             else:
                 self._finish()
         *lines, self._text = self._text.split(b"\n")
-        return [json.loads(line) for line in lines]
+        messages = [json.loads(line) for line in lines]
+        for message in messages:
+            self._trial_pid = message.get("pid", self._trial_pid)
+        return messages
 
     def stop(self, grace_s: float) -> None:
         """SIGTERM now, SIGKILL after the grace period. Again with a shorter one: sooner."""
@@ -148,7 +152,14 @@ class GuardedProcess:
             self._guard.kill()
             code = self._guard.wait()
         if code != 0:
-            end_processes(self._token)
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        """For the guard that did not: its trial's process group, and on Linux all that carry the token."""
+        if self._trial_pid:
+            with contextlib.suppress(OSError):
+                os.killpg(self._trial_pid, signal.SIGKILL)
+        end_processes(self._token)
 
 
 def await_release(folder: Path, timeout_s: float) -> None:

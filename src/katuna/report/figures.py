@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from katuna.spec.model import Experiment, Objective, ObjectiveType
+from katuna.text import printable
 from katuna.trials import Event, Reported, Resumed, Search, Started, Trial, number
 
 if TYPE_CHECKING:
@@ -53,11 +54,6 @@ def figures(experiment: Experiment, search: Search, events: Iterable[Event]) -> 
     ]
 
 
-def printable(text: str) -> str:
-    """The text without control characters, unpaired surrogates and writing-direction overrides: each becomes U+FFFD."""
-    return "".join(char if char.isprintable() else "\ufffd" for char in text)
-
-
 def label(text: str) -> str:
     """Text for plotly, which reads a subset of HTML in every label."""
     return html.escape(printable(text), quote=False)
@@ -100,7 +96,6 @@ def _history(study: optuna.study.Study, metric: str) -> Figure:
     best.update(
         name="best so far", line={"color": ACCENT, "width": 2, "shape": "hv"}, hovertemplate="best so far: %{y}<extra></extra>"
     )
-    best.y = [value if math.isfinite(value) else None for value in best.y]
     for trace in (values, best):
         trace.x = [numbers[index] for index in trace.x]
     figure.update_xaxes(title="Trial", tickformat="d")
@@ -236,5 +231,5 @@ def _json(figure: go.Figure) -> str:
         hoverlabel={"namelength": -1},
     )
     figure.update_xaxes(**grid)
-    figure.update_yaxes(**grid)
+    figure.update_yaxes(title_standoff=16, **grid)
     return str(figure.to_json())

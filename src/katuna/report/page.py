@@ -8,9 +8,10 @@ import html
 from collections.abc import Iterable
 from importlib.resources import files
 
-from katuna.report.figures import Figure, figures, printable
+from katuna.report.figures import Figure, figures
 from katuna.spec.model import Experiment
 from katuna.status import timestamp
+from katuna.text import printable
 from katuna.trials import Event, Search, Trial, TrialState, number
 
 _PAGE = """<!doctype html>
@@ -53,7 +54,7 @@ def report_html(experiment: Experiment, search: Search, events: Iterable[Event])
         title=f"{_text(experiment.name)} · katuna",
         css=_resource("page.css"),
         header=_header(experiment, search),
-        main="\n".join([_best(experiment, search), *map(_figure, range(len(drawn)), drawn), _trials(experiment, search)]),
+        main="\n".join([_best(experiment, search), *map(figure_section, range(len(drawn)), drawn), _trials(experiment, search)]),
         footer=_footer(search),
         plotly=plotly,
         script=script,
@@ -134,7 +135,8 @@ def _objective_text(experiment: Experiment, trial: Trial) -> str:
     return trial.summary(objective.metric).pick(objective.strategy) if trial.value(objective) is not None else ""
 
 
-def _figure(index: int, figure: Figure) -> str:
+def figure_section(index: int, figure: Figure) -> str:
+    """One plot with heading and caption; its JSON stands in a script element of its own, which no text in it can end."""
     title, caption = _text(figure.title), _text(figure.caption)
     if not figure.plot:
         return f"<section>\n<h2>{title}</h2>\n<p class=caption>{caption}</p>\n</section>"
@@ -160,7 +162,7 @@ def _trials(experiment: Experiment, search: Search) -> str:
     best = search.best
     rows = "\n".join(_row(experiment, numeric, trial, trial is best) for trial in search.trials.values())
     return (
-        "<section>\n<h2>Trials</h2>\n<p class=caption>A click on a heading sorts by it.</p>\n"
+        '<section class="trials">\n<h2>Trials</h2>\n<p class=caption>A click on a heading sorts by it.</p>\n'
         f'<div class="scroll" tabindex="0" role="region" aria-label="Trials">\n<table>\n<thead><tr>{heads}</tr></thead>\n'
         f"<tbody>\n{rows}\n</tbody>\n</table>\n</div>\n</section>"
     )

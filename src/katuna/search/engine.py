@@ -45,7 +45,7 @@ class Engine:
         self._deadline = deadline
         self._interrupted = interrupted
         self._watch = watch
-        self._to_restart: list[Trial] = []
+        self._to_restart: list[int] = []
         self._search = Search(experiment.objective)
         self._exhausted = False
 
@@ -84,13 +84,13 @@ class Engine:
                 case Exited() if event.number not in told:
                     told.add(event.number)
                     self._suggester.tell(self._search.trials[event.number])
-        self._to_restart = [trial for trial in self._search.unfinished if not self._launcher.attach(trial)]
+        self._to_restart = [trial.number for trial in self._search.unfinished if not self._launcher.attach(trial)]
         if len(events) > 1:
-            self._record(Resumed(self._clock.now(), tuple(trial.number for trial in self._to_restart)))
+            self._record(Resumed(self._clock.now(), tuple(self._to_restart)))
 
     def _ask_for_more(self) -> None:
         while self._to_restart:
-            self._start(self._to_restart.pop(0))
+            self._start(self._search.trials[self._to_restart.pop(0)])
         for _ in range(room(self._experiment, self._search.trials.values())):
             number = len(self._search.trials)
             answer = self._suggester.ask(number)
@@ -126,7 +126,7 @@ class Engine:
         """Stops what still runs (a cluster would let it run on; katib.md 10, B10) and closes the journal."""
         for trial in self._search.unfinished:
             self._record(Stopping(self._clock.now(), trial.number, end.reason))
-            if trial in self._to_restart:
+            if trial.number in self._to_restart:
                 self._record(Exited(self._clock.now(), trial.number, None, end.reason))
             else:
                 self._launcher.stop(trial.number, GRACE_S)

@@ -50,8 +50,13 @@ def find_config_map(config_maps: Sequence[Manifest], name: str, namespace: str) 
     return None
 
 
-def container_env(container: Mapping[str, Any], facts: Facts, config_maps: Sequence[Manifest], pass_env: Collection[str]) -> Env:
-    """The environment that the container's `envFrom` and `env` ask for; paths of the remarks are the container's own."""
+def container_env(
+    container: Mapping[str, Any], facts: Facts, config_maps: Sequence[Manifest], pass_env: Collection[str] | None
+) -> Env:
+    """The environment that the container's `envFrom` and `env` ask for; paths of the remarks are the container's own.
+
+    `pass_env` names variables that the calling shell gives in a Secret's place; None stands for all.
+    """
     reader = _Reader(facts, config_maps, pass_env)
     for index, source in enumerate(container.get("envFrom") or []):
         reader.read_all(source, ("envFrom", index))
@@ -64,7 +69,7 @@ def container_env(container: Mapping[str, Any], facts: Facts, config_maps: Seque
 class _Reader:
     facts: Facts
     config_maps: Sequence[Manifest]
-    pass_env: Collection[str]
+    pass_env: Collection[str] | None
     pairs: list[tuple[str, str]] = field(default_factory=list)
     secrets: list[str] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
@@ -114,7 +119,7 @@ class _Reader:
     def _read_elsewhere(self, name: str, origin: Mapping[str, Any], path: Path) -> None:
         kind = next(iter(origin), "")
         reference = origin.get(kind) or {}
-        if name in self.pass_env:
+        if self.pass_env is None or name in self.pass_env:
             self.secrets.append(name)
         elif not (isinstance(reference, dict) and reference.get("optional")):
             what = "a Secret" if kind == "secretKeyRef" else kind or "nothing"

@@ -176,10 +176,10 @@ class _Builder:
     ) -> Replica:
         metadata = template.get("metadata") or {}
         facts = Facts(pod_name, self.namespace, {**(metadata.get("labels") or {}), **labels}, metadata.get("annotations") or {})
-        container = next(each for each in template["spec"]["containers"] if each.get("name") == self.primary)
+        containers = {each.get("name"): each for each in template["spec"]["containers"]}
         if self.trial:
             injected = (*injected, ("KATIB_TRIAL_NAME", self.trial))
-        return Replica(role, index, pod_name, self._container(container, facts), injected)
+        return Replica(role, index, pod_name, self._container(containers[self.primary], facts), injected)
 
     def _container(self, container: Mapping[str, Any], facts: Facts) -> Container:
         env = container_env(container, facts, self.config_maps, self.pass_env)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from katuna.errors import Level, Scope
+from katuna.errors import Finding, Level, Scope
 
 Path = tuple[str | int, ...]
 """Keys and list indices from the top of a document."""
@@ -29,6 +29,11 @@ class Remark:
     def below(self, prefix: Path) -> Remark:
         """The same remark on a document that holds this one at `prefix`."""
         return replace(self, path=prefix + self.path)
+
+    def at(self, file: str, place: tuple[int, int]) -> Finding:
+        """The remark as a finding in a file; names and values in it are made safe to show."""
+        path, message, hint = map(printable, (path_text(self.path), self.message, self.hint))
+        return Finding(file, *place, path, message, self.level, hint, self.scope)
 
 
 def path_text(path: Path) -> str:
@@ -54,6 +59,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def listed(words: Iterable[str]) -> str:
     return ", ".join(words)
+
+
+def printable(text: str) -> str:
+    """The text on one line, with control characters (line ends, terminal escapes) written out."""
+    return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def shown(value: object, limit: int = 60) -> str:

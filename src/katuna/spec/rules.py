@@ -177,7 +177,9 @@ def _check_range(space: Mapping[str, str], kind: str, path: Path, algorithm: str
         else:
             numbers[name] = value
     if numbers.get("step", 1) <= 0:
-        yield Remark((*path, "step"), f"must be greater than 0, not {shown(space['step'])}", scope="local")
+        yield Remark(
+            (*path, "step"), f"must be greater than 0, not {shown(space['step'])}", scope="" if algorithm == "grid" else "local"
+        )
     if "min" not in numbers or "max" not in numbers:
         return
     if numbers["min"] > numbers["max"]:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from katuna.errors import Finding
-from katuna.spec.remark import Path, Remark, path_text, shown
+from katuna.spec.remark import Path, Remark, shown
 
 MAX_DEPTH = 100
 MAX_ALIASED = 50_000
@@ -53,8 +53,7 @@ class Document:
         return (1, 1)
 
     def finding(self, remark: Remark) -> Finding:
-        line, column = self.place(remark.path, remark.at_key)
-        return Finding(self.file, line, column, path_text(remark.path), remark.message, remark.level, remark.hint, remark.scope)
+        return remark.at(self.file, self.place(remark.path, remark.at_key))
 
     def inner(self, path: Path) -> Document:
         """The YAML that the text field at `path` holds, as a part of this document: same file, paths below `path`.
@@ -86,7 +85,7 @@ class _Refused(Exception):
         super().__init__(message)
 
     def finding(self, file: str) -> Finding:
-        return Finding(file, *self.place, path_text(self.path), self.message, hint=self.hint)
+        return Remark(self.path, self.message, self.hint).at(file, self.place)
 
 
 def parse(source: Source) -> tuple[list[Document], list[Finding]]:
@@ -333,6 +332,7 @@ _INT = re.compile(
     r"(?P<sign>[-+]?)(?:0[xX](?P<hex>[0-9a-fA-F]+)|0[bB](?P<bin>[01]+)|0[oO]?(?P<oct>[0-7]+)|(?P<dec>0|[1-9][0-9]*))\Z"
 )
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+_POINT_FIRST = re.compile(r"\.[0-9]+(_[0-9]+)*([eE][-+]?[0-9]+(_[0-9]+)*)?\Z")
 _BASES = {"hex": 16, "bin": 2, "oct": 8, "dec": 10}
 
 
@@ -340,7 +340,7 @@ def scalar(text: str, tag: str = "", plain: bool = True) -> str | int | float | 
     """The JSON value of a scalar. Raises ValueError for a tag that is not YAML's own, a value that does not fit its tag, and
     infinities and NaN, which JSON does not have."""
     if tag in ("", "!"):
-        return _resolved(text) if plain else text
+        return _resolved(text) if plain and not tag else text
     short = tag.removeprefix("tag:yaml.org,2002:")
     if short in ("str", "timestamp"):
         return text
@@ -360,7 +360,8 @@ def _resolved(text: str) -> str | int | float | bool | None:
         raise ValueError(f"{text} is not a number that JSON can hold; quote it if it is a text")
     if text[0] not in "+-.0123456789":
         return text
-    digits = text if text[0] == "." else text.replace("_", "")
+    # Go's own parser reads what begins with a point, and takes an underscore between digits only.
+    digits = text.replace("_", "") if text[0] != "." or _POINT_FIRST.match(text) else text
     whole = _INT.match(digits)
     if whole:
         base = next(name for name in _BASES if whole[name])

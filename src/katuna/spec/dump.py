@@ -1,0 +1,35 @@
+"""A manifest as YAML text that kubectl reads as the same object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from katuna.spec.model import Manifest
+from katuna.spec.yamltext import scalar
+
+
+def to_yaml(manifest: Manifest) -> str:
+    """Keys keep their order. Texts that kubectl would take for something else, such as `1e-5`, are quoted."""
+    return yaml.dump(dict(manifest), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 30)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _looks_otherwise(text) else None)
+
+
+def _looks_otherwise(text: str) -> bool:
+    """Whether kubectl takes the bare text for a number, say. PyYAML quotes by YAML 1.1 only, which wants a dot in a number."""
+    try:
+        return not isinstance(scalar(text), str)
+    except ValueError:
+        return True
+
+
+_Dumper.add_representer(str, _represent_text)

@@ -1,0 +1,387 @@
+"""`katuna tune` and what can go wrong with it: each fault gives one clear message and its exit code, and nothing recorded is lost."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from searches import await_line, await_none, experiment_yaml, journal_events, katuna, spawn, write_experiment
+
+FOREVER = "import time\nprint('accuracy=0.5', flush=True)\nwhile True: time.sleep(1)"
+STUBBORN = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('accuracy=0.5', flush=True)\nwhile True: time.sleep(1)"
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def refused(*arguments: str) -> str:
+    """The message of an input that is refused: exit code 2, stderr, nothing on stdout, no run folder, no traceback."""
+    done = katuna("tune", *arguments)
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert not Path("runs").exists()
+    return done.stderr
+
+
+def test_a_search_from_a_file_to_a_winner(tmp_path: Path) -> None:
+    write_experiment(tmp_path, maxTrialCount=6)
+    done = katuna("tune", "experiment.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "images are not pulled" in done.stdout
+    assert done.stdout.count("images are not pulled") == 1
+    assert done.stdout.count(" started: toy-") == 6
+    assert "Succeeded: Experiment has succeeded because max trial count has reached (6 succeeded)" in done.stdout
+    assert len(re.findall(r"^ +0\.\d+  toy-", done.stdout, re.MULTILINE)) == 5
+    run = tmp_path / "runs" / "toy"
+    assert (run / "experiment.yaml").read_text() == Path("experiment.yaml").read_text()
+    assert yaml.safe_load((run / "defaulted.yaml").read_text())["spec"]["resumePolicy"] == "Never"
+    assert len(list(run.glob("trials/*/job.yaml"))) == 6
+
+
+def test_the_same_seed_gives_the_same_search_and_another_another(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    for seed in ("5", "5", "6"):
+        assert katuna("tune", "experiment.yaml", "--seed", seed).returncode == 0
+    first, second, third = (
+        sorted(
+            (event["number"], event["name"], str(event["assignments"]))
+            for event in journal_events(run)
+            if event["event"] == "Asked"
+        )
+        for run in (tmp_path / "runs" / "toy", tmp_path / "runs" / "toy-2", tmp_path / "runs" / "toy-3")
+    )
+    assert first == second
+    assert first != third
+
+
+def test_dry_run_prints_what_would_run_and_runs_nothing(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    done = katuna("tune", "experiment.yaml", "--dry-run", "-n", "2")
+    assert done.returncode == 0, done.stderr
+    experiment, *jobs = yaml.safe_load_all(done.stdout)
+    assert experiment["spec"]["resumePolicy"] == "Never"
+    assert [job["kind"] for job in jobs] == ["Job", "Job"]
+    assert not Path("runs").exists()
+    assert katuna("tune", "experiment.yaml").returncode == 0
+    asked = [event["name"] for event in journal_events(tmp_path / "runs" / "toy") if event["event"] == "Asked"]
+    assert [job["metadata"]["name"] for job in jobs] == asked[:2]
+
+
+def test_a_config_map_beside_the_experiment_is_its_template(tmp_path: Path) -> None:
+    whole = yaml.safe_load(experiment_yaml())
+    template = whole["spec"]["trialTemplate"].pop("trialSpec")
+    condition = 'status.conditions.#(type=="Complete")#|#(status=="True")#'
+    whole["spec"]["trialTemplate"] |= {
+        "configMap": {"configMapName": "templates", "configMapNamespace": "team", "templatePath": "toy.yaml"},
+        "successCondition": condition,
+        "failureCondition": condition.replace("Complete", "Failed"),
+    }
+    document = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "templates", "namespace": "team"},
+        "data": {"toy.yaml": yaml.safe_dump(template)},
+    }
+    Path("experiment.yaml").write_text(yaml.safe_dump(whole))
+    assert "templates" in refused("experiment.yaml")
+    Path("templates.yaml").write_text(yaml.safe_dump(document))
+    done = katuna("tune", "experiment.yaml", "templates.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "4 succeeded" in done.stdout
+
+
+def test_timeout_ends_the_search_in_good_order(tmp_path: Path) -> None:
+    write_experiment(tmp_path, FOREVER, maxTrialCount=50)
+    began = time.monotonic()
+    done = katuna("tune", "experiment.yaml", "--timeout", "2s")
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 30
+    assert "--timeout has passed (2 stopped)" in done.stdout
+
+
+def damaged(change: dict[str, Any] | None = None, **spec: Any) -> str:
+    whole = yaml.safe_load(experiment_yaml(**spec))
+    whole |= change or {}
+    return yaml.safe_dump(whole)
+
+
+REFUSED = {
+    "malformed": ("a: [1,\nb: }", r"experiment\.yaml:2:"),
+    "empty": ("", r"experiment\.yaml: error: .*empty|no document"),
+    "wrong kind": (damaged({"kind": "Experimen"}), r"kind.*did you mean"),
+    "wrong version": (damaged({"apiVersion": "kubeflow.org/v1alpha3"}), r"apiVersion"),
+    "misspelt field": (damaged(maxTrialCounts=3), r"maxTrialCounts.*did you mean.*maxTrialCount"),
+    "two of one name": (experiment_yaml() + "---\n" + experiment_yaml(), r"second Experiment is named"),
+    "several": (experiment_yaml() + "---\n" + experiment_yaml(name="other"), r"several Experiments"),
+    "unused parameter": (
+        damaged(
+            parameters=[
+                {"name": name, "parameterType": "double", "feasibleSpace": {"min": "0.1", "max": "0.2"}}
+                for name in ("lr", "momentum")
+            ]
+        ),
+        r"momentum",
+    ),
+    "undeclared placeholder": (
+        damaged(command=["python", "-c", "pass", "${trialParameters.lr}", "${trialParameters.width}"]),
+        r"width",
+    ),
+    "empty space": (
+        damaged(parameters=[{"name": "lr", "parameterType": "double", "feasibleSpace": {"min": "0.9", "max": "0.1"}}]),
+        r"feasibleSpace",
+    ),
+    "duplicate key": ("a: 1\na: 2\n", r"experiment\.yaml:2:1"),
+    "unknown algorithm": (damaged(algorithm={"algorithmName": "tpee"}), r"did you mean.*tpe"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_refused_with_its_place(case: str) -> None:
+    text, expected = REFUSED[case]
+    Path("experiment.yaml").write_text(text)
+    message = refused("experiment.yaml")
+    assert re.search(expected, message, re.IGNORECASE), message
+
+
+def test_all_errors_of_a_file_come_together() -> None:
+    Path("experiment.yaml").write_text(
+        damaged(maxTrialCount="four", parallelTrialCount=0, objective={"type": "maximise", "objectiveMetricName": "a"})
+    )
+    message = refused("experiment.yaml")
+    assert "spec.maxTrialCount" in message
+    assert "spec.parallelTrialCount" in message or "spec.objective.type" in message
+    assert int(re.search(r"(\d+) errors?; nothing was started", message)[1]) >= 2  # type: ignore[index]
+
+
+def test_a_file_that_is_not_there_or_not_text() -> None:
+    assert "nosuch.yaml: No such file" in refused("nosuch.yaml")
+    Path("experiment.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "not UTF-8" in refused("experiment.yaml")
+
+
+def test_a_command_that_does_not_exist_is_found_before_anything_runs(tmp_path: Path) -> None:
+    write_experiment(tmp_path, command=["no-such-command", "${trialParameters.lr}"])
+    message = refused("experiment.yaml")
+    assert "no-such-command" in message
+    assert message.count("error:") == 1
+
+
+def test_a_script_of_the_image_is_found_where_map_says(tmp_path: Path) -> None:
+    write_experiment(tmp_path, command=["python", "/opt/app/train.py", "${trialParameters.lr}"])
+    assert "--map /opt/app=" in refused("experiment.yaml")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train.py").write_text("import sys\nprint(f'accuracy={sys.argv[1]}')")
+    done = katuna("tune", "experiment.yaml", "--map", "/opt/app=./mine")
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_image_without_a_command_needs_its_entrypoint(tmp_path: Path) -> None:
+    whole = yaml.safe_load(experiment_yaml())
+    container = whole["spec"]["trialTemplate"]["trialSpec"]["spec"]["template"]["spec"]["containers"][0]
+    del container["command"]
+    container["args"] = ["${trialParameters.lr}"]
+    Path("experiment.yaml").write_text(yaml.safe_dump(whole))
+    assert "--entrypoint registry.example/toy:1=" in refused("experiment.yaml")
+    Path("train.py").write_text("import sys\nprint(f'accuracy={sys.argv[1]}')")
+    done = katuna("tune", "experiment.yaml", "--entrypoint", "registry.example/toy:1=python train.py")
+    assert done.returncode == 0, done.stderr
+
+
+def test_gpus_that_are_not_here_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    whole = yaml.safe_load(experiment_yaml())
+    container = whole["spec"]["trialTemplate"]["trialSpec"]["spec"]["template"]["spec"]["containers"][0]
+    container["resources"] = {"limits": {"nvidia.com/gpu": 64}}
+    Path("experiment.yaml").write_text(yaml.safe_dump(whole))
+    assert "--device cpu" in refused("experiment.yaml")
+    done = katuna("tune", "experiment.yaml", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+
+
+FAULTS = {
+    "exits 1": ("import sys; print('accuracy=0.5'); sys.exit('out of data')", "Failed", r"exited with code 1.*out of data"),
+    "killed by signal 9": ("import os; os.kill(os.getpid(), 9)", "Failed", r"SIGKILL|signal 9"),
+    "NaN": ("print('accuracy=nan')", "MetricsUnavailable", r"accuracy=nan"),
+    "another metric": ("print('acuracy=0.5')", "MetricsUnavailable", r"acuracy=0\.5"),
+    "silent": ("pass", "MetricsUnavailable", r"never printed"),
+    "10 MB without newline": ("print('x' * 10_000_000, end=''); print(); print('accuracy=0.5')", "Succeeded", ""),
+    "invalid UTF-8": (r"import sys; sys.stdout.buffer.write(b'\xff\xfe accuracy=0.5\n')", "Succeeded", ""),
+    "terminal escapes": (r"import sys; print('\x1b[2J\x1b]0;title\x07'); sys.exit('\x1b[31mboom')", "Failed", r"\\x1b\[31mboom"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_trial_ends_with_its_reason(tmp_path: Path, fault: str) -> None:
+    program, state, reason = FAULTS[fault]
+    write_experiment(tmp_path, program, maxTrialCount=1, parallelTrialCount=1)
+    done = katuna("tune", "experiment.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    listed = katuna("trials")
+    assert state in listed.stdout
+    assert re.search(reason, listed.stdout), listed.stdout
+    assert "\x1b" not in listed.stdout
+
+
+def test_a_hanging_trial_ends_at_its_deadline(tmp_path: Path) -> None:
+    write_experiment(
+        tmp_path, STUBBORN, maxTrialCount=1, parallelTrialCount=1, job={"activeDeadlineSeconds": 1, "backoffLimit": 0}
+    )
+    whole = yaml.safe_load(Path("experiment.yaml").read_text())
+    whole["spec"]["trialTemplate"]["trialSpec"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 1
+    Path("experiment.yaml").write_text(yaml.safe_dump(whole))
+    done = katuna("tune", "experiment.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "DeadlineExceeded" in katuna("trials", "-o", "yaml").stdout
+
+
+def test_backoff_limit_retries_and_without_one_the_first_failure_is_final(tmp_path: Path) -> None:
+    program = "import os, sys; f = os.environ['KATUNA_TRIAL_DIR'] + '/tries'; open(f, 'a').write('x'); sys.exit(1) if len(open(f).read()) < 3 else print('accuracy=0.5')"
+    write_experiment(tmp_path, program, name="retried", maxTrialCount=1, parallelTrialCount=1, job={"backoffLimit": 2})
+    assert "1 succeeded" in katuna("tune", "experiment.yaml").stdout
+    write_experiment(tmp_path, program, name="final", maxTrialCount=1, parallelTrialCount=1)
+    assert "1 failed" in katuna("tune", "experiment.yaml").stdout
+
+
+def test_a_failed_search_has_exit_code_1(tmp_path: Path) -> None:
+    write_experiment(tmp_path, "import sys; sys.exit(3)", maxFailedTrialCount=2)
+    done = katuna("tune", "experiment.yaml")
+    assert done.returncode == 1
+    assert "Failed: Experiment has failed because max failed count has reached" in done.stdout
+    assert "katuna logs toy/" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("program", [FOREVER, STUBBORN], ids=["willing", "stubborn"])
+def test_a_signal_stops_all_and_leaves_a_search_that_goes_on(tmp_path: Path, signum: int, code: int, program: str) -> None:
+    mark = f"mark-{uuid.uuid4()}"
+    path = write_experiment(tmp_path, program, env={"MARK": mark})
+    process = spawn("tune", "experiment.yaml")
+    assert process.stdout is not None
+    journal = tmp_path / "runs" / "toy" / "journal.jsonl"
+    await_line(journal, '"Reported"', times=2)
+    os.killpg(process.pid, signum)
+    if program is STUBBORN:
+        time.sleep(0.3)
+        os.killpg(process.pid, signum)
+    _, errors = process.communicate(timeout=40)
+    assert process.returncode == code, errors
+    assert "go on with `katuna resume toy`" in errors
+    assert "Traceback" not in errors
+    assert await_none(mark, within_s=1.0) == []
+    assert "Interrupted" in katuna("ls").stdout
+    folder_copy = tmp_path / "runs" / "toy" / "experiment.yaml"
+    folder_copy.write_text(path.read_text().replace("while True", "while False"))
+    resumed = katuna("resume", "toy")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed: 0 trials done before; 2 begin again" in resumed.stdout
+    assert "4 succeeded" in resumed.stdout
+
+
+def test_stop_ends_a_search_from_outside(tmp_path: Path) -> None:
+    write_experiment(tmp_path, FOREVER)
+    process = spawn("tune", "experiment.yaml")
+    await_line(tmp_path / "runs" / "toy" / "journal.jsonl", '"Started"', times=2)
+    assert "Running" in katuna("ls").stdout
+    busy = katuna("resume", "toy")
+    assert busy.returncode == 2
+    assert f"pid {process.pid}" in busy.stderr
+    assert katuna("rm", "-y", "toy").returncode == 2
+    stopped = katuna("stop", "toy")
+    assert (stopped.returncode, stopped.stdout) == (0, "toy has stopped; go on with `katuna resume toy`\n")
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_a_child_that_outlives_its_trial_is_ended(tmp_path: Path) -> None:
+    mark = f"mark-{uuid.uuid4()}"
+    program = (
+        "import os, time\nprint('accuracy=0.5', flush=True)\n"
+        "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(100)\n    os._exit(0)\n"
+    )
+    write_experiment(tmp_path, program, env={"MARK": mark})
+    done = katuna("tune", "experiment.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "4 succeeded" in done.stdout
+    assert await_none(mark, within_s=0.5) == []
+
+
+def test_a_flipped_byte_is_refused_and_drop_after_goes_on(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    assert katuna("tune", "experiment.yaml").returncode == 0
+    journal = tmp_path / "runs" / "toy" / "journal.jsonl"
+    whole = journal.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    damaged_bytes = b"".join([*lines[:7], lines[7].replace(b'"number": ', b'"number": 1', 1), *lines[8:]])
+    journal.write_bytes(damaged_bytes)
+    for verb in ("show", "trials", "resume"):
+        done = katuna(verb, "toy")
+        assert done.returncode == 2
+        assert "journal.jsonl, line 8: the checksum does not match" in done.stderr
+        assert "--drop-after 7" in done.stderr
+    assert journal.read_bytes() == damaged_bytes
+    again = katuna("resume", "toy", "--drop-after", "7")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "runs" / "toy" / "journal.jsonl.damaged-1").read_bytes() == damaged_bytes
+    assert journal.read_bytes().startswith(b"".join(lines[:7]))
+    assert "4 succeeded" in again.stdout
+
+
+def test_a_full_disk_stops_the_search_and_loses_nothing(tmp_path: Path) -> None:
+    """The kernel stops katuna's files from growing beyond 3 kB, as a full disk would; the trials' own logs stay below."""
+    write_experiment(tmp_path, maxTrialCount=20)
+    limited = "import resource, signal, sys; from katuna.cli import main; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); main(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", limited, "tune", "experiment.yaml"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert "cannot be written: File too large" in done.stderr
+    assert "katuna resume toy" in done.stderr
+    before = [event for event in journal_events(tmp_path / "runs" / "toy") if event["event"] == "Exited"]
+    again = katuna("resume", "toy")
+    assert again.returncode == 0, again.stderr
+    assert "20 succeeded" in again.stdout
+    after = [event for event in journal_events(tmp_path / "runs" / "toy") if event["event"] == "Exited"]
+    assert after[: len(before)] == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_run_folder_is_refused(tmp_path: Path) -> None:
+    write_experiment(tmp_path, FOREVER)
+    process = spawn("tune", "experiment.yaml")
+    await_line(tmp_path / "runs" / "toy" / "journal.jsonl", '"Started"')
+    katuna("stop", "toy")
+    process.communicate(timeout=30)
+    run = tmp_path / "runs" / "toy"
+    (run / "journal.jsonl").chmod(0o400)
+    (run / "lock").chmod(0o400)
+    run.chmod(0o500)
+    done = katuna("resume", "toy")
+    run.chmod(0o700)
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+
+
+def test_secrets_are_neither_in_the_run_folder_nor_on_the_screen(tmp_path: Path) -> None:
+    secret = f"secret-{uuid.uuid4()}"
+    program = "import os; print('accuracy=0.5' if os.environ.get('TOKEN') else 'no token'); assert 'OTHER' not in os.environ"
+    write_experiment(tmp_path, program)
+    done = katuna("tune", "experiment.yaml", "--pass-env", "TOKEN", env={"TOKEN": secret, "OTHER": "x"})
+    assert "4 succeeded" in done.stdout, done.stdout
+    assert secret not in done.stdout + done.stderr + katuna("best", "-o", "command").stdout
+    for path in (tmp_path / "runs").rglob("*"):
+        assert not path.is_file() or secret.encode() not in path.read_bytes(), path

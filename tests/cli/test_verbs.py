@@ -1,0 +1,214 @@
+"""The verbs on one finished search, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from searches import KATUNA, katuna, objects, write_experiment
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The KATUNA_HOME of a search that has run: five trials, one of which fails."""
+    folder = tmp_path_factory.mktemp("finished")
+    program = (
+        "import os, sys; lr = float(sys.argv[1]); print('hello \\x1b[31mred\\x1b[0m <script>alert(1)</script>')\n"
+        "open(os.environ['KATUNA_TRIAL_DIR'] + '/model.bin', 'w').write('x')\n"
+        "sys.exit('lr is too big') if lr > 0.7 else print(f'accuracy={1 - abs(lr - 0.3):.6f}')"
+    )
+    write_experiment(folder, program, maxTrialCount=5, parallelTrialCount=1)
+    done = katuna("tune", "experiment.yaml", cwd=folder, env={"KATUNA_HOME": str(folder / "runs")})
+    assert done.returncode == 0, done.stderr
+    return folder / "runs"
+
+
+@pytest.fixture(autouse=True)
+def _home(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KATUNA_HOME", str(finished))
+
+
+def test_ls_names_the_run_and_how_it_stands() -> None:
+    lines = katuna("ls").stdout.splitlines()
+    assert lines[0].split() == ["NAME", "STATE", "ALGORITHM", "TRIALS", "BEST", "AGE"]
+    assert lines[1].split()[:4] == ["toy", "Succeeded", "random", "5/5"]
+    assert katuna("ls", "-o", "name").stdout == "toy\n"
+
+
+def test_show_prints_katibs_experiment() -> None:
+    shown = objects("show")
+    assert (shown["kind"], shown["metadata"]["name"]) == ("Experiment", "toy")
+    assert shown["status"]["trials"] == 5
+    assert shown["status"]["conditions"][-1]["type"] == "Succeeded"
+    assert yaml.safe_load(katuna("show", "toy", "-o", "yaml").stdout) == shown
+    assert "Succeeded" in katuna("show", "to").stdout
+
+
+def test_trials_prints_katibs_trials() -> None:
+    trials = objects("trials", "toy")
+    assert [trial["kind"] for trial in trials] == ["Trial"] * 5
+    states = {trial["status"]["conditions"][-1]["type"] for trial in trials}
+    assert states == {"Succeeded", "Failed"}
+    failed = next(trial for trial in trials if trial["status"]["conditions"][-1]["type"] == "Failed")
+    assert "observation" not in failed["status"]
+    assert "lr is too big" in failed["status"]["conditions"][-1]["message"]
+    table = katuna("trials").stdout
+    assert table.splitlines()[0].split() == ["#", "NAME", "STATE", "accuracy", "lr", "TOOK", "REASON"]
+    assert "lr is too big" in table
+    assert katuna("trials", "-o", "name").stdout.split() == [trial["metadata"]["name"] for trial in trials]
+
+
+def test_best_is_the_best_and_its_command_trains_it_again() -> None:
+    trials = objects("trials", "toy")
+    observed = {
+        trial["metadata"]["name"]: float(trial["status"]["observation"]["metrics"][0]["max"])
+        for trial in trials
+        if "observation" in trial["status"]
+    }
+    name = katuna("best", "-o", "name").stdout.strip()
+    assert observed[name] == max(observed.values())
+    line = katuna("best", "-o", "command").stdout.strip()
+    again = subprocess.run(
+        ["/bin/bash", "-c", line],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"KATUNA_TRIAL_DIR": str(Path.cwd())} | {"PATH": "/usr/bin:/bin"},
+        cwd="/",
+    )
+    Path("model.bin").unlink()
+    assert f"accuracy={observed[name]:.6f}" in again.stdout
+
+
+def test_logs_show_control_characters_and_do_not_obey_them() -> None:
+    one = katuna("logs", "toy/0")
+    assert "\\x1b[31mred" in one.stdout
+    assert "\x1b" not in one.stdout
+    whole = katuna("logs", "toy").stdout
+    assert [f"[{number}] hello" in whole for number in range(5)] == [True] * 5
+    missing = katuna("logs", "toy/17")
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert "katuna trials toy" in missing.stderr
+
+
+def test_export_writes_what_others_read(tmp_path: Path) -> None:
+    rows = katuna("export").stdout.splitlines()
+    assert len(rows) == 6
+    assert len(json.loads(katuna("export", "--format", "json").stdout)) == 5
+    target = tmp_path / "trials.parquet"
+    assert katuna("export", "--format", "parquet", "--to", target).returncode == 0
+    assert target.read_bytes()[:4] == b"PAR1"
+    unwritable = katuna("export", "--format", "parquet", "--to", "/proc/nowhere/x.parquet")
+    assert unwritable.returncode == 1
+    assert "cannot be written" in unwritable.stderr
+
+
+def test_report_is_one_page_without_a_script_of_the_trials(tmp_path: Path) -> None:
+    done = katuna("report", "--to", tmp_path / "page.html")
+    assert done.stdout.strip() == str(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "<script>alert(1)" not in page
+    assert "accuracy" in page
+
+
+def test_resume_of_a_finished_search_says_that_there_is_nothing_to_do() -> None:
+    done = katuna("resume", "toy")
+    assert done.returncode == 0
+    assert "nothing to resume" in done.stdout
+    assert katuna("stop", "toy").stdout == "toy is not running\n"
+
+
+@pytest.mark.parametrize("verb", ["show", "trials", "best", "report", "export", "logs", "resume", "rm", "stop"])
+def test_an_unknown_run_is_refused_with_the_way_to_the_known_ones(verb: str) -> None:
+    done = katuna(verb, "nosuch")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: no run 'nosuch'")
+    assert "katuna ls" in done.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    process = subprocess.Popen([*KATUNA, "export"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    errors = process.stderr.read()
+    process.stderr.close()
+    process.wait(60)
+    assert b"Traceback" not in errors
+
+
+def test_completion_knows_verbs_and_runs(finished: Path) -> None:
+    environment = {"_KATUNA_COMPLETE": "bash_complete", "COMP_WORDS": "katuna show t", "COMP_CWORD": "2"}
+    assert katuna(env=environment).stdout == "plain,toy\n"
+    environment = {"_KATUNA_COMPLETE": "bash_complete", "COMP_WORDS": "katuna tr", "COMP_CWORD": "1"}
+    assert katuna(env=environment).stdout == "plain,trials\n"
+    assert "_KATUNA_COMPLETE=bash_complete" in katuna("completion", "bash").stdout
+
+
+def test_rm_removes_one_run(tmp_path: Path) -> None:
+    home = {"KATUNA_HOME": str(tmp_path / "runs")}
+    write_experiment(tmp_path, maxTrialCount=1, parallelTrialCount=1)
+    for _ in range(2):
+        assert katuna("tune", "experiment.yaml", cwd=tmp_path, env=home).returncode == 0
+    assert katuna("rm", "toy-2", env=home).stdout == "removed toy-2\n"
+    assert [entry.name for entry in (tmp_path / "runs").iterdir()] == ["toy"]
+
+
+def test_keep_best_leaves_models_of_the_best_alone(tmp_path: Path) -> None:
+    program = (
+        "import os, sys; open(os.environ['KATUNA_TRIAL_DIR'] + '/model.bin', 'w').write('x'); print(f'accuracy={sys.argv[1]}')"
+    )
+    write_experiment(tmp_path, program)
+    done = katuna("tune", "experiment.yaml", "--keep", "best:2", cwd=tmp_path, env={"KATUNA_HOME": str(tmp_path / "runs")})
+    assert done.returncode == 0, done.stderr
+    kept = {path.parent.name for path in tmp_path.glob("runs/toy/trials/*/model.bin")}
+    best_two = [line.split()[1] for line in done.stdout.split("best accuracy:\n")[1].splitlines()[:2]]
+    assert kept == set(best_two)
+    assert len(list(tmp_path.glob("runs/toy/trials/*/log"))) == 4
+
+
+def test_every_verb_has_help_that_says_what_it_does() -> None:
+    from katuna.cli import VERBS
+
+    for verb in VERBS:
+        done = katuna(verb, "--help")
+        assert done.returncode == 0, verb
+        assert done.stdout.startswith(f"Usage: python -m katuna {verb}") or done.stdout.startswith(f"Usage: katuna {verb}"), (
+            done.stdout
+        )
+        assert len(done.stdout.splitlines()) >= 5
+
+
+def test_help_imports_no_heavy_library() -> None:
+    heavy = ("torch", "optuna", "pandas", "numpy", "kubernetes", "kubeflow", "plotly", "rich", "yaml")
+    for arguments in ((["--help"]), (["tune", "--help"]), (["--version"])):
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "katuna", *arguments], capture_output=True, text=True, check=True
+        )
+        imported = {
+            line.rpartition("|")[2].strip().partition(".")[0]
+            for line in done.stderr.splitlines()
+            if line.startswith("import time:")
+        }
+        assert "click" in imported, "the import table was read"
+        assert not imported & set(heavy), arguments
+
+
+def test_completion_imports_no_heavy_library() -> None:
+    environment = {
+        "_KATUNA_COMPLETE": "bash_complete",
+        "COMP_WORDS": "katuna show t",
+        "COMP_CWORD": "2",
+        "PYTHONPROFILEIMPORTTIME": "1",
+    }
+    done = katuna(env=environment)
+    imported = {
+        line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines() if line.startswith("import time:")
+    }
+    assert "click" in imported
+    assert not imported & {"torch", "optuna", "pandas", "numpy", "kubernetes", "kubeflow", "plotly", "rich"}

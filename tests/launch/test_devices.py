@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launch_jobs import a_launcher, a_request, run_one, the_end, until
+
+from katuna.errors import LaunchFailed
+from katuna.launch.devices import DevicePool, allowed, cuda_devices, lease_folder, parse_listing
+from katuna.launch.options import LocalOptions
+from katuna.trials import Exited, Started
+
+GPU_LIMIT = {"resources": {"limits": {"nvidia.com/gpu": 1}}}
+LISTING = """\
+GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa-01)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-bbbb-02)
+  MIG 3g.20gb     Device  0: (UUID: MIG-cccc-03)
+  MIG 3g.20gb     Device  1: (UUID: MIG-dddd-04)
+GPU 2: NVIDIA A100-SXM4-40GB (UUID: GPU-eeee-05)
+"""
+INSTALLED = {"0": ["GPU-aaaa-01"], "1": ["MIG-cccc-03", "MIG-dddd-04"], "2": ["GPU-eeee-05"]}
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from katuna.launch.devices import DevicePool
+log = Path(sys.argv[2])
+pool = DevicePool(("GPU-0", "GPU-1"), Path(sys.argv[1]))
+done = 0
+while done < 5:
+    lease = pool.lease(1)
+    if lease is None:
+        time.sleep(0.005)
+        continue
+    for event in ("take", "give"):
+        with log.open("a") as out:
+            out.write(f"{event} {lease.devices[0]}\\n")
+        time.sleep(0.01)
+    lease.close()
+    done += 1
+"""
+
+
+def test_reads_the_listing_of_nvidia_smi() -> None:
+    assert parse_listing(LISTING) == INSTALLED
+    assert parse_listing("No devices found.\n") == {}
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, ("GPU-aaaa-01", "MIG-cccc-03", "MIG-dddd-04", "GPU-eeee-05")),
+        ("2,0", ("GPU-eeee-05", "GPU-aaaa-01")),
+        ("GPU-eeee", ("GPU-eeee-05",)),
+        ("1", ("MIG-cccc-03", "MIG-dddd-04")),
+        ("0,-1,2", ("GPU-aaaa-01",)),
+        ("0,7,2", ("GPU-aaaa-01",)),
+        ("0,0", ("GPU-aaaa-01",)),
+        ("none", ()),
+    ],
+)
+def test_a_callers_cuda_visible_devices_is_respected(visible: str | None, expected: tuple[str, ...]) -> None:
+    assert allowed(INSTALLED, visible) == expected
+
+
+def test_an_empty_cuda_visible_devices_asks_nobody() -> None:
+    assert cuda_devices({"CUDA_VISIBLE_DEVICES": "", "PATH": "/nowhere"}) == ()
+
+
+def test_the_folder_is_the_users_own() -> None:
+    assert lease_folder({"XDG_RUNTIME_DIR": "/run/user/7"}) == Path("/run/user/7/katuna")
+    assert lease_folder({}).name == f"katuna-{os.getuid()}"
+
+
+def test_a_device_has_one_holder(tmp_path: Path) -> None:
+    first, second = (DevicePool(("a", "b"), tmp_path / "leases") for _ in range(2))
+    one = first.lease(1)
+    assert one is not None
+    assert one.devices == ("a",)
+    assert second.lease(2) is None
+    other = second.lease(1)
+    assert other is not None
+    assert other.devices == ("b",)
+    assert first.lease(1) is None
+    one.close()
+    again = second.lease(1)
+    assert again is not None
+    assert again.devices == ("a",)
+    again.close()
+    other.close()
+
+
+def test_what_could_not_be_had_whole_is_given_back(tmp_path: Path) -> None:
+    pool = DevicePool(("a", "b"), tmp_path)
+    tmp_path.chmod(0o700)
+    one = pool.lease(1)
+    assert one is not None
+    assert pool.lease(2) is None
+    one.close()
+    both = pool.lease(2)
+    assert both is not None
+    both.close()
+
+
+def test_no_device_needs_no_folder(tmp_path: Path) -> None:
+    lease = DevicePool((), tmp_path / "leases").lease(0)
+    assert lease is not None
+    assert lease.devices == ()
+    assert not (tmp_path / "leases").exists()
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o707, 0o770])
+def test_a_folder_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "leases"
+    folder.mkdir()
+    folder.chmod(mode)
+    with pytest.raises(LaunchFailed, match="yours alone"):
+        DevicePool(("a",), folder).lease(1)
+
+
+def test_a_link_in_the_way_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "leases").symlink_to(tmp_path / "real")
+    with pytest.raises(LaunchFailed, match="yours alone"):
+        DevicePool(("a",), tmp_path / "leases").lease(1)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "real" / "a.lock").symlink_to(tmp_path / "file")
+    with pytest.raises(LaunchFailed, match=r"a\.lock"):
+        DevicePool(("a",), tmp_path / "real").lease(1)
+
+
+def test_processes_take_turns(tmp_path: Path) -> None:
+    """Four processes, two devices: at no time do two hold one, and every one comes to its turn."""
+    log = tmp_path / "log"
+    processes = [subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "leases"), str(log)]) for _ in range(4)]
+    assert [process.wait(60) for process in processes] == [0] * 4
+    events = [line.split() for line in log.read_text().splitlines()]
+    assert len(events) == 4 * 5 * 2
+    for device, group in itertools.groupby(sorted(events, key=lambda event: event[1]), key=lambda event: event[1]):
+        kinds = [kind for kind, _ in group]
+        assert kinds == ["take", "give"] * (len(kinds) // 2), device
+
+
+# Through the launcher
+
+
+def pool(tmp_path: Path, *devices: str) -> DevicePool:
+    return DevicePool(devices, tmp_path / "leases")
+
+
+def seen(tmp_path: Path, name: str = "t0") -> str:
+    return (tmp_path / name / "log").read_text().strip()
+
+
+SHOW = ("sh", "-c", 'echo "[$CUDA_VISIBLE_DEVICES]"')
+
+
+@pytest.mark.parametrize(
+    ("device", "asks", "expected"),
+    [("job", False, "[]"), ("job", True, "[GPU-a]"), ("cpu", True, "[]"), ("cuda", False, "[GPU-a]"), ("cuda", True, "[GPU-a]")],
+)
+def test_a_trial_sees_the_devices_that_are_its_own(tmp_path: Path, device: str, asks: bool, expected: str) -> None:
+    options = LocalOptions(device=device)  # type: ignore[arg-type]
+    launcher = a_launcher(
+        tmp_path, options=options, devices=pool(tmp_path, "GPU-a", "GPU-b"), environ={"CUDA_VISIBLE_DEVICES": "5"}
+    )
+    assert the_end(run_one(launcher, a_request(0, *SHOW, container=GPU_LIMIT if asks else {}))).code == 0
+    assert seen(tmp_path) == expected
+    launcher.close()
+
+
+def test_a_trial_waits_for_a_device_without_starting(tmp_path: Path) -> None:
+    launcher = a_launcher(tmp_path, devices=pool(tmp_path, "GPU-a"))
+    for number in range(3):
+        launcher.start(a_request(number, "sh", "-c", "sleep 0.2", container=GPU_LIMIT))
+    running, most, ended = set[int](), 0, 0
+    while ended < 3:
+        for event in launcher.poll(5.0):
+            if isinstance(event, Started):
+                running.add(event.number)
+            if isinstance(event, Exited):
+                running.remove(event.number)
+                ended += 1
+            most = max(most, len(running))
+    assert most == 1
+    launcher.close()
+
+
+def test_a_waiting_trial_can_be_stopped(tmp_path: Path) -> None:
+    taken = pool(tmp_path, "GPU-a").lease(1)
+    assert taken is not None
+    launcher = a_launcher(tmp_path, devices=pool(tmp_path, "GPU-a"))
+    launcher.start(a_request(0, *SHOW, container=GPU_LIMIT))
+    assert launcher.poll(0.3) == []
+    launcher.stop(0, 1.0)
+    (end,) = launcher.poll(1.0)
+    assert isinstance(end, Exited)
+    assert (end.code, end.reason) == (None, "Stopped")
+    taken.close()
+    launcher.close()
+
+
+def test_more_devices_than_there_are_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    launcher = a_launcher(tmp_path, devices=pool(tmp_path, "GPU-a"))
+    request = a_request(0, *SHOW, container={"resources": {"limits": {"nvidia.com/gpu": 2}}})
+    (finding,) = launcher.preflight([request])
+    assert "2 GPU" in finding.message
+    assert "--device cpu" in finding.hint
+    end = the_end(run_one(launcher, request))
+    assert (end.code, end.reason) == (None, "StartError")
+    assert "--device cpu" in end.message
+    launcher.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kills a trial's guard by its token")
+def test_a_device_stays_taken_while_anything_of_a_killed_katunas_trial_is_left(tmp_path: Path) -> None:
+    code = """
+import os, sys, time
+from pathlib import Path
+from launch_jobs import a_launcher, a_request
+from katuna.launch.devices import DevicePool
+folder = Path(sys.argv[1])
+launcher = a_launcher(folder, devices=DevicePool(("GPU-a",), folder / "leases"))
+trial = "import signal, time; signal.signal(15, signal.SIG_IGN); print('accuracy=1', flush=True); time.sleep(600)"
+limits = {"resources": {"limits": {"nvidia.com/gpu": 1}}}
+launcher.start(a_request(0, "python", "-S", "-c", trial, container=limits))
+while "Reported" not in str(launcher.poll(1.0)):
+    pass
+print("ready", flush=True)
+time.sleep(600)
+"""
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.kill()
+        process.wait()
+        # The trial ignores SIGTERM: for the guard's second of grace it is still there.
+        assert pool(tmp_path, "GPU-a").lease(1) is None
+    leases = []
+    assert until(lambda: leases.append(lease) or True if (lease := pool(tmp_path, "GPU-a").lease(1)) else False)
+    leases[0].close()

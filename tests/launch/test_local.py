@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import yaml
+from launch_jobs import a_job, a_launcher, a_request, run_one, the_end
+
+from katuna.contracts import TrialRequest
+from katuna.launch.local import Collecting, LocalLauncher
+from katuna.launch.options import LocalOptions
+from katuna.metrics.line import compile_filter
+from katuna.spec.yamltext import Source, parse
+from katuna.trials import Reported, Started
+
+
+def environment(folder: Path, launcher: LocalLauncher, **container: object) -> dict[str, str]:
+    run_one(launcher, a_request(0, "env", "-0", container=container))
+    launcher.close()
+    return dict(line.split("=", 1) for line in (folder / "t0" / "log").read_text().split("\0") if line)
+
+
+def test_a_trial_knows_its_name_and_folder(tmp_path: Path) -> None:
+    environ = {"PATH": os.environ["PATH"], "RANK": "3", "MASTER_PORT": "1", "AWS_SECRET_ACCESS_KEY": "x", "KEPT": "1"}
+    found = environment(tmp_path, a_launcher(tmp_path, environ=environ, options=LocalOptions(pass_env=("KEPT",))))
+    assert found["KATUNA_TRIAL_DIR"] == str(tmp_path / "t0")
+    assert found["KATIB_TRIAL_NAME"] == "t0"
+    assert found["PYTHONUNBUFFERED"] == "1"
+    assert found["KEPT"] == "1"
+    assert {"RANK", "MASTER_PORT", "AWS_SECRET_ACCESS_KEY"}.isdisjoint(found)
+
+
+def test_parallel_trials_share_the_cpus(tmp_path: Path) -> None:
+    cpus = len(os.sched_getaffinity(0))
+    assert environment(tmp_path, a_launcher(tmp_path, parallel=1))["OMP_NUM_THREADS"] == str(cpus)
+    assert environment(tmp_path / "b", a_launcher(tmp_path / "b", parallel=10 * cpus))["OMP_NUM_THREADS"] == "1"
+    own = environment(tmp_path / "c", a_launcher(tmp_path / "c"), env=[{"name": "OMP_NUM_THREADS", "value": "7"}])
+    assert own["OMP_NUM_THREADS"] == "7"
+
+
+def test_secrets_are_not_on_any_command_line(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def look(event: object) -> None:
+        if isinstance(event, Started):
+            for key in ("pid", "guard"):
+                seen.append(Path(f"/proc/{event.process[key]}/cmdline").read_bytes().decode())
+
+    launcher = a_launcher(
+        tmp_path, environ={"PATH": os.environ["PATH"], "TOKEN": "hunter2"}, options=LocalOptions(pass_env=("TOKEN",))
+    )
+    request = a_request(
+        0, "sh", "-c", "sleep 0.3; [ $TOKEN = hunter2 ]", container={"env": [{"name": "OTHER", "value": "hunter3"}]}
+    )
+    assert the_end(run_one(launcher, request, look)).code == 0
+    assert len(seen) == 2
+    assert all("hunter" not in text or "[ $TOKEN" in text for text in seen)
+    assert "hunter" not in seen[1]
+    launcher.close()
+
+
+def test_the_rendered_job_lies_in_the_trials_folder(tmp_path: Path) -> None:
+    launcher = a_launcher(tmp_path)
+    manifest = a_job("true", "--lr=1e-5", "1e-5", "0x1f", "null", "yes", "ñ", "a: b", "x" * 300, name="t0")
+    run_one(launcher, TrialRequest(0, "t0", manifest))
+    text = (tmp_path / "t0" / "job.yaml").read_text(encoding="utf-8")
+    documents, findings = parse(Source("job.yaml", text))
+    assert findings == []
+    assert documents[0].value == manifest
+    assert yaml.safe_load(text) == manifest
+    launcher.close()
+
+
+def test_attempts_share_a_log_and_not_their_metrics(tmp_path: Path) -> None:
+    launcher = a_launcher(tmp_path)
+    script = f"if [ -e {tmp_path}/again ]; then echo accuracy=0.2; else touch {tmp_path}/again; echo loss=nan; exit 200; fi"
+    events = run_one(launcher, a_request(0, "sh", "-c", script, backoffLimit=1))
+    assert [event.attempt for event in events if isinstance(event, Started)] == [1, 2]
+    assert [report.value for event in events if isinstance(event, Reported) for report in event.reports] == ["0.2"]
+    assert (tmp_path / "t0" / "log").read_text() == "loss=nan\n\n--- katuna: attempt 2 ---\naccuracy=0.2\n"
+    launcher.close()
+
+
+def a_pytorch_job(policy: str, limit: int, *argv: str) -> TrialRequest:
+    job = a_job(*argv, name="t0")
+    template = job["spec"]["template"]
+    spec = {
+        "runPolicy": {"backoffLimit": limit},
+        "pytorchReplicaSpecs": {"Master": {"replicas": 1, "restartPolicy": policy, "template": template}},
+    }
+    return TrialRequest(0, "t0", {**job, "apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", "spec": spec})
+
+
+def test_exit_code_policy_retries_only_what_a_signal_ended(tmp_path: Path) -> None:
+    launcher = a_launcher(tmp_path)
+    for code, attempts in ((127, 1), (128, 3)):
+        events = run_one(launcher, a_pytorch_job("ExitCode", 2, "sh", "-c", f"exit {code}"))
+        assert sum(isinstance(event, Started) for event in events) == attempts
+        assert the_end(events).code == code
+    launcher.close()
+
+
+def test_a_pytorch_job_has_a_port_of_its_own_on_this_machine(tmp_path: Path) -> None:
+    launcher = a_launcher(tmp_path)
+    bind = "import os, socket; s = socket.create_server((os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])))"
+    code = f"{bind}; print('accuracy=' + os.environ['WORLD_SIZE'] + '.' + os.environ['RANK'])"
+    events = run_one(launcher, a_pytorch_job("Never", 0, "python", "-S", "-c", code))
+    assert [report.value for event in events if isinstance(event, Reported) for report in event.reports] == ["1.0"]
+    launcher.close()
+
+
+def test_a_failure_tells_of_its_own_attempt_alone(tmp_path: Path) -> None:
+    launcher = a_launcher(tmp_path)
+    script = f"if [ -e {tmp_path}/again ]; then exit 4; else touch {tmp_path}/again; echo first words; exit 5; fi"
+    end = the_end(run_one(launcher, a_request(0, "sh", "-c", script, backoffLimit=1)))
+    assert end.code == 4
+    assert "first words" not in end.message
+    assert "its log is empty" in end.message
+    launcher.close()
+
+
+def test_a_trial_that_starts_again_does_not_read_its_old_metrics(tmp_path: Path) -> None:
+    for value in ("0.1", "0.2"):
+        launcher = a_launcher(tmp_path)
+        events = run_one(launcher, a_request(0, "echo", f"accuracy={value}"))
+        assert [report.value for event in events if isinstance(event, Reported) for report in event.reports] == [value]
+        launcher.close()
+    assert "accuracy=0.1" in (tmp_path / "t0" / "log").read_text()
+
+
+def test_own_filters_are_used(tmp_path: Path) -> None:
+    collecting = Collecting(("accuracy",), (compile_filter(r"([\w|-]+)\s*is\s*([+-]?\d*(\.\d+)?)"),))
+    base = a_launcher(tmp_path)
+    launcher = LocalLauncher(lambda name: tmp_path / name, "main", collecting, base._clock)
+    events = run_one(launcher, a_request(0, "echo", "accuracy is 0.75, accuracy=0.5"))
+    assert [report.value for event in events if isinstance(event, Reported) for report in event.reports] == ["0.75"]
+    launcher.close()
+
+
+def test_values_come_while_the_trial_runs(tmp_path: Path) -> None:
+    launcher = a_launcher(tmp_path)
+    script = f"for i in 1 2 3; do echo accuracy=$i; while [ ! -e {tmp_path}/go$i ]; do sleep 0.02; done; done"
+
+    def answer(event: object) -> None:
+        if isinstance(event, Reported):
+            (tmp_path / f"go{event.reports[-1].value}").touch()
+
+    events = run_one(launcher, a_request(0, "sh", "-c", script), answer)
+    assert [report.value for event in events if isinstance(event, Reported) for report in event.reports] == ["1", "2", "3"]
+    launcher.close()
+
+
+def test_preflight_finds_what_cannot_start_and_runs_nothing(tmp_path: Path) -> None:
+    launcher = a_launcher(tmp_path)
+    requests = [a_request(number, "no-such-command") for number in range(3)]
+    (finding,) = launcher.preflight(requests)
+    assert finding.level == "error"
+    assert "'no-such-command'" in finding.message
+    assert launcher.preflight([a_request(0, "true")]) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_that_substitution_broke_is_an_end_and_no_exception(tmp_path: Path) -> None:
+    launcher = a_launcher(tmp_path)
+    request = a_request(0, "true", container={"resources": {"limits": {"cpu": "many"}}})
+    end = the_end(run_one(launcher, request))
+    assert (end.code, end.reason) == (None, "StartError")
+    assert len(launcher.preflight([request])) == 1
+    launcher.close()
+
+
+def test_a_folder_that_is_still_held_is_not_used(tmp_path: Path) -> None:
+    launcher, other = a_launcher(tmp_path), a_launcher(tmp_path)
+    launcher.start(a_request(0, "sleep", "600"))
+    while not launcher.poll(1.0):
+        pass
+    end = the_end(run_one(other, a_request(0, "true")))
+    assert (end.code, end.reason) == (None, "StartError")
+    assert "still holds" in end.message
+    launcher.close(0)
+    other.close()

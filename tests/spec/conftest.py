@@ -1,0 +1,31 @@
+"""Recordings of the real Katib and the real Training Operator."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def katib_truth() -> list[dict[str, Any]]:
+    """Entries of verdicts.json, each with the file's `text`."""
+    folder = SHARED / "katib-truth"
+    if not folder.is_dir():
+        pytest.skip("the recorded verdicts of Katib (shared/data/katib-truth) are not on this machine")
+    entries: list[dict[str, Any]] = json.loads((folder / "verdicts.json").read_text())
+    return [entry | {"text": (folder / entry["file"]).read_text()} for entry in entries]
+
+
+@pytest.fixture(scope="session")
+def operator_truth() -> list[dict[str, Any]]:
+    """Entries of the Training Operator's truth.json, each with the file's `text`."""
+    folder = SHARED / "operator-truth"
+    if not folder.is_dir():
+        pytest.skip("the recordings of the Training Operator (shared/data/operator-truth) are not on this machine")
+    entries: list[dict[str, Any]] = json.loads((folder / "truth.json").read_text())
+    return [entry | {"text": (folder / entry["file"]).read_text()} for entry in entries]

@@ -1,0 +1,127 @@
+"""Damaged files give findings, never anything else."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from spec_examples import JOB, PYTORCHJOB
+
+from katuna.errors import SpecRefused
+from katuna.spec.load import Source, lint, load_experiment
+from katuna.spec.render import render
+from katuna.spec.yamltext import parse
+
+EXAMPLES = [parse(Source("f", text))[0][0].value for text in (JOB, PYTORCHJOB)]
+CONFIG_MAP = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "t"}, "data": {"k": "{kind: Job}"}}
+
+junk = st.sampled_from(
+    [
+        None,
+        True,
+        -1,
+        0,
+        1.5,
+        10**30,
+        "",
+        "x",
+        "${trialParameters.lr}",
+        "${trialSpec.Labels[x]}",
+        [],
+        {},
+        [None],
+        {"": None},
+        [{}],
+        {"a": [1]},
+        "1e5",
+        "\x00",
+        "\x1b[31m\n",
+        {"\x1b[31m": 1},
+    ]
+)
+
+
+def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(deeper for key, child in children for deeper in paths(child, (*path, key)))]
+
+
+def put(value: Any, path: tuple[Any, ...], new: Any, how: str) -> None:
+    for key in path[:-1]:
+        value = value[key]
+    if how == "replace":
+        value[path[-1]] = new
+    elif how == "remove":
+        del value[path[-1]]
+    elif isinstance(value, list):
+        value.insert(path[-1], new)
+    else:
+        value[f"{path[-1]}x"] = new
+
+
+def survives(texts: list[str]) -> None:
+    """Loads, or is refused with findings that have a message; and what loads can be rendered."""
+    sources = [Source(f"{number}.yaml", text) for number, text in enumerate(texts)]
+    findings = lint(sources)
+    assert all(finding.message and str(finding).isprintable() for finding in findings)
+    if any(finding.level == "error" for finding in findings):
+        with pytest.raises(SpecRefused):
+            load_experiment(sources)
+    else:
+        experiment = load_experiment(sources).experiment
+        first = {each.name: each.choices[0] if each.choices else each.text(each.bounds[0]) for each in experiment.parameters}
+        assert render(experiment, "t", first)["metadata"]["name"] == "t"
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_damage_to_values(data: st.DataObject) -> None:
+    manifest = copy.deepcopy(data.draw(st.sampled_from(EXAMPLES)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        places = paths(manifest)[1:]
+        if places:
+            put(
+                manifest,
+                data.draw(st.sampled_from(places)),
+                copy.deepcopy(data.draw(junk)),
+                data.draw(st.sampled_from(["replace", "remove", "add"])),
+            )
+    survives([json.dumps(manifest)])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damage_to_text(data: st.DataObject) -> None:
+    text = data.draw(st.sampled_from([JOB, PYTORCHJOB]))
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, min(len(text), start + 30)))
+    new = data.draw(st.text(alphabet="a1 :-[]{}&*!|>'\"%@#\n\t\x00é", max_size=5))
+    survives([text[:start] + new + text[end:]])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(alphabet="kind: Job\n{}[]\"'${trialParameters.lr}-", max_size=60), st.data())
+def test_damage_to_a_config_map_template(template: str, data: st.DataObject) -> None:
+    manifest = copy.deepcopy(EXAMPLES[0])
+    manifest["spec"]["trialTemplate"].pop("trialSpec")
+    manifest["spec"]["trialTemplate"] |= {
+        "configMap": {"configMapName": "t", "configMapNamespace": "kubeflow", "templatePath": "k"},
+        "successCondition": "s",
+        "failureCondition": "f",
+    }
+    config_map = copy.deepcopy(CONFIG_MAP) | {
+        "data": {"k": data.draw(st.just(template) | st.just(json.dumps(EXAMPLES[0]["spec"])))}
+    }
+    if data.draw(st.booleans()):
+        place = data.draw(st.sampled_from(paths(config_map)[1:]))
+        put(config_map, place, copy.deepcopy(data.draw(junk)), "replace")
+    survives([json.dumps(manifest), json.dumps(config_map)])
+
+
+@pytest.mark.parametrize("text", [JOB, PYTORCHJOB])
+def test_the_examples_themselves_load(text: str) -> None:
+    assert load_experiment([Source("f.yaml", text)]).findings == ()

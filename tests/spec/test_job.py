@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from katuna.errors import RenderRefused
+from katuna.spec.job import Container, Job, expand, expand_text, job_from_manifest, replica_environment
+from katuna.spec.quantity import quantity
+from katuna.spec.yamltext import Source, parse
+
+
+def manifest(text: str) -> Any:
+    documents, findings = parse(Source("f.yaml", text))
+    assert not findings
+    return documents[0].value
+
+
+def batch(container: str = "", spec: str = "", pod: str = "", config_maps: tuple[Any, ...] = (), **options: Any) -> Job:
+    """A Job named trial-1; the arguments are YAML flow fields."""
+    text = f"""
+apiVersion: batch/v1
+kind: Job
+metadata: {{name: trial-1, namespace: lab}}
+spec: {{template: {{metadata: {{labels: {{team: vision}}}}, spec: {{containers: [
+    {{name: helper, image: h}}, {{name: trainer, image: "i:1"{container and ", "}{container}}}]{pod and ", "}{pod}}}}}{spec and ", "}{spec}}}
+"""
+    return job_from_manifest(manifest(text), "trainer", config_maps, **options)
+
+
+def environment(job: Job, **options: Any) -> dict[str, str]:
+    return dict(replica_environment(job, job.replicas[0], **options))
+
+
+def test_the_operators_environment(operator_truth: list[dict[str, Any]]) -> None:
+    """Names, values, order and duplicates of every container that the operator started without elasticPolicy."""
+    compared = 0
+    for entry in operator_truth:
+        job = parse(Source(entry["file"], entry["text"]))[0][entry["doc"]].value
+        if not entry.get("pods") or job["spec"].get("elasticPolicy") is not None:
+            continue
+        ours = job_from_manifest(job, "pytorch")
+        for replica in ours.replicas:
+            recorded = entry["pods"][replica.pod_name.replace(ours.name, "JOB")]["pytorch"]["env"]
+            # "valueFrom" is how the recording shows an entry with neither value nor source.
+            theirs = [(name, "" if value == "valueFrom" else value.replace("JOB", ours.name)) for name, value in recorded]
+            assert [*replica.container.env, *replica.injected] == theirs, entry["file"]
+            compared += 1
+        assert len(ours.replicas) == len(entry["pods"])
+    assert compared > 50
+
+
+def test_addresses_and_ports_are_mapped_and_what_the_operator_injects_wins() -> None:
+    job = job_from_manifest(
+        manifest("""
+apiVersion: kubeflow.org/v1
+kind: PyTorchJob
+metadata: {name: trial-1}
+spec:
+  pytorchReplicaSpecs:
+    Master:
+      replicas: 1
+      template:
+        spec:
+          containers:
+            - name: pytorch
+              image: i
+              command: [python, train.py, "--master=$(MASTER_ADDR):$(MASTER_PORT)", "--keep=$$(RANK)", $(NO_SUCH)]
+              env: [{name: RANK, value: "9"}, {name: BEFORE, value: "$(MASTER_ADDR)"}, {name: MASTER_PORT, value: "1"}]
+"""),
+        "pytorch",
+        trial="trial-1",
+    )
+    environ = environment(job, port=4001)
+    assert environ["RANK"] == "0"
+    assert environ["MASTER_ADDR"] == environ["PET_MASTER_ADDR"] == "127.0.0.1"
+    assert environ["MASTER_PORT"] == environ["PET_MASTER_PORT"] == "4001"
+    assert environ["BEFORE"] == "$(MASTER_ADDR)", "the operator's entries come after the user's"
+    assert environ["KATIB_TRIAL_NAME"] == "trial-1"
+    assert environ["WORLD_SIZE"] == "1"
+    assert environ["PYTHONUNBUFFERED"] == "1"
+    argv = expand(job.replicas[0].container, environ)
+    assert argv == ("python", "train.py", "--master=127.0.0.1:4001", "--keep=$(RANK)", "$(NO_SUCH)")
+    assert job.namespace == "default"
+    assert job.replicas[0].pod_name == "trial-1-master-0"
+
+
+@pytest.mark.parametrize(
+    ("text", "expanded"),
+    [
+        ("$(A)", "1"),
+        ("$(A)$(B)", "12"),
+        ("$$(A)", "$(A)"),
+        ("$$$(A)", "$1"),
+        ("$$$$(A)", "$$(A)"),
+        ("$(C)", "$(C)"),
+        ("$(A", "$(A"),
+        ("$A ${A} $", "$A ${A} $"),
+        ("$()", "$()"),
+        ("a$(A)b$(", "a1b$("),
+    ],
+)
+def test_expansion_is_kubernetes(text: str, expanded: str) -> None:
+    assert expand_text(text, {"A": "1", "B": "2"}) == expanded
+
+
+@given(st.text("$()AB "))
+def test_values_from_elsewhere_are_never_expanded(value: str) -> None:
+    config_map = {"metadata": {"name": "c"}, "data": {"k": value}}
+    job = batch(
+        "env: [{name: A, value: x}, {name: V, valueFrom: {configMapKeyRef: {name: c, key: k}}}]", config_maps=(config_map,)
+    )
+    assert environment(job)["V"] == value
+
+
+def test_env_in_order_earlier_entries_only_and_the_last_of_a_name() -> None:
+    job = batch('env: [{name: B, value: "$(A)"}, {name: A, value: "1"}, {name: C, value: "$(A)"}, {name: A, value: "2"}]')
+    assert environment(job) == {"B": "$(A)", "A": "2", "C": "1"}
+
+
+def test_env_from_the_pod_and_from_config_maps() -> None:
+    config_map = {"metadata": {"name": "c", "namespace": "lab"}, "data": {"K": "v", "L": "w"}}
+    job = batch(
+        """envFrom: [{prefix: P_, configMapRef: {name: c}}, {configMapRef: {name: none, optional: true}}],
+        env: [{name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}},
+              {name: NS, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}},
+              {name: TEAM, valueFrom: {fieldRef: {fieldPath: "metadata.labels['team']"}}},
+              {name: ONE, valueFrom: {configMapKeyRef: {name: c, key: L}}},
+              {name: GONE, valueFrom: {secretKeyRef: {name: s, key: k, optional: true}}}]""",
+        config_maps=(config_map,),
+        pass_env=(),
+    )
+    assert environment(job) == {"P_K": "v", "P_L": "w", "POD": "trial-1-0", "NS": "lab", "TEAM": "vision", "ONE": "w"}
+
+
+def test_secrets_come_from_the_calling_shell_alone() -> None:
+    fields = 'env: [{name: TOKEN, valueFrom: {secretKeyRef: {name: s, key: k}}}, {name: URL, value: "https://$(TOKEN)@host"}]'
+    with pytest.raises(RenderRefused, match="TOKEN"):
+        batch(fields, pass_env=())
+    job = batch(fields, pass_env=("TOKEN",))
+    assert job.replicas[0].container.secrets == ("TOKEN",)
+    assert environment(job, passed={"TOKEN": "t", "OTHER": "o"}) == {"TOKEN": "t", "URL": "https://t@host"}
+    assert environment(job) == {"URL": "https://$(TOKEN)@host"}
+
+
+def test_a_config_map_of_another_namespace_is_not_taken() -> None:
+    config_map = {"metadata": {"name": "c", "namespace": "other"}, "data": {"K": "v"}}
+    with pytest.raises(RenderRefused, match="ConfigMap c in namespace lab"):
+        batch("envFrom: [{configMapRef: {name: c}}]", config_maps=(config_map,))
+
+
+def test_what_a_batch_job_asks_for() -> None:
+    job = batch(
+        'command: [python], args: [train.py], workingDir: /opt, resources: {limits: {cpu: 1500m, memory: 2Gi, nvidia.com/gpu: "2"}}',
+        spec="backoffLimit: 3, activeDeadlineSeconds: 100",
+        pod="activeDeadlineSeconds: 60, terminationGracePeriodSeconds: 5",
+    )
+    container = job.replicas[0].container
+    assert container == Container("trainer", "i:1", ("python",), ("train.py",), (), (), "/opt", 1.5, 2, 2 * 2**30)
+    assert (job.kind, job.name, job.namespace, job.replicas[0].pod_name) == ("Job", "trial-1", "lab", "trial-1-0")
+    assert (job.retries, job.retry_from, job.deadline_s, job.grace_s) == (3, 1, 60.0, 5.0)
+
+
+def test_what_a_file_does_not_say() -> None:
+    job = batch()
+    assert (job.retries, job.deadline_s, job.grace_s) == (0, None, 30.0)
+    assert job.replicas[0].container == Container("trainer", "i:1")
+
+
+def pytorch(policy: str, run_policy: str) -> Job:
+    return job_from_manifest(
+        manifest(f"""
+apiVersion: kubeflow.org/v1
+kind: PyTorchJob
+metadata: {{name: t}}
+spec: {{runPolicy: {{{run_policy}}}, pytorchReplicaSpecs: {{Master: {{replicas: 1, {policy}
+    template: {{spec: {{activeDeadlineSeconds: 50, containers: [{{name: pytorch, image: i}}]}}}}}}}}}}
+"""),
+        "pytorch",
+    )
+
+
+@pytest.mark.parametrize(
+    ("policy", "run_policy", "retries", "retry_from"),
+    [
+        ("restartPolicy: OnFailure,", "backoffLimit: 3", 3, 1),
+        ("restartPolicy: OnFailure,", "", 0, 1),
+        ("", "backoffLimit: 2", 2, 1),
+        ("restartPolicy: Never,", "backoffLimit: 3", 0, 1),
+        ("restartPolicy: ExitCode,", "backoffLimit: 3", 3, 128),
+    ],
+)
+def test_restarts_of_a_pytorchjob(policy: str, run_policy: str, retries: int, retry_from: int) -> None:
+    job = pytorch(policy, run_policy)
+    assert (job.retries, job.retry_from) == (retries, retry_from)
+
+
+def test_the_smallest_deadline_counts() -> None:
+    assert pytorch("", "activeDeadlineSeconds: 40").deadline_s == 40
+    assert pytorch("", "activeDeadlineSeconds: 400").deadline_s == 50
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("500m", "0.5"),
+        ("2", "2"),
+        (2, "2"),
+        (0.5, "0.5"),
+        ("1e3", "1000"),
+        ("4Gi", str(4 * 2**30)),
+        ("1k", "1000"),
+        ("+1.5Ki", "1536"),
+        (".5", "0.5"),
+    ],
+)
+def test_quantities(text: Any, number: str) -> None:
+    assert quantity(text) == quantity(number)
+
+
+@pytest.mark.parametrize("text", ["", "x", "1 Gi", "1GiB", "--1", "1e", True, None, "nan", "１"])
+def test_what_is_no_quantity(text: Any) -> None:
+    with pytest.raises(ValueError, match="quantity"):
+        quantity(text)
+
+
+def test_a_job_that_substitution_broke_is_refused_in_words() -> None:
+    broken = manifest(
+        "{apiVersion: batch/v1, kind: Job, metadata: {name: t}, spec: {template: {spec: {containers: [{name: other}]}}}}"
+    )
+    with pytest.raises(RenderRefused, match="trainer"):
+        job_from_manifest(broken, "trainer")

@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from spec_examples import JOB, PYTORCHJOB, changed, findings_of, only
+
+from katuna.errors import SpecRefused
+from katuna.spec.load import Source, lint, load_experiment
+from katuna.spec.model import ObjectiveType, Parameter
+
+
+def load(*texts: str, **options: Any) -> Any:
+    return load_experiment([Source(f"{number}.yaml", text) for number, text in enumerate(texts)], **options)
+
+
+def test_a_file_becomes_the_typed_model() -> None:
+    loaded = load(JOB)
+    experiment = loaded.experiment
+    assert loaded.findings == ()
+    assert (experiment.name, experiment.namespace, experiment.algorithm) == ("digits", "kubeflow", "tpe")
+    assert experiment.settings == {"random_state": "7"}
+    assert (experiment.parallel_trials, experiment.max_trials, experiment.max_failed) == (2, 12, 3)
+    assert experiment.objective.type is ObjectiveType.MAXIMIZE
+    assert (experiment.objective.metric, experiment.objective.goal, experiment.objective.strategy) == ("accuracy", 0.98, "max")
+    assert experiment.parameters == (
+        Parameter("lr", "double", "1e-4", "0.1", distribution="logUniform"),
+        Parameter("layers", "int", "1", "4"),
+        Parameter("optimizer", "categorical", choices=("sgd", "adam")),
+    )
+    assert experiment.template.primary_container == "trainer"
+    assert experiment.collector.kind == "StdOut"
+    assert experiment.manifest["spec"]["resumePolicy"] == "Never"
+
+
+def test_what_is_absent_is_none_or_katibs_default() -> None:
+    text = JOB
+    for line in (
+        "    goal: 0.98\n",
+        "  parallelTrialCount: 2\n",
+        "  maxTrialCount: 12\n",
+        "  maxFailedTrialCount: 3\n",
+        "  namespace: kubeflow\n",
+    ):
+        text = changed(text, line, "")
+    experiment = load(text).experiment
+    assert (experiment.objective.goal, experiment.max_trials, experiment.max_failed) == (None, None, None)
+    assert (experiment.parallel_trials, experiment.namespace) == (3, "default")
+
+
+def test_a_pytorchjob_with_a_master_alone_runs_here() -> None:
+    assert load(PYTORCHJOB).findings == ()
+
+
+# Bad input: each one clear message. (what is changed, into what, path, line, words of the message or hint)
+BAD = [
+    ("algorithmName: tpe", "algorithmName: tpee", "spec.algorithm.algorithmName", 12, "did you mean tpe"),
+    ("algorithmName: tpe", "algorithmName: cmaes", "spec.algorithm.algorithmName", 12, "random, grid, tpe"),
+    ("- name: random_state", "- name: randomstate", "spec.algorithm.algorithmSettings[0].name", 14, "did you mean random_state"),
+    ('value: "7"', "value: 7", "spec.algorithm.algorithmSettings[0].value", 15, 'in quotes: "7"'),
+    ("  maxTrialCount: 12", "  maxTrialcount: 12", "spec.maxTrialcount", 17, "did you mean maxTrialCount"),
+    ("goal: 0.98", 'goal: "0.98"', "spec.objective.goal", 9, "without quotes"),
+    ("maxTrialCount: 12", "maxTrialCount: 1", "spec.parallelTrialCount", 16, "less than or equal to spec.maxTrialCount"),
+    ('min: "1e-4"', "min: 1e-4", "spec.parameters[0].feasibleSpace.min", 22, "must be text, not the number"),
+    ('min: "1e-4", max: "0.1"', 'min: "0.1", max: "1e-4"', "spec.parameters[0].feasibleSpace", 22, "an empty feasible space"),
+    ('min: "1e-4"', 'min: "0"', "spec.parameters[0].feasibleSpace.min", 22, "greater than 0 for logUniform"),
+    ("list: [sgd, adam]", "list: []", "spec.parameters[2].feasibleSpace.list", 28, "an empty feasible space"),
+    ("{list: [sgd, adam]}", "{}", "spec.parameters[2].feasibleSpace.list", 28, "an empty feasible space"),
+    ("list: [sgd, adam]", "list: [sgd, 1]", "spec.parameters[2].feasibleSpace.list[1]", 28, "in quotes"),
+    ("list: [sgd, adam]", """list: [sgd, 'a"b']""", "spec.parameters[2].feasibleSpace.list[1]", 28, "no trial would ever start"),
+    ("parameterType: int", "parameterType: integer", "spec.parameters[1].parameterType", 24, "one of: double, int"),
+    ("      - {name: layers, reference: layers}\n", "", "spec.trialTemplate.trialParameters", 0, "${trialParameters.layers} is not declared"),
+    ("{name: layers, reference: layers}", "{name: layers, reference: layerz}", "spec.trialTemplate.trialParameters[1].reference", 33, "did you mean layers"),
+    ("primaryContainerName: trainer", "primaryContainerName: trainr", "spec.trialTemplate.trialSpec.spec.template.spec.containers", 0, "did you mean trainer"),
+    ("kind: Job", "kind: TrainJob", "spec.trialTemplate.trialSpec.kind", 0, "kinds here: Job (batch/v1), PyTorchJob"),
+    ("restartPolicy: Never", "restartPolicy: Nevr", "spec.trialTemplate.trialSpec.spec.template.spec.restartPolicy", 0, "did you mean Never"),
+    ("image: registry", "imagee: registry", "spec.trialTemplate.trialSpec.spec.template.spec.containers[0].imagee", 0, "did you mean image"),
+    ("      spec:\n        template:", "      spec:\n        completions: 3\n        template:", "spec.trialTemplate.trialSpec.spec.completions", 0, "one process"),
+    ("      spec:\n        template:", "      spec:\n        backoffLimit: -1\n        template:", "spec.trialTemplate.trialSpec.spec.backoffLimit", 0, "less than 0"),
+    ("  name: digits\n", "  name: digits\n  namespace: twice\n", "metadata.namespace", 6, "written twice"),
+    ("  name: digits\n", "  name: Digits\n", "metadata.name", 4, "lower case"),
+    ("  name: digits\n", f"  name: {'d' * 41}\n", "metadata.name", 4, "at most 40"),
+    ("  name: digits\n", "  generateName: digits-\n", "metadata.generateName", 4, "write metadata.name"),
+    ("parallelTrialCount: 2", "parallelTrialCount: 2\n  nasConfig: {}", "spec.nasConfig", 17, "only one of"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "path", "line", "words"), BAD, ids=[new.strip()[:40] for _, new, *_ in BAD])
+def test_bad_input_is_named_with_place_path_and_next_step(old: str, new: str, path: str, line: int, words: str) -> None:
+    found = findings_of(changed(JOB, old, new))
+    # Two rules may speak of one mistake; the first mention must be the one asked for, and with the words.
+    matching = [finding for finding in found if finding.path == path]
+    assert matching, "\n".join(map(str, found))
+    assert words in str(matching[0])
+    assert not line or matching[0].line == line
+    assert len(found) <= 2
+    with pytest.raises(SpecRefused, match="error"):
+        load(changed(JOB, old, new))
+
+
+def test_a_parameter_never_used_in_the_template() -> None:
+    unused = changed(
+        JOB,
+        "    - name: layers",
+        '    - name: depth\n      parameterType: int\n      feasibleSpace: {min: "1", max: "2"}\n    - name: layers',
+    )
+    finding = only(findings_of(unused))
+    assert finding.path == "spec.parameters[1]"
+    assert "no trialParameter refers to the search parameter 'depth'" in finding.message
+    silent = changed(JOB, '"--layers=${trialParameters.layers}", ', "")
+    finding = only(findings_of(silent))
+    assert finding.path == "spec.trialTemplate.trialParameters[1].name"
+    assert "does not occur in the template" in finding.message
+
+
+def test_a_placeholder_never_declared() -> None:
+    finding = only(findings_of(changed(JOB, '"--lr=', '"--m=${trialParameters.momentum}", "--lr=')))
+    assert "${trialParameters.momentum} is not declared" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("kind: Experiment", "kind: Experimnt", "did you mean Experiment"),
+        ("kind: Experiment", "kind: experiment", "did you mean Experiment"),
+        ("v1beta1", "v1alpha3", "write kubeflow.org/v1beta1"),
+        ("kind: Experiment\n", "", "must be specified"),
+        ("apiVersion: kubeflow.org/v1beta1\n", "", "must be specified"),
+    ],
+)
+def test_wrong_kind_or_version(old: str, new: str, words: str) -> None:
+    text = changed(JOB, old, new)
+    assert words in str(only(findings_of(text)))
+    with pytest.raises(SpecRefused) as refused:
+        load(text)
+    assert words in str(only(list(refused.value.findings)))
+
+
+@pytest.mark.parametrize("text", ["- a\n", "hello\n", "5\n"])
+def test_a_file_that_is_no_manifest(text: str) -> None:
+    assert "mapping" in str(only(findings_of(text)))
+
+
+def test_empty_and_malformed_files() -> None:
+    assert "empty" in str(only(findings_of("")))
+    assert "0.yaml:2:" in str(only(findings_of("a: [\n")))
+    with pytest.raises(SpecRefused, match="no file"):
+        load_experiment([])
+
+
+def test_two_experiments_of_one_name() -> None:
+    for texts in ([JOB, JOB], [f"{JOB}---\n{JOB}"]):
+        finding = only(findings_of(*texts))
+        assert "a second Experiment is named 'digits'; the first is at 0.yaml:4" in finding.message
+        assert finding.path == "metadata.name"
+        with pytest.raises(SpecRefused, match="second Experiment"):
+            load(*texts)
+    elsewhere = changed(JOB, "namespace: kubeflow", "namespace: lab")
+    assert findings_of(JOB, elsewhere) == [], "another namespace is another Experiment"
+
+
+def test_several_experiments_need_a_name() -> None:
+    other = changed(JOB, "name: digits", "name: letters")
+    with pytest.raises(SpecRefused, match="several Experiments are given: digits, letters"):
+        load(JOB, other)
+    assert load(JOB, other, name="letters").experiment.name == "letters"
+    with pytest.raises(SpecRefused, match="there are: digits, letters"):
+        load(JOB, other, name="words")
+    broken = changed(other, "algorithmName: tpe", "algorithmName: no")
+    assert load(JOB, broken, name="digits").experiment.name == "digits", "an Experiment that was not asked for is not in the way"
+
+
+def test_no_experiment_among_the_files() -> None:
+    config_map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n"
+    with pytest.raises(SpecRefused, match="there is no Experiment"):
+        load(config_map)
+    assert lint([Source("c.yaml", config_map)]) == ()
+
+
+def test_all_errors_of_all_files_come_together_in_file_order() -> None:
+    first = changed(changed(JOB, "type: maximize", "type: max"), "maxFailedTrialCount: 3", "maxFailedTrialCount: -3")
+    with pytest.raises(SpecRefused) as refused:
+        load(first, "a: [\n", "apiVersion: v1\nkind: ConfigMap\ndatum: {}\n")
+    places = [(finding.file, finding.line) for finding in refused.value.findings]
+    assert places == [("0.yaml", 8), ("0.yaml", 18), ("1.yaml", 2), ("2.yaml", 3)]
+
+
+def test_other_objects_beside_are_a_note() -> None:
+    claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\nspec: {anything: 1}\n"
+    hidden = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {TOKEN: hunter2}\n"
+    findings = load(JOB, claim, hidden).findings
+    assert [finding.level for finding in findings] == ["note", "note"]
+    assert "hunter2" not in str(findings)
+
+
+def test_fields_without_meaning_here_are_one_note() -> None:
+    text = changed(
+        JOB,
+        "    primaryContainerName: trainer",
+        "    retain: true\n    primaryPodLabels: {a: b}\n    primaryContainerName: trainer",
+    )
+    text = changed(
+        text, "                image: registry", "                imagePullPolicy: Always\n                image: registry"
+    )
+    text = changed(
+        text, "            restartPolicy: Never\n", "            restartPolicy: Never\n            nodeSelector: {a: b}\n"
+    )
+    notes = findings_of(text, level="note")
+    assert "retain" in only(notes).message
+    assert "imagePullPolicy" in only(notes).message
+    assert "nodeSelector" in only(notes).message
+    assert load(text).findings == tuple(notes)
+
+
+def test_early_stopping_is_known_and_ignored() -> None:
+    text = changed(
+        JOB,
+        "  parallelTrialCount: 2",
+        '  earlyStopping: {algorithmName: medianstop, algorithmSettings: [{name: start_step, value: "5"}]}\n  parallelTrialCount: 2',
+    )
+    assert "early stopping is ignored here" in only(findings_of(text, level="note")).message
+    assert "must be at least 1" in only(findings_of(changed(text, '"5"', '"0"'))).message
+
+
+def test_collectors() -> None:
+    def with_collector(spec: str) -> str:
+        return changed(JOB, "  parallelTrialCount: 2", f"  metricsCollectorSpec: {spec}\n  parallelTrialCount: 2")
+
+    finding = only(findings_of(with_collector("{collector: {kind: File}}")))
+    assert (finding.scope, finding.path) == ("local", "spec.metricsCollectorSpec.collector.kind")
+    assert "collectors here: StdOut" in finding.hint
+    loaded = load(with_collector("{collector: {kind: StdOut}, source: {filter: {metricsFormat: ['(\\w+)=(\\d+)']}}}"))
+    assert loaded.experiment.collector.filters == (r"(\w+)=(\d+)",)
+    for broken, words in (
+        ("(", "regular expression"),
+        (r"(\w+)=(\d+)(?=x)", "(?="),
+        (r"(\w+)=\d+", "two groups"),
+        (r"(\w+)=(\1)", r"\1"),
+    ):
+        spec = f"{{collector: {{kind: StdOut}}, source: {{filter: {{metricsFormat: ['{broken}']}}}}}}"
+        assert words in str(only(findings_of(with_collector(spec))))
+
+
+def test_a_metric_name_that_the_default_filter_never_reads() -> None:
+    text = changed(JOB, "objectiveMetricName: accuracy", "objectiveMetricName: val/accuracy")
+    assert "val/accuracy" in only(findings_of(text, level="warning")).message
+
+
+def test_replicas_of_a_pytorchjob() -> None:
+    master = PYTORCHJOB[PYTORCHJOB.index("          Master:") :]
+    finding = only(findings_of(PYTORCHJOB + master.replace("Master:", "Worker:")))
+    assert finding.path.endswith("pytorchReplicaSpecs.Worker")
+    assert "several replicas do not run here yet" in finding.message
+    assert "must be 1" in str(only(findings_of(changed(PYTORCHJOB, "replicas: 1", "replicas: 2"))))
+    assert "there is no Master" in str(findings_of(changed(PYTORCHJOB, "Master:", "Worker:")))
+    assert "did you mean Master" in str(findings_of(changed(PYTORCHJOB, "Master:", "master:")))
+    elastic = changed(
+        PYTORCHJOB, "        pytorchReplicaSpecs:", "        elasticPolicy: {maxRestarts: 3}\n        pytorchReplicaSpecs:"
+    )
+    assert "elastic" in str(only(findings_of(elastic)))
+
+
+def test_other_containers_are_a_note_and_missing_names_an_error() -> None:
+    beside = changed(
+        JOB,
+        "            containers:",
+        "            initContainers: [{name: fetch, image: i}]\n            containers:\n              - {name: side, image: i}",
+    )
+    assert only(findings_of(beside, level="note")).message.endswith("side, fetch")
+    assert load(beside).experiment.name == "digits"
+    twice = changed(JOB, "            containers:", "            containers:\n              - {name: trainer, image: i}")
+    assert "a container already" in str(findings_of(twice))
+
+
+FROM_A_KEY = "                env: [{name: TOKEN, valueFrom: {secretKeyRef: {name: s, key: k}}}]\n"
+
+
+def test_a_secret_is_refused_with_the_way_out() -> None:
+    finding = only(findings_of(JOB + FROM_A_KEY))
+    assert finding.path.endswith("containers[0].env[0].valueFrom.secretKeyRef")
+    assert "TOKEN" in finding.message
+    assert "--pass-env TOKEN" in finding.hint
+    assert load(JOB + FROM_A_KEY, pass_env=("TOKEN",)).findings == ()
+    assert findings_of(JOB + FROM_A_KEY, pass_env=("TOKEN",)) == []
+    assert load(JOB + FROM_A_KEY.replace("key: k", "key: k, optional: true")).findings == ()
+
+
+def test_config_maps_of_the_environment_are_read_beside() -> None:
+    text = JOB + "                envFrom: [{configMapRef: {name: settings}}]\n"
+    assert "give its file beside this one" in str(only(findings_of(text)))
+    config_map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {A: b}\n"
+    loaded = load(text, config_map)
+    assert loaded.findings == ()
+    assert loaded.config_maps[0]["data"] == {"A": "b"}
+
+
+def test_mistakes_in_a_config_map_template_are_shown_there() -> None:
+    experiment = JOB[: JOB.index("    trialSpec:")] + (
+        "    configMap: {configMapName: t, configMapNamespace: kubeflow, templatePath: job.yaml}\n"
+        "    successCondition: s\n    failureCondition: f\n"
+    )
+    inner = JOB[JOB.index("      apiVersion: batch/v1") :].replace("restartPolicy", "restartpolicy")
+    config_map = f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: t}}\ndata:\n  job.yaml: |\n{inner}"
+    finding = findings_of(experiment, config_map)[0]
+    row = config_map.splitlines().index("            restartpolicy: Never") + 1
+    assert (finding.file, finding.line, finding.column) == ("1.yaml", row, 13)
+    assert finding.path == "data[job.yaml].spec.template.spec.restartpolicy"
+    assert "did you mean restartPolicy" in finding.hint
+
+
+def test_grid_needs_steps_and_a_budget_within_its_size() -> None:
+    grid = JOB.replace("algorithmName: tpe", "algorithmName: grid")
+    assert "grid needs a step" in str(only(findings_of(grid)))
+    stepped = changed(grid, 'max: "0.1", distribution: logUniform', 'max: "0.1", step: "0.05"')
+    assert findings_of(stepped) == []
+    assert "more than the 16 combinations" in str(only(findings_of(changed(stepped, "maxTrialCount: 12", "maxTrialCount: 17"))))
+
+
+def test_lint_takes_jobs_alone() -> None:
+    alone = "apiVersion: kubeflow.org/v1\nkind: PyTorchJob\nmetadata: {name: p}\nspec:\n  pytorchReplicaSpecs: {Worker: {replicas: 2, restartpolicy: Never}}\n"
+    finding = only(findings_of(alone))
+    assert (finding.path, finding.hint) == ("spec.pytorchReplicaSpecs.Worker.restartpolicy", "did you mean restartPolicy?")
+    job = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: j}\nspec: {template: {spec: {containers: [{name: c, image: i, stdin: 1}]}}}\n"
+    assert only(findings_of(job)).path == "spec.template.spec.containers[0].stdin"
+
+
+def test_loading_is_quick_and_imports_little() -> None:
+    started = time.process_time()
+    for _ in range(20):
+        load(JOB)
+    assert (time.process_time() - started) / 20 < 0.05
+    code = "import sys, katuna.spec.load; print(*[name for name in ('torch', 'optuna', 'pandas', 'numpy', 'kubernetes') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,153 @@
+"""Who may import whom: the layers of docs/architecture.md, read from the sources."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCES = Path(__file__).parents[1] / "src" / "katuna"
+TRAINERS = Path(__file__).parents[1] / "trainers"
+
+# From the bottom up: each unit may import those named, and itself.
+LAYERS: dict[str, set[str]] = {
+    "errors": set(),
+    "text": set(),
+    "metrics.line": set(),
+    "spec.model": set(),
+    "trials": {"metrics.line", "spec.model"},
+    "metrics": {"metrics.line", "trials", "text"},
+    "contracts": {"spec.model", "trials"},
+    "spec": {"errors", "text", "spec.model", "metrics.line"},
+    "store": {"errors", "metrics.line", "trials"},
+    "launch": {"errors", "text", "metrics.line", "metrics", "spec.model", "spec", "trials", "contracts"},
+    "search": {"spec.model", "spec", "trials", "contracts"},
+    "status": {"spec.model", "spec", "trials"},
+    "report": {"text", "spec.model", "trials", "search", "status"},
+    "run": {"errors", "spec.model", "spec", "trials", "contracts", "store", "launch", "metrics.line", "search", "report"},
+    "cli": {"errors", "text", "spec", "trials", "store", "launch", "search", "status", "report", "run"},
+}
+
+# Heavy libraries enter through these files alone, and there inside functions.
+GATES = {
+    "optuna": {"search/space.py", "search/suggest.py", "report/figures.py", "report/tables.py"},
+    "pandas": {"report/tables.py", "run.py"},
+    "plotly": {"report/figures.py", "report/page.py"},
+    "rich": {"cli/screen.py"},
+    "torch": set(),
+    "kubernetes": set(),
+    "kubeflow": set(),
+}
+
+
+def modules() -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted(SOURCES.rglob("*.py")):
+        yield path, ast.parse(path.read_text())
+
+
+def unit_of(name: str) -> str:
+    """The unit that a dotted name below katuna belongs to: the longest one of LAYERS."""
+    parts = name.split(".")
+    return next((".".join(parts[:length]) for length in (2, 1) if ".".join(parts[:length]) in LAYERS), parts[0])
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, ast.stmt]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.module in ("katuna", "katuna.store", "katuna.launch", "katuna.cli"):
+                yield from ((f"{node.module}.{alias.name}", node) for alias in node.names)
+            else:
+                yield node.module, node
+
+
+def at_top(tree: ast.Module) -> set[ast.stmt]:
+    """The statements that run when a module is imported; those under `if TYPE_CHECKING` do not."""
+    return set(tree.body)
+
+
+def test_every_module_belongs_to_a_layer() -> None:
+    units = {unit_of(".".join(path.relative_to(SOURCES).with_suffix("").parts)) for path, _ in modules()}
+    assert units - {"__init__", "__main__"} == set(LAYERS)
+
+
+def test_layers_import_downwards_only() -> None:
+    wrong = []
+    for path, tree in modules():
+        here = unit_of(".".join(path.relative_to(SOURCES).with_suffix("").parts))
+        if here in ("__init__", "__main__"):
+            continue
+        for name, node in imports(tree):
+            if name.startswith("katuna."):
+                there = unit_of(name.removeprefix("katuna."))
+                if there != here and there not in LAYERS[here]:
+                    wrong.append(f"{path.relative_to(SOURCES)}:{node.lineno}: {here} imports {there}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_layers_have_no_cycle() -> None:
+    seen: set[str] = set()
+    for unit, below in LAYERS.items():
+        assert below <= seen, f"{unit} is listed before {below - seen}"
+        seen.add(unit)
+
+
+def test_engine_sees_contracts_and_nothing_concrete() -> None:
+    names = {name for name, _ in imports(ast.parse((SOURCES / "search" / "engine.py").read_text()))}
+    assert not {
+        name
+        for name in names
+        if name.startswith(("katuna.launch", "katuna.store", "katuna.search.suggest", "optuna", "subprocess", "os", "time"))
+    }
+
+
+@pytest.mark.parametrize("library", GATES)
+def test_heavy_libraries_enter_through_their_gates(library: str) -> None:
+    for path, tree in modules():
+        for name, node in imports(tree):
+            if name.partition(".")[0] == library:
+                place = str(path.relative_to(SOURCES))
+                assert place in GATES[library], f"{place}:{node.lineno} imports {library}"
+                assert node not in at_top(tree), f"{place}:{node.lineno} imports {library} when it is itself imported"
+
+
+def test_loading_the_spec_loads_no_heavy_library() -> None:
+    code = "import sys, katuna.spec.load, katuna.store.rundir, katuna.store.journal, katuna.status; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "katuna.spec.load" in loaded
+    assert not {name.partition(".")[0] for name in loaded} & {*GATES, "numpy"}
+
+
+def test_trainers_import_nothing_of_katuna_but_the_metric_line() -> None:
+    for path in TRAINERS.glob("*.py"):
+        names = {name for name, _ in imports(ast.parse(path.read_text())) if name.partition(".")[0] == "katuna"}
+        assert names <= {"katuna.metrics.line"}, path
+
+
+def test_the_metric_line_and_the_guard_need_the_standard_library_alone() -> None:
+    for path in (SOURCES / "metrics" / "line.py", SOURCES / "launch" / "guard.py"):
+        names = {name.partition(".")[0] for name, _ in imports(ast.parse(path.read_text()))}
+        assert names <= set(sys.stdlib_module_names), path
+
+
+def test_files_are_read_in_one_sitting() -> None:
+    lengths = {path.relative_to(SOURCES): len(path.read_text().splitlines()) for path, _ in modules()}
+    assert {path: length for path, length in lengths.items() if length > 450} == {}
+
+
+def test_nothing_evaluates_pickles_or_calls_a_shell() -> None:
+    for path, tree in modules():
+        for name, _ in imports(tree):
+            assert name.partition(".")[0] not in {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}, path
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in {"eval", "exec", "os.system", "yaml.load", "yaml.unsafe_load", "pickle.loads"}, (
+                    f"{path}:{node.lineno}"
+                )
+                assert not any(keyword.arg == "shell" for keyword in node.keywords), f"{path}:{node.lineno}"

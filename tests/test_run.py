@@ -1,0 +1,68 @@
+"""katuna from Python."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import katuna
+from katuna.errors import RunNotFound, SpecRefused
+from katuna.launch.options import LocalOptions
+from katuna.run import RunOptions
+from katuna.trials import Event, Exited, Search
+from searches import write_experiment
+
+
+def test_tune_returns_the_run_and_load_finds_it_again(tmp_path: Path) -> None:
+    path = write_experiment(tmp_path)
+    ends: list[str] = []
+
+    def watch(event: Event, search: Search) -> None:
+        if isinstance(event, Exited):
+            ends.append(search.trials[event.number].state.value)
+
+    run = katuna.tune(path, home=tmp_path / "mine", watch=watch)
+    assert ends == ["Succeeded"] * 4
+    assert run.state == "Succeeded"
+    assert run.best is not None
+    values = {trial.number: trial.value(run.experiment.objective) for trial in run.trials}
+    assert values[run.best.number] == max(values.values())  # type: ignore[type-var]
+    frame = run.to_dataframe()
+    assert len(frame) == 4
+    assert frame["objective"].max() == values[run.best.number]
+    again = katuna.load(home=tmp_path / "mine")
+    assert again.path == run.path
+    assert again.trials == run.trials
+    assert katuna.load("to", home=tmp_path / "mine").name == "toy"
+
+
+def test_bad_input_raises_with_its_findings(tmp_path: Path) -> None:
+    path = write_experiment(tmp_path, maxTrialCount="many")
+    with pytest.raises(SpecRefused) as caught:
+        katuna.tune(path)
+    assert any(finding.path == "spec.maxTrialCount" for finding in caught.value.findings)
+    with pytest.raises(RunNotFound):
+        katuna.load()
+
+
+def test_the_surface_is_what_is_documented() -> None:
+    assert {name for name in katuna.__all__ if not callable(getattr(katuna, name))} == set()
+    with pytest.raises(AttributeError, match="nosuch"):
+        _ = katuna.nosuch
+
+
+def test_options_survive_the_journal() -> None:
+    options = RunOptions(
+        LocalOptions(
+            maps=(("/opt/app", "./trainers"),),
+            entrypoints={"image:1": ("python", "train.py")},
+            pythons={"image:1": "/usr/bin/python3"},
+            pass_env=("TOKEN",),
+            device="cpu",
+            cwd="/",
+        ),
+        keep=3,
+    )
+    assert RunOptions.from_json(json.loads(json.dumps(options.as_json()))) == options

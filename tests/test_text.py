@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from katuna.text import printable, shorten
+
+
+def test_what_steers_a_terminal_is_written_out() -> None:
+    assert printable("a\x1b[31m\u202eb\ud800é\r\x00") == r"a\x1b[31m\u202eb\ud800é\r\x00"
+    assert printable("a\tb\nc") == r"a\tb\nc"
+    assert printable("a\tb\nc\x07", newlines=True) == "a\tb\nc\\x07"
+
+
+@given(st.text())
+def test_any_text_becomes_printable_and_printable_text_stays(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable()
+    assert printable(shown) == shown
+
+
+def test_shortened_text_says_so() -> None:
+    assert shorten("abcdef", 6) == "abcdef"
+    assert shorten("abcdefg", 6) == "abcde…"
