@@ -314,3 +314,43 @@ def test_a_stop_that_comes_before_the_guard_has_started_is_carried_out(launcher:
     assert until(lambda: events.extend(launcher.poll(1.0)) or (events and isinstance(events[-1], Exited)))
     assert the_end(events).code == 143
     assert carriers(mark) == []
+
+
+@linux
+def test_a_child_of_katuna_that_holds_the_socket_does_not_keep_the_trial_alive(tmp_path: Path, mark: str) -> None:
+    """Forked without exec, as a data loader is, it has inherited katuna's end of the socket: the guard sees no end of file."""
+    code = f"""
+import os, sys, time
+from pathlib import Path
+from launch_jobs import a_launcher, a_request
+launcher = a_launcher(Path({str(tmp_path)!r}))
+launcher.start(a_request(0, "sh", "-c", "echo accuracy=1; sleep 600; echo {mark}"))
+while "Reported" not in str(launcher.poll(1.0)):
+    pass
+child = os.fork()
+if child:
+    print(child, flush=True)
+time.sleep(600)
+"""
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None  # noqa: PT018
+        process.stdin.write(code)
+        process.stdin.close()
+        child = int(process.stdout.readline())
+        try:
+            assert carriers(mark)
+            process.kill()
+            process.wait()
+            assert until(lambda: not carriers(mark), within_s=15)
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+@linux
+def test_a_trial_inherits_no_file_of_katunas(launcher: LocalLauncher, tmp_path: Path) -> None:
+    run_one(launcher, a_request(0, *python("import os; print(sorted(int(fd) for fd in os.listdir('/proc/self/fd')))")))
+    # 3 is the listing itself.
+    assert (tmp_path / "t0" / "log").read_text() == "[0, 1, 2, 3]\n"

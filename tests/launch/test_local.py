@@ -4,14 +4,14 @@ import os
 from pathlib import Path
 
 import yaml
-from launch_jobs import a_job, a_launcher, a_request, run_one, the_end
+from launch_jobs import a_job, a_launcher, a_request, run_one, the_end, until
 
 from katuna.contracts import TrialRequest
 from katuna.launch.local import Collecting, LocalLauncher
 from katuna.launch.options import LocalOptions
 from katuna.metrics.line import compile_filter
 from katuna.spec.yamltext import Source, parse
-from katuna.trials import Reported, Started
+from katuna.trials import Exited, Reported, Started
 
 
 def environment(folder: Path, launcher: LocalLauncher, **container: object) -> dict[str, str]:
@@ -179,3 +179,17 @@ def test_a_folder_that_is_still_held_is_not_used(tmp_path: Path) -> None:
     assert "still holds" in end.message
     launcher.close(0)
     other.close()
+
+
+def test_a_trial_that_failed_just_before_its_stop_does_not_start_again(tmp_path: Path) -> None:
+    launcher = a_launcher(tmp_path)
+    launcher.start(a_request(0, "sh", "-c", "exit 9", backoffLimit=5))
+    (started,) = launcher.poll(10.0)
+    assert isinstance(started, Started)
+    # Its guard has gone, so all is said, and nobody has listened yet.
+    assert until(lambda: "Z" in Path(f"/proc/{started.process['guard']}/stat").read_text().rpartition(")")[2][:3])
+    launcher.stop(0, 5.0)
+    (end,) = launcher.poll(10.0)
+    assert isinstance(end, Exited)
+    assert end.code == 9
+    launcher.close()

@@ -300,11 +300,13 @@ def test_a_dataset_that_cannot_be_downloaded_is_said(trainer: ModuleType, monkey
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_defaults_are_good_on_digits() -> None:
     accuracies = [printed(run(f"--seed={seed}").stdout)[-1]["val-accuracy"] for seed in range(3)]
     assert sum(accuracies) / 3 >= 0.993
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_defaults_are_good_on_mnist5k() -> None:
     assert printed(run("--dataset=mnist5k", "--shift=2").stdout)[-1]["val-accuracy"] >= 0.98
