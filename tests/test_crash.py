@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
@@ -63,12 +62,7 @@ def kill_until_done(folder: Path, mark: str, chance: random.Random, kills: int) 
     environment = {"KATUNA_HOME": str(folder / "runs")}
     hits = 0
     while True:
-        begun = (run / "journal.jsonl").exists() and (run / "journal.jsonl").stat().st_size > 0
-        if not begun and run.exists():
-            # Killed before its first event: nothing to resume, as `katuna resume` says.
-            assert katuna("rm", "-y", str(run), env=environment).returncode in (0, 2)
-            with contextlib.suppress(FileNotFoundError):
-                run.rename(folder / f"never-began-{hits}")
+        begun = run.exists()
         arguments = ("resume", str(run)) if begun else ("tune", "experiment.yaml")
         process = spawn(*arguments, cwd=folder, env=environment)
         try:

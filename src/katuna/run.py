@@ -127,18 +127,24 @@ def start(
     *,
     timeout_s: float | None = None,
     home: Path | None = None,
-    interrupted: Callable[[], bool] = lambda: False,
+    interruptions: Callable[[], int] = lambda: 0,
     watch: Callable[[Run], Watcher] | None = None,
 ) -> Run:
-    """Makes the run folder and runs the search to its end, or until `interrupted`. Returns the run either way."""
+    """Makes the run folder and runs the search to its end, or until it is interrupted. Returns the run either way."""
     experiment = planned.experiment
     _preflight(planned)
-    text = "\n---\n".join(source.text for source in planned.sources)
-    folder = rundir.create(experiment.name, {"experiment.yaml": text, "defaulted.yaml": _yaml(experiment.manifest)}, home)
+    text = "\n---\n".join(source.text for source in planned.sources).encode()
+    opened = Opened(
+        time.time(), experiment.name, planned.seed, hashlib.sha256(text).hexdigest(), _versions(), planned.options.as_json()
+    )
+    files = {
+        "experiment.yaml": text,
+        "defaulted.yaml": _yaml(experiment.manifest).encode(),
+        "journal.jsonl": journal.encode(opened),
+    }
+    folder = rundir.create(experiment.name, files, home)
     with folder.locked(), contextlib.closing(journal.Journal(folder.journal)) as store:
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        store.append(Opened(time.time(), experiment.name, planned.seed, digest, _versions(), planned.options.as_json()))
-        _search(Run(folder), store, timeout_s, interrupted, watch)
+        _search(Run(folder), store, timeout_s, interruptions, watch)
     return Run(folder)
 
 
@@ -148,7 +154,7 @@ def resume(
     timeout_s: float | None = None,
     home: Path | None = None,
     drop_after: int | None = None,
-    interrupted: Callable[[], bool] = lambda: False,
+    interruptions: Callable[[], int] = lambda: 0,
     watch: Callable[[Run], Watcher] | None = None,
 ) -> Run:
     """Goes on with a search that was interrupted or killed; one that has ended is returned as it is.
@@ -162,7 +168,7 @@ def resume(
         with contextlib.closing(journal.Journal(folder.journal)) as store:
             found = Run(folder)
             if found.search.ended is None:
-                _search(found, store, timeout_s, interrupted, watch)
+                _search(found, store, timeout_s, interruptions, watch)
     return Run(folder)
 
 
@@ -170,7 +176,7 @@ def _search(
     run: Run,
     store: journal.Journal,
     timeout_s: float | None,
-    interrupted: Callable[[], bool],
+    interruptions: Callable[[], int],
     watch: Callable[[Run], Watcher] | None,
 ) -> End | None:
     from katuna.search.engine import Engine
@@ -192,7 +198,7 @@ def _search(
         store,
         clock,
         deadline=None if timeout_s is None else clock.now() + timeout_s,
-        interrupted=interrupted,
+        interruptions=interruptions,
         watch=tell_all,
     )
     return engine.run()
@@ -254,11 +260,11 @@ class Run:
 
     @property
     def opened(self) -> Opened:
-        """Raises InputRefused for a run that was killed before its search began."""
+        """Raises InputRefused for a journal without its first event, which katuna does not leave."""
         first = self.events[0] if self.events else None
         if not isinstance(first, Opened):
             raise InputRefused(
-                f"run {self.name} never began: its journal is empty; `katuna rm {self.name}` removes it, `katuna tune` starts anew"
+                f"{self.folder.journal} does not begin as a journal does; start the search anew with `katuna tune`"
             )
         return first
 

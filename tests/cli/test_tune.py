@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 import uuid
 from pathlib import Path
@@ -15,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from searches import await_line, await_none, experiment_yaml, journal_events, katuna, spawn, write_experiment
+from searches import KATUNA, await_line, await_none, experiment_yaml, journal_events, katuna, spawn, write_experiment
 
 FOREVER = "import time\nprint('accuracy=0.5', flush=True)\nwhile True: time.sleep(1)"
 STUBBORN = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('accuracy=0.5', flush=True)\nwhile True: time.sleep(1)"
@@ -385,3 +389,29 @@ def test_secrets_are_neither_in_the_run_folder_nor_on_the_screen(tmp_path: Path)
     assert secret not in done.stdout + done.stderr + katuna("best", "-o", "command").stdout
     for path in (tmp_path / "runs").rglob("*"):
         assert not path.is_file() or secret.encode() not in path.read_bytes(), path
+
+
+def test_on_a_terminal_the_search_is_drawn_in_place(tmp_path: Path) -> None:
+    program = (
+        "import sys, time\nfor step in range(8):\n    print(f'accuracy={0.1 * step:.1f} \\x1b[2J', flush=True); time.sleep(0.15)"
+    )
+    write_experiment(tmp_path, program, maxTrialCount=3)
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    process = subprocess.Popen([*KATUNA, "tune", "experiment.yaml"], stdin=theirs, stdout=theirs, stderr=theirs, process_group=0)
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    except OSError:
+        pass  # Linux ends a terminal so, when the last process has left it.
+    os.close(ours)
+    assert process.wait(30) == 0, shown.decode()
+    text = shown.decode()
+    assert "Traceback" not in text
+    assert "0/3 done" in text
+    assert re.search(r"accuracy=0\.[1-7]", text)
+    assert "best accuracy=0.7" in text
+    assert "Succeeded" in text
+    assert "\x1b[2J" not in text, "what a trial prints does not clear the screen"

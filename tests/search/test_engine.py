@@ -62,7 +62,7 @@ class World:
             self.store,
             self.clock,
             deadline=None if self.deadline_s is None else self.clock.now() + self.deadline_s,
-            interrupted=lambda: self.interrupt_after is not None and len(self.store.events) >= self.interrupt_after,
+            interruptions=lambda: int(self.interrupt_after is not None and len(self.store.events) >= self.interrupt_after),
             watch=lambda event, search: self.watched.append(event),
         )
         return engine.run()
@@ -304,3 +304,21 @@ def test_a_retry_begins_its_metrics_anew() -> None:
     assert trial.attempt == 2
     assert trial.value(world.experiment.objective) == 0.2
     assert world.count(Started) == 2
+
+
+def test_a_second_interruption_hurries() -> None:
+    stubborn = Script(hangs=True, ignores_term=True)
+    world = World(make_experiment(max_trials=4, parallel_trials=2), lambda request: stubborn)
+    asked = 0
+
+    def interruptions() -> int:
+        nonlocal asked
+        asked += world.count(Started) == 2
+        return 0 if asked < 2 else 1 if asked < 5 else 2
+
+    engine = Engine(world.experiment, world.suggester, world.launcher, world.store, world.clock, interruptions=interruptions)
+    began = world.clock.now()
+    assert engine.run() is None
+    assert world.clock.now() - began < 5.0, "the grace period is ten seconds"
+    assert world.states == ["Running", "Running"]
+    assert world.launcher.running == ()

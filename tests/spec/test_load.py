@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -85,6 +86,15 @@ BAD = [
     ("  name: digits\n", "  name: Digits\n", "metadata.name", 4, "lower case"),
     ("  name: digits\n", f"  name: {'d' * 41}\n", "metadata.name", 4, "at most 40"),
     ("  name: digits\n", "  generateName: digits-\n", "metadata.generateName", 4, "write metadata.name"),
+    ('{min: "1", max: "4"}', '{min: "1", max: "1e17"}', "spec.parameters[1].feasibleSpace.max", 25, "2^53"),
+    ('{min: "1", max: "4"}', '{min: "1", max: "4", step: "0"}', "spec.parameters[1].feasibleSpace.step", 25, "greater than 0"),
+    ('{min: "1", max: "4"}', '{min: "1.5", max: "4"}', "spec.parameters[1].feasibleSpace.min", 25, "whole number"),
+    ("  algorithm:\n    algorithmName: tpe\n", "  algorithmm:\n    algorithmName: tpe\n", "spec.algorithmm", 11, "did you mean algorithm?"),
+    ("    objectiveMetricName: accuracy", "    objectiveMetricName: accuracy\n    additionalMetricNames: [loss, accuracy]", "spec.objective.additionalMetricNames[1]", 11, "already"),
+    ("    objectiveMetricName: accuracy", "    objectiveMetricName: accuracy\n    metricStrategies: [{name: accuracy, value: avg}]", "spec.objective.metricStrategies[0].value", 11, "min, max, latest"),
+    ("{name: layers, reference: layers}", "{name: layers}", "spec.trialTemplate.trialParameters[1]", 33, "name and reference must be specified"),
+    ("{name: layers, reference: layers}", "{name: layers, reference: lr}", "spec.trialTemplate.trialParameters[1].reference", 33, "another trialParameter"),
+    ("parallelTrialCount: 2", "parallelTrialCount: 2\n  metricsCollectorSpec: {collector: {kind: Custom}}", "spec.metricsCollectorSpec.collector.customCollector", 17, "must be specified"),
     ("parallelTrialCount: 2", "parallelTrialCount: 2\n  nasConfig: {}", "spec.nasConfig", 17, "only one of"),
 ]  # fmt: skip
 
@@ -172,6 +182,17 @@ def test_several_experiments_need_a_name() -> None:
         load(JOB, other, name="words")
     broken = changed(other, "algorithmName: tpe", "algorithmName: no")
     assert load(JOB, broken, name="digits").experiment.name == "digits", "an Experiment that was not asked for is not in the way"
+
+
+def test_an_algorithm_must_be_named() -> None:
+    without = JOB[: JOB.index("  algorithm:")] + JOB[JOB.index("  parallelTrialCount") :]
+    assert only(findings_of(without)).path == "spec.algorithm"
+
+
+def test_a_step_larger_than_the_range_is_a_warning() -> None:
+    text = changed(JOB, '{min: "1", max: "4"}', '{min: "1", max: "4", step: "9"}')
+    assert only(findings_of(text, level="warning")).path == "spec.parameters[1].feasibleSpace.step"
+    assert load(text).experiment.parameters[1].size == 1
 
 
 def test_no_experiment_among_the_files() -> None:
@@ -310,6 +331,9 @@ def test_mistakes_in_a_config_map_template_are_shown_there() -> None:
     assert (finding.file, finding.line, finding.column) == ("1.yaml", row, 13)
     assert finding.path == "data[job.yaml].spec.template.spec.restartpolicy"
     assert "did you mean restartPolicy" in finding.hint
+    quoted = f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: t}}\ndata:\n  job.yaml: {json.dumps(inner)}\n"
+    finding = findings_of(experiment, quoted)[0]
+    assert (finding.file, finding.line, finding.column) == ("1.yaml", 5, 3), "no line of the file is the template's own"
 
 
 def test_grid_needs_steps_and_a_budget_within_its_size() -> None:

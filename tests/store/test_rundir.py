@@ -14,9 +14,7 @@ from katuna.store.rundir import RunDir
 
 
 def make_run(name: str) -> RunDir:
-    run = rundir.create(name, {"experiment.yaml": "a: 1\n"})
-    run.journal.write_bytes(b"")
-    return run
+    return rundir.create(name, {"experiment.yaml": b"a: 1\n", "journal.jsonl": b""})
 
 
 def test_a_second_run_of_a_file_gets_a_name_of_its_own() -> None:
@@ -25,8 +23,10 @@ def test_a_second_run_of_a_file_gets_a_name_of_its_own() -> None:
 
 
 def test_files_are_kept_byte_for_byte(tmp_path: Path) -> None:
-    text = "a: 1\r\n# ünï\n"
-    assert rundir.create("digits", {"experiment.yaml": text}).experiment.read_bytes() == text.encode()
+    content = "a: 1\r\n# ünï\n".encode()
+    run = rundir.create("digits", {"experiment.yaml": content})
+    assert run.experiment.read_bytes() == content
+    assert [entry.name for entry in run.path.parent.iterdir()] == ["digits"]
 
 
 def test_found_by_name_prefix_path_and_as_the_latest() -> None:

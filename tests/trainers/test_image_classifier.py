@@ -49,7 +49,7 @@ def run(*flags: str, trial: Path | None = None, cwd: Path | None = None) -> subp
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=280,
     )
 
 

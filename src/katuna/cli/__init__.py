@@ -76,7 +76,14 @@ def katuna() -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """The entry point: errors of ours become one message on stderr and an exit code, never a traceback."""
     try:
-        katuna.main(args=None if argv is None else list(argv), prog_name="katuna")
+        code = katuna.main(args=None if argv is None else list(argv), prog_name="katuna", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
     except KatunaError as error:
         _say(str(error), error)
         sys.exit(error.exit_code)
@@ -87,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _say(message: str, error: KatunaError) -> None:
-    from katuna.errors import SpecRefused
+    from katuna.errors import Interrupted, SpecRefused
     from katuna.text import printable
 
     if isinstance(error, SpecRefused):
@@ -96,4 +103,5 @@ def _say(message: str, error: KatunaError) -> None:
         errors = sum(finding.level == "error" for finding in error.findings)
         click.echo(f"{errors} error{'s' if errors != 1 else ''}; nothing was started", err=True)
     else:
-        click.echo(f"error: {printable(message, newlines=True)}", err=True)
+        prefix = "" if isinstance(error, Interrupted) else "error: "
+        click.echo(prefix + printable(message, newlines=True), err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
@@ -12,8 +12,9 @@ import click
 
 from katuna.cli.output import duration, figure
 from katuna.errors import Finding
+from katuna.spec.model import Experiment
 from katuna.text import printable
-from katuna.trials import Event, Exited, Reported, Resumed, Search, Started, Trial, TrialState, number, ranking
+from katuna.trials import Event, Exited, Reported, Resumed, Search, Started, Trial, TrialState, best_trial, number, ranking
 
 if TYPE_CHECKING:
     from katuna.run import Run
@@ -42,7 +43,6 @@ class Screen:
 
     def __init__(self) -> None:
         self._run: Run | None = None
-        self._began = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -154,7 +154,7 @@ def no_best(run: Run) -> list[str]:
 
 
 class LiveScreen(Screen):
-    """A table of what runs, with the best so far and the time left, redrawn in place; finished trials scroll by above it."""
+    """A table of what runs, with the best so far and the time left, redrawn in place; what has ended scrolls by above it."""
 
     def __init__(self, stop: object) -> None:
         super().__init__()
@@ -162,11 +162,10 @@ class LiveScreen(Screen):
         from rich.live import Live
 
         self._stop = stop
+        self._trials: Sequence[Trial] = ()
+        self._last: dict[int, str] = {}
         self._console = Console(highlight=False, markup=False, emoji=False)
         self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
-        self._search: Search | None = None
-        self._last: dict[int, str] = {}
-        self._done_at_start = 0
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -179,14 +178,20 @@ class LiveScreen(Screen):
         self._console.print(printable(line), soft_wrap=True)
 
     def take(self, event: Event, search: Search) -> None:
-        self._search = search
+        # The picture is drawn in a thread of rich's: it gets a list that nobody changes any more.
+        self._trials = tuple(search.trials.values())
         match event:
             case Reported():
-                words = [f"{report.metric}={report.value}" for report in event.reports if number(report.value) is not None]
-                latest = {word.partition("=")[0]: word for word in words}
+                latest = {
+                    report.metric: f"{report.metric}={report.value}"
+                    for report in event.reports
+                    if number(report.value) is not None
+                }
                 self._last[event.number] = " ".join(latest.values())
-            case Exited() | Resumed():
-                self._last.pop(getattr(event, "number", -1), None)
+            case Exited():
+                self._last.pop(event.number, None)
+                super().take(event, search)
+            case Resumed():
                 super().take(event, search)
 
     def _render(self) -> Any:
@@ -194,41 +199,40 @@ class LiveScreen(Screen):
         from rich.table import Table
         from rich.text import Text
 
-        if self._search is None or self._run is None:
+        trials = self._trials
+        if not trials or self._run is None:
             return Text("")
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=True, header_style="bold")
         for heading in ("trial", "for", "last report", "parameters"):
             table.add_column(heading, no_wrap=True, overflow="ellipsis")
         now = time.time()
-        for trial in self._search.unfinished:
-            since = duration(now - trial.started_at) if trial.started_at else "waiting"
-            cells = (str(trial.number), since, self._last.get(trial.number, ""), assignments(trial))
-            table.add_row(*(Text(printable(cell)) for cell in cells))
-        return Group(Text(""), Text(printable(self._headline(now)), style="bold"), table)
+        for trial in trials:
+            if not trial.state.is_final:
+                since = duration(now - trial.started_at) if trial.started_at else "waiting"
+                cells = (str(trial.number), since, self._last.get(trial.number, ""), assignments(trial))
+                table.add_row(*(Text(printable(cell)) for cell in cells))
+        return Group(Text(""), Text(printable(self._headline(self._run.experiment, trials, now)), style="bold"), table)
 
-    def _headline(self, now: float) -> str:
-        assert self._search is not None and self._run is not None  # noqa: PT018
-        experiment, search = self._run.experiment, self._search
-        done = sum(trial.state.is_final for trial in search.trials.values())
-        total = "" if experiment.max_trials is None else f"/{experiment.max_trials}"
-        best = search.best
-        words = [f"{done}{total} done"]
+    def _headline(self, experiment: Experiment, trials: Sequence[Trial], now: float) -> str:
+        done = sum(trial.state.is_final for trial in trials)
+        words = [f"{done} done" if experiment.max_trials is None else f"{done}/{experiment.max_trials} done"]
+        best = best_trial(trials, experiment.objective)
         if best is not None:
-            words.append(f"best {search.objective.metric}={figure(best.value(search.objective))} (trial {best.number})")
-        left = time_left(search, experiment.max_trials, experiment.parallel_trials, now)
+            words.append(f"best {experiment.objective.metric}={figure(best.value(experiment.objective))} (trial {best.number})")
+        left = time_left(trials, experiment.max_trials, experiment.parallel_trials, now)
         if left is not None:
             words.append(f"about {duration(left)} left")
         if self._stop:
-            words.append("stopping the running trials; Ctrl-C again to end them at once")
+            words.append("stopping the running trials; Ctrl-C again ends them at once")
         return "  ·  ".join(words)
 
 
-def time_left(search: Search, max_trials: int | None, parallel: int, now: float) -> float | None:
+def time_left(trials: Sequence[Trial], max_trials: int | None, parallel: int, now: float) -> float | None:
     """Seconds until the last trial ends if the rest take as long as the ended ones did on average; None when nobody can say."""
-    took = [trial.ended_at - trial.started_at for trial in search.trials.values() if trial.ended_at and trial.started_at]
+    took = [trial.ended_at - trial.started_at for trial in trials if trial.ended_at and trial.started_at]
     if max_trials is None or not took:
         return None
     mean = sum(took) / len(took)
-    running = [max(0.0, mean - (now - trial.started_at)) for trial in search.unfinished if trial.started_at]
-    to_start = max(0, max_trials - len(search.trials))
-    return max([0.0, *running]) + mean * -(-to_start // parallel) if to_start or running else 0.0
+    running = [max(0.0, mean - (now - trial.started_at)) for trial in trials if trial.started_at and not trial.state.is_final]
+    rounds = -(-max(0, max_trials - len(trials)) // parallel)
+    return max([0.0, *running]) + mean * rounds

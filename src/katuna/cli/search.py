@@ -42,7 +42,7 @@ class StopRequests:
 
 
 def conduct(search: Callable[..., Run]) -> None:
-    """Calls `search(interrupted=..., watch=...)`, shows it as it goes, and exits with the code that the outcome has.
+    """Calls `search(interruptions=..., watch=...)`, shows it as it goes, and exits with the code that the outcome has.
 
     Raises Interrupted for a search that a signal paused.
     """
@@ -51,7 +51,7 @@ def conduct(search: Callable[..., Run]) -> None:
     stop = StopRequests()
     screen = screen_for(sys.stdout, stop)
     with stop.listening(), screen:
-        run = search(interrupted=lambda: bool(stop), watch=screen.watch)
+        run = search(interruptions=lambda: stop.count, watch=screen.watch)
     if run.search.ended is None:
         raise Interrupted(interruption(run), stop.signum)
     screen.closing_words(run)

@@ -21,8 +21,9 @@ Watcher = Callable[[Event, Search], None]
 class Engine:
     """One search in one process.
 
-    `deadline` is on `clock`'s scale. `interrupted` is asked once a round and answers true when the search shall pause: running
-    trials are stopped and the journal is left resumable. `watch` sees every event after it was journalled.
+    `deadline` is on `clock`'s scale. `interruptions` is asked once a round: how often the search was asked to pause. The first
+    time, running trials are stopped and the journal is left resumable; the second time they are stopped at once. `watch` sees
+    every event after it was journalled.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Engine:
         clock: Clock,
         *,
         deadline: float | None = None,
-        interrupted: Callable[[], bool] = lambda: False,
+        interruptions: Callable[[], int] = lambda: 0,
         watch: Watcher | None = None,
     ) -> None:
         self._experiment = experiment
@@ -43,7 +44,7 @@ class Engine:
         self._store = store
         self._clock = clock
         self._deadline = deadline
-        self._interrupted = interrupted
+        self._interruptions = interruptions
         self._watch = watch
         self._to_restart: list[int] = []
         self._search = Search(experiment.objective)
@@ -57,7 +58,8 @@ class Engine:
         try:
             self._recover()
             while True:
-                if self._interrupted():
+                if self._interruptions():
+                    self._pause()
                     return None
                 end = verdict(self._experiment, self._search.trials.values())
                 if end is None and self._deadline is not None and self._clock.now() >= self._deadline:
@@ -122,6 +124,19 @@ class Engine:
                 self._suggester.tell(self._search.trials[event.number])
         self._store.sync()
 
+    def _pause(self) -> None:
+        """Stops what runs and journals nothing of how it ends: these trials begin again when the search goes on."""
+        running = {trial.number for trial in self._search.unfinished} - set(self._to_restart)
+        for number in running:
+            self._launcher.stop(number, GRACE_S)
+        hurried = False
+        while running:
+            if self._interruptions() > 1 and not hurried:
+                hurried = True
+                for number in running:
+                    self._launcher.stop(number, 0.0)
+            running -= {event.number for event in self._launcher.poll(POLL_S) if isinstance(event, Exited)}
+
     def _finish(self, end: End) -> End:
         """Stops what still runs (a cluster would let it run on; katib.md 10, B10) and closes the journal."""
         for trial in self._search.unfinished:
@@ -131,7 +146,7 @@ class Engine:
             else:
                 self._launcher.stop(trial.number, GRACE_S)
         while self._search.unfinished:
-            if self._interrupted():
+            if self._interruptions():
                 for trial in self._search.unfinished:
                     self._launcher.stop(trial.number, 0.0)
             self._poll(POLL_S)

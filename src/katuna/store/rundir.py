@@ -10,11 +10,13 @@ runs/digits-tpe/
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,35 +129,45 @@ def _take(fd: int) -> bool:
     return False
 
 
-def create(name: str, files: dict[str, str], home: Path | None = None) -> RunDir:
-    """A new run folder with `files` (name to text) on disk in it: `name`, or `name-2`, `name-3`, ... where that is taken.
+def create(name: str, files: Mapping[str, bytes], home: Path | None = None) -> RunDir:
+    """A new run folder with `files` (name to content) on disk in it: `name`, or `name-2`, `name-3`, ... where that is taken.
 
-    Raises InputRefused when the folder cannot be made.
+    It appears under its name with everything in it or not at all. Raises InputRefused when it cannot be made.
     """
     home = home or runs_home()
     try:
         home.mkdir(parents=True, exist_ok=True)
-        path, number = home / name, 1
-        while True:
-            try:
-                path.mkdir()
-                break
-            except FileExistsError:
-                number += 1
-                path = home / f"{name}-{number}"
-        (path / "trials").mkdir()
-        for file_name, text in files.items():
-            with (path / file_name).open("w", encoding="utf-8", newline="") as file:
-                file.write(text)
+        making = Path(tempfile.mkdtemp(prefix=f".{name}-", suffix=".new", dir=home))
+        making.chmod(0o755)
+        (making / "trials").mkdir()
+        for file_name, content in files.items():
+            with (making / file_name).open("wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        sync_folder(path)
+        sync_folder(making)
+        path = _take_name(making, home, name)
         sync_folder(home)
     except OSError as error:
         raise InputRefused(
             f"no run folder can be made in {home}: {error.strerror}; set KATUNA_HOME to a folder that you may write to"
         ) from error
     return RunDir(path)
+
+
+def _take_name(making: Path, home: Path, name: str) -> Path:
+    """Renames to the first free name; the kernel sees to it that no two processes get the same."""
+    number = 1
+    while True:
+        path = home / (name if number == 1 else f"{name}-{number}")
+        try:
+            making.rename(path)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise
+            number += 1
+        else:
+            return path
 
 
 def find(run: str | None, home: Path | None = None) -> RunDir:

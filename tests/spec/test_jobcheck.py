@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import pytest
+from spec_examples import JOB, PYTORCHJOB, changed, findings_of, only
+
+from katuna.spec.load import Source, load_experiment
+
+POD = "spec.trialTemplate.trialSpec.spec.template.spec"
+MASTER = "spec.trialTemplate.trialSpec.spec.pytorchReplicaSpecs.Master"
+IMAGE = "                image: registry.example/trial:1\n"
+JOB_SPEC = "      spec:\n        template:"
+PYTORCH_SPEC = "        pytorchReplicaSpecs:"
+
+
+def with_container(fields: str) -> str:
+    """The Job with more fields in its container."""
+    return changed(JOB, IMAGE, f"{IMAGE}                {fields}\n")
+
+
+def with_policy(fields: str) -> str:
+    return changed(PYTORCHJOB, PYTORCH_SPEC, f"        runPolicy: {{{fields}}}\n{PYTORCH_SPEC}")
+
+
+BROKEN = {
+    "env without a name": (with_container("env: [{value: x}]"), f"{POD}.containers[0].env[0].name", "must be specified"),
+    "all of a Secret": (with_container("envFrom: [{secretRef: {name: s}}]"), f"{POD}.containers[0].envFrom[0].secretRef", "there are no Secrets"),
+    "no such pod field": (
+        with_container("env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}]"),
+        f"{POD}.containers[0].env[0].valueFrom.fieldRef.fieldPath",
+        "metadata.uid of the pod is not known here",
+    ),
+    "a resource field": (
+        with_container("env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}]"),
+        f"{POD}.containers[0].env[0].valueFrom.resourceFieldRef",
+        "--pass-env A",
+    ),
+    "half a GPU": (with_container("resources: {limits: {nvidia.com/gpu: 0.5}}"), f"{POD}.containers[0].resources.limits[nvidia.com/gpu]", "whole number"),
+    "fewer than no GPU": (with_container("resources: {limits: {nvidia.com/gpu: -1}}"), f"{POD}.containers[0].resources.limits[nvidia.com/gpu]", "whole number"),
+    "GPUs asked for without a limit": (
+        with_container('resources: {requests: {nvidia.com/gpu: "1"}}'),
+        f"{POD}.containers[0].resources.requests[nvidia.com/gpu]",
+        "must equal the limit",
+    ),
+    "a quantity that is none": (with_container("resources: {limits: {memory: 4 GB}}"), f"{POD}.containers[0].resources.limits.memory", "a quantity"),
+    "a container without a name": (changed(JOB, "            containers:", "            containers:\n              - {image: i}"), f"{POD}.containers[0].name", "must be specified"),
+    "a container without an image": (changed(JOB, IMAGE, ""), f"{POD}.containers[0].image", "must be specified"),
+    "a suspended job": (changed(JOB, JOB_SPEC, JOB_SPEC.replace("template", "suspend: true\n        template")), "spec.trialTemplate.trialSpec.spec.suspend", "never starts"),
+    "two at once": (
+        changed(JOB, JOB_SPEC, JOB_SPEC.replace("template", "parallelism: 2\n        template")),
+        "spec.trialTemplate.trialSpec.spec.parallelism",
+        "one process",
+    ),
+    "a negative deadline of the pod": (
+        changed(JOB, "            restartPolicy: Never", "            restartPolicy: Never\n            activeDeadlineSeconds: -5"),
+        f"{POD}.activeDeadlineSeconds",
+        "less than 0",
+    ),
+    "a negative backoffLimit": (with_policy("backoffLimit: -1"), "spec.trialTemplate.trialSpec.spec.runPolicy.backoffLimit", "less than 0"),
+    "a suspended PyTorchJob": (with_policy("suspend: true"), "spec.trialTemplate.trialSpec.spec.runPolicy.suspend", "never starts"),
+    "a restart policy of the Master": (changed(PYTORCHJOB, "restartPolicy: Never", "restartPolicy: Exitcode"), f"{MASTER}.restartPolicy", "did you mean ExitCode"),
+    "a misspelt field of the Master": (changed(PYTORCHJOB, "image: registry", "imag: registry"), f"{MASTER}.template.spec.containers[0].imag", "did you mean image"),
+    "no container named pytorch": (
+        changed(PYTORCHJOB, "- name: pytorch", "- name: trainer").replace("primaryContainerName: pytorch", "primaryContainerName: trainer"),
+        f"{MASTER}.template.spec.containers",
+        "the operator wants a container named pytorch",
+    ),
+    "a dot in the name of PyTorchJobs": (changed(PYTORCHJOB, "name: digits\n", "name: digits.v2\n"), "metadata.name", "dot"),
+    "a number that must be text": (changed(PYTORCHJOB, PYTORCH_SPEC, f"        nprocPerNode: 2\n{PYTORCH_SPEC}"), "spec.trialTemplate.trialSpec.spec.nprocPerNode", "text"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "path", "words"), BROKEN.values(), ids=BROKEN)
+def test_what_a_trial_cannot_run(text: str, path: str, words: str) -> None:
+    found = [finding for finding in findings_of(text) if finding.path == path]
+    assert found, "\n".join(map(str, findings_of(text)))
+    assert words in str(found[0])
+
+
+def test_remarks_on_a_pytorchjob_are_not_katibs() -> None:
+    """Katib passes a PyTorchJob on unread; a batch Job it takes apart."""
+    assert (
+        only(findings_of(changed(PYTORCHJOB, "image: registry", "stdin: x\n                    image: registry"))).scope
+        == "local"
+    )
+    assert only(findings_of(with_container("stdin: x"))).scope == ""
+
+
+@pytest.mark.parametrize("kind", [JOB, PYTORCHJOB])
+def test_a_job_without_its_template(kind: str) -> None:
+    head = kind[: kind.index("        template:" if kind is JOB else "            template:")]
+    found = [str(finding) for finding in findings_of(head + ("        completions: 1\n" if kind is JOB else ""))]
+    assert any("template: must be specified" in each for each in found), found
+
+
+def test_a_dot_is_fine_in_the_name_of_jobs() -> None:
+    assert findings_of(changed(JOB, "name: digits\n", "name: digits.v2\n")) == []
+
+
+def test_a_missing_restart_policy_is_the_clusters_concern() -> None:
+    text = changed(JOB, "            restartPolicy: Never\n", "")
+    finding = only(findings_of(text, level="warning"))
+    assert finding.scope == "katib"
+    assert load_experiment([Source("0.yaml", text)]).findings == (finding,)
+
+
+def test_volumes_are_not_mounted_and_the_way_out_is_named() -> None:
+    text = with_container("volumeMounts: [{name: data, mountPath: /data}]")
+    text = changed(
+        text,
+        "            restartPolicy: Never",
+        "            volumes: [{name: data, emptyDir: {}}]\n            restartPolicy: Never",
+    )
+    finding = only(findings_of(text, level="note"))
+    assert "/data" in finding.message
+    assert "--map" in finding.hint
+
+
+def test_placeholders_in_numbers_are_refused_for_a_job_and_text_for_a_pytorchjob() -> None:
+    """An inline template renders text only; Katib converts a Job before it accepts the Experiment."""
+    deadline = JOB_SPEC.replace("template", 'activeDeadlineSeconds: "${trialParameters.layers}"\n        template')
+    found = only(findings_of(changed(JOB, JOB_SPEC, deadline)))
+    assert (found.scope, found.path) == ("", "spec.trialTemplate.trialSpec.spec.activeDeadlineSeconds")
+    found = only(findings_of(with_policy('activeDeadlineSeconds: "${trialParameters.layers}"')))
+    assert (found.scope, found.path) == ("local", "spec.trialTemplate.trialSpec.spec.runPolicy.activeDeadlineSeconds")
