@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -363,7 +364,14 @@ def test_a_full_disk_stops_the_search_and_loses_nothing(tmp_path: Path) -> None:
     assert after[: len(before)] == before
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def as_others(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """katuna without the privilege to write where the mode forbids it, which root has."""
+    plain = [] if os.geteuid() else ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    if plain and not shutil.which("setpriv"):
+        pytest.skip("root may write anywhere, and there is no setpriv to take that from it")
+    return subprocess.run([*plain, *KATUNA, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
+
+
 def test_a_read_only_run_folder_is_refused(tmp_path: Path) -> None:
     write_experiment(tmp_path, FOREVER)
     process = spawn("tune", "experiment.yaml")
@@ -371,13 +379,22 @@ def test_a_read_only_run_folder_is_refused(tmp_path: Path) -> None:
     katuna("stop", "toy")
     process.communicate(timeout=30)
     run = tmp_path / "runs" / "toy"
-    (run / "journal.jsonl").chmod(0o400)
-    (run / "lock").chmod(0o400)
-    run.chmod(0o500)
-    done = katuna("resume", "toy")
+    for path, mode in ((run / "journal.jsonl", 0o400), (run / "lock", 0o400), (run, 0o500)):
+        path.chmod(mode)
+    refusal, look = as_others("resume", "toy"), as_others("show", "toy")
     run.chmod(0o700)
+    assert refusal.returncode == 2
+    assert "cannot be written: Permission denied" in refusal.stderr
+    assert look.returncode == 0, "looking needs no right to write"
+    assert "Interrupted" in look.stdout
+
+
+def test_a_folder_where_no_run_can_be_made_is_refused(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    (tmp_path / "runs").mkdir(mode=0o500)
+    done = as_others("tune", "experiment.yaml")
     assert done.returncode == 2
-    assert "cannot be written" in done.stderr
+    assert "Permission denied; set KATUNA_HOME" in done.stderr
 
 
 def test_secrets_are_neither_in_the_run_folder_nor_on_the_screen(tmp_path: Path) -> None:

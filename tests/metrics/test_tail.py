@@ -100,6 +100,16 @@ def test_a_progress_bar_longer_than_a_piece_is_read_to_its_end(tmp_path: Path) -
     assert values == [float(f"{1 / step:.4f}") for step in range(1, 1001)]
 
 
+def test_an_own_filter_sees_no_long_text_at_once(tmp_path: Path) -> None:
+    """Such as this one, which takes minutes on 4096 letters."""
+    tail = LogTail(
+        log_of(tmp_path, b"x" * 2000 + b"loss" + b"x" * 2092 + b" loss: 3\nloss: 4"),
+        METRICS,
+        [compile_filter(r".*?(\w+)\s*:\s*(\d+)")],
+    )
+    assert [value for _, value in read_all(tail)] == ["3", "4"]
+
+
 def test_own_filters_replace_the_default(tmp_path: Path) -> None:
     tail = LogTail(log_of(tmp_path, b"loss: 0.5\nloss=0.4\n"), METRICS, [compile_filter(r"([\w|-]+)\s*:\s*([+-]?\d*(\.\d+)?)")])
     assert read_all(tail) == [("loss", "0.5")]

@@ -92,6 +92,11 @@ def test_a_job_without_its_template(kind: str) -> None:
     assert any("template: must be specified" in each for each in found), found
 
 
+def test_fields_of_a_pytorchjob_without_meaning_here() -> None:
+    policy = "ttlSecondsAfterFinished: 10, cleanPodPolicy: All, backoffLimit: 1"
+    assert only(findings_of(with_policy(policy), level="note")).message.endswith(": cleanPodPolicy, ttlSecondsAfterFinished")
+
+
 def test_a_dot_is_fine_in_the_name_of_jobs() -> None:
     assert findings_of(changed(JOB, "name: digits\n", "name: digits.v2\n")) == []
 

@@ -69,6 +69,25 @@ def test_what_katib_refuses_is_refused(katib_truth: list[dict[str, Any]]) -> Non
     assert missed == []
 
 
+NAMED_ELSEWHERE = {
+    "286-random-double-no-min.yaml": "the missing min; the webhook says max for either",
+    "428-random-collector-Prometheus-port-neg.yaml": "no installation serves the kind: its port is not looked at",
+    "434-random-collector-File-directory-kind.yaml": "the wrong kind; the webhook says path",
+    "440-random-collector-File-fs-kind-bad.yaml": "the wrong kind; the webhook says path",
+}
+
+
+def test_the_webhooks_field_is_named_or_a_finer_one(katib_truth: list[dict[str, Any]]) -> None:
+    refused = [entry for entry in katib_truth if entry.get("stage") == "webhook"]
+    assert len(refused) == 85
+    elsewhere = set()
+    for entry in refused:
+        ours = [error.path for error in errors_of(entry)]
+        if not all(any(path.startswith(error["field"]) for path in ours) for error in entry["errors"]):
+            elsewhere.add(entry["file"])
+    assert elsewhere == set(NAMED_ELSEWHERE)
+
+
 def test_katibs_own_refusals_are_not_called_ours(katib_truth: list[dict[str, Any]]) -> None:
     """At least one error of such a file holds on a cluster too."""
     unsaid = []

@@ -1,7 +1,7 @@
 """Following a trial's log while it grows: metric reports out of bytes nobody has checked, in bounded memory.
 
-A line longer than PIECE_BYTES is read in pieces, cut at white space where there is some: nothing of it is skipped, only a
-timestamp at its beginning counts for the first piece alone. That bounds both memory and the time of a slow filter.
+A very long line is read in pieces, cut at white space where there is some: nothing of it is skipped, only a timestamp at its
+beginning counts for the first piece alone. That bounds memory, and the time that a filter of the user's own can take.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from katuna.metrics.line import DEFAULT_FILTER, Report, read_metrics
 from katuna.trials import number
 
 PIECE_BYTES = 8192
+OWN_FILTER_PIECE_BYTES = 1024
+"""Python's regular expressions, unlike Go's, may take time that grows with a power of the length: filters that Katib runs at once."""
 READ_BYTES = 1 << 20
 """At most this much of the log is taken in at one `read`, so that a chatty trial does not hold up the others."""
 
@@ -38,6 +40,7 @@ class LogTail:
         self._path = path
         self._metrics = tuple(metrics)
         self._filters = tuple(filters) or (DEFAULT_FILTER,)
+        self._piece_bytes = PIECE_BYTES if self._filters == (DEFAULT_FILTER,) else OWN_FILTER_PIECE_BYTES
         self._offset = offset
         self._pending = b""
         self._near: _NearLines | None = _NearLines(self._metrics[0])
@@ -54,8 +57,8 @@ class LogTail:
         self._offset += len(data)
         self.at_end = len(data) < READ_BYTES
         *lines, self._pending = (self._pending + data).split(b"\n")
-        reports = [report for line in lines for piece in _pieces(line) for report in self._reports(piece)]
-        *pieces, self._pending = _pieces(self._pending)
+        reports = [report for line in lines for piece in self._pieces(line) for report in self._reports(piece)]
+        *pieces, self._pending = self._pieces(self._pending)
         return reports + [report for piece in pieces for report in self._reports(piece)]
 
     def finish(self) -> list[Report]:
@@ -67,6 +70,15 @@ class LogTail:
     def nearest(self) -> tuple[str, ...]:
         """Up to three log lines that look most like the objective metric; empty once it was found."""
         return self._near.best() if self._near else ()
+
+    def _pieces(self, line: bytes) -> Iterator[bytes]:
+        size = self._piece_bytes
+        while len(line) > size:
+            cut = max(line.rfind(space, size // 2, size) for space in (b" ", b"\r", b"\t"))
+            cut = size if cut < 0 else cut + 1
+            yield line[:cut]
+            line = line[cut:]
+        yield line
 
     def _reports(self, piece: bytes) -> list[Report]:
         text = piece.decode("utf-8", errors="replace")
@@ -124,12 +136,3 @@ def shown(text: str, width: int) -> str:
     """A trial's text fit for a message: stripped, at most `width` characters, nothing in it that a terminal would obey."""
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text.strip()[: width + 1])
     return escaped if len(escaped) <= width else escaped[: width - 1] + "…"
-
-
-def _pieces(line: bytes) -> Iterator[bytes]:
-    while len(line) > PIECE_BYTES:
-        cut = max(line.rfind(space, PIECE_BYTES // 2, PIECE_BYTES) for space in (b" ", b"\r", b"\t"))
-        cut = PIECE_BYTES if cut < 0 else cut + 1
-        yield line[:cut]
-        line = line[cut:]
-    yield line

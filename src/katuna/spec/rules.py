@@ -147,7 +147,12 @@ def _check_parameter(parameter: Mapping[str, Any], path: Path, algorithm: str) -
         yield _one_of((*path, "distribution"), space["distribution"], DISTRIBUTIONS)
     if kind in ("double", "int"):
         if "list" in space:
-            yield Remark((*path, "list"), f"a {kind} has no list", "use min and max, or parameterType discrete", at_key=True)
+            yield Remark(
+                (*path, "list"),
+                f"{'an' if kind == 'int' else 'a'} {kind} has no list",
+                "use min and max, or parameterType discrete",
+                at_key=True,
+            )
         yield from _check_range(space, kind, path, algorithm)
         return
     for name in ("min", "max", "step"):
