@@ -22,13 +22,13 @@ LAYERS: dict[str, set[str]] = {
     "trials": {"metrics.line", "spec.model"},
     "metrics": {"metrics.line", "trials", "text"},
     "contracts": {"spec.model", "trials"},
-    "spec": {"errors", "text", "spec.model", "metrics.line"},
+    "spec": {"errors", "text", "spec.model", "metrics"},
     "store": {"errors", "metrics.line", "trials"},
     "launch": {"errors", "text", "metrics.line", "metrics", "spec.model", "spec", "trials", "contracts"},
     "search": {"spec.model", "spec", "trials", "contracts"},
     "status": {"spec.model", "spec", "trials"},
     "report": {"text", "spec.model", "trials", "search", "status"},
-    "run": {"errors", "spec.model", "spec", "trials", "contracts", "store", "launch", "metrics.line", "search", "report"},
+    "run": {"errors", "spec.model", "spec", "trials", "contracts", "store", "launch", "metrics", "search", "report"},
     "cli": {"errors", "text", "spec.model", "spec", "trials", "store", "launch", "search", "status", "report", "run"},
 }
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from katuna.errors import Finding, InputRefused
 from katuna.launch.options import LocalOptions
+from katuna.spec.dump import to_yaml
 from katuna.spec.load import Loaded, Source, load_experiment
 from katuna.spec.model import Experiment, Manifest
 from katuna.spec.render import render
@@ -139,7 +140,7 @@ def start(
     )
     files = {
         "experiment.yaml": text,
-        "defaulted.yaml": _yaml(experiment.manifest).encode(),
+        "defaulted.yaml": to_yaml(experiment.manifest).encode(),
         "journal.jsonl": journal.encode(opened),
     }
     folder = rundir.create(experiment.name, files, home)
@@ -328,7 +329,7 @@ class Run:
 
 def _launcher(loaded: Loaded, options: RunOptions, trial_dir: Callable[[str], Path]) -> LocalLauncher:
     from katuna.launch.local import Collecting, LocalLauncher
-    from katuna.metrics.line import compile_filter
+    from katuna.metrics.filters import compile_filter
 
     experiment = loaded.experiment
     filters = tuple(map(compile_filter, experiment.collector.filters))
@@ -365,12 +366,6 @@ def _trimmer(folder: RunDir, keep: int) -> Watcher:
             folder.trim({trial.name for trial in (*ranked[:keep], *search.unfinished)})
 
     return trim
-
-
-def _yaml(value: Any) -> str:
-    import yaml
-
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
 
 
 def _versions() -> dict[str, str]:

@@ -103,6 +103,11 @@ def test_a_config_map_beside_the_experiment_is_its_template(tmp_path: Path) -> N
     Path("experiment.yaml").write_text(yaml.safe_dump(whole))
     assert "templates" in refused("experiment.yaml")
     Path("templates.yaml").write_text(yaml.safe_dump(document))
+    unquoted = refused("experiment.yaml", "templates.yaml")
+    assert "command[5]: must be text, not the number 0.01" in unquoted, "a YAML template types what it is given"
+    assert "write the placeholder in quotes" in unquoted
+    document["data"] = {"toy.yaml": yaml.safe_dump(template).replace("${trialParameters.lr}", '"${trialParameters.lr}"')}
+    Path("templates.yaml").write_text(yaml.safe_dump(document))
     done = katuna("tune", "experiment.yaml", "templates.yaml")
     assert done.returncode == 0, done.stderr
     assert "4 succeeded" in done.stdout

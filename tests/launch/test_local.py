@@ -9,7 +9,7 @@ from launch_jobs import a_job, a_launcher, a_request, run_one, the_end, until
 from katuna.contracts import TrialRequest
 from katuna.launch.local import Collecting, LocalLauncher
 from katuna.launch.options import LocalOptions
-from katuna.metrics.line import compile_filter
+from katuna.metrics.filters import compile_filter
 from katuna.spec.yamltext import Source, parse
 from katuna.trials import Exited, Reported, Started
 

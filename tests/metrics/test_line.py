@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from katuna.metrics import line as line_module
-from katuna.metrics.line import DEFAULT_FILTER, KATIB_FILTER, Report, compile_filter, metric_line, read_metrics, report
+from katuna.metrics.filters import compile_filter
+from katuna.metrics.line import DEFAULT_FILTER, KATIB_FILTER, Report, metric_line, read_metrics, report
 
 TRUTH = Path(__file__).parents[3] / "shared" / "data" / "katib-truth" / "metric-lines.jsonl"
 ZERO_TIME = "0001-01-01T00:00:00Z"

@@ -34,9 +34,9 @@ def print_json(value: Any) -> None:
 
 
 def yaml_text(value: Any) -> str:
-    import yaml
+    from katuna.spec.dump import to_yaml
 
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110)
+    return to_yaml(value)
 
 
 def print_objects(output: str, value: Any, names: Sequence[str]) -> None:

@@ -57,11 +57,6 @@ def metric_line(values: Mapping[str, SupportsFloat], *, time: float | None = Non
     return stamp + " ".join(f"{_checked(name)}={_number(name, value)}" for name, value in values.items())
 
 
-def compile_filter(text: str) -> re.Pattern[str]:
-    """A `metricsFormat` entry as a pattern. Raises re.error when it is no regular expression."""
-    return DEFAULT_FILTER if text == KATIB_FILTER else re.compile(text, re.ASCII)
-
-
 def read_metrics(line: str, metrics: Sequence[str], filters: Iterable[re.Pattern[str]] = (DEFAULT_FILTER,)) -> list[Report]:
     """All reports in a line, as Katib's TEXT parser finds them (katib.md 4.2): any text as value, the empty one too."""
     if not any(metric in line for metric in metrics):

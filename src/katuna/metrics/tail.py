@@ -1,7 +1,7 @@
 """Following a trial's log while it grows: metric reports out of bytes nobody has checked, in bounded memory.
 
 A very long line is read in pieces, cut at white space where there is some: nothing of it is skipped, only a timestamp at its
-beginning counts for the first piece alone. That bounds memory, and the time that a filter of the user's own can take.
+beginning counts for the first piece alone.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 from katuna.metrics.line import DEFAULT_FILTER, Report, read_metrics
+from katuna.text import printable, shorten
 from katuna.trials import number
 
 PIECE_BYTES = 8192
-OWN_FILTER_PIECE_BYTES = 1024
-"""Python's regular expressions, unlike Go's, may take time that grows with a power of the length: filters that Katib runs at once."""
 READ_BYTES = 1 << 20
 """At most this much of the log is taken in at one `read`, so that a chatty trial does not hold up the others."""
 
@@ -40,7 +39,6 @@ class LogTail:
         self._path = path
         self._metrics = tuple(metrics)
         self._filters = tuple(filters) or (DEFAULT_FILTER,)
-        self._piece_bytes = PIECE_BYTES if self._filters == (DEFAULT_FILTER,) else OWN_FILTER_PIECE_BYTES
         self._offset = offset
         self._pending = b""
         self._near: _NearLines | None = _NearLines(self._metrics[0])
@@ -57,8 +55,8 @@ class LogTail:
         self._offset += len(data)
         self.at_end = len(data) < READ_BYTES
         *lines, self._pending = (self._pending + data).split(b"\n")
-        reports = [report for line in lines for piece in self._pieces(line) for report in self._reports(piece)]
-        *pieces, self._pending = self._pieces(self._pending)
+        reports = [report for line in lines for piece in _pieces(line) for report in self._reports(piece)]
+        *pieces, self._pending = _pieces(self._pending)
         return reports + [report for piece in pieces for report in self._reports(piece)]
 
     def finish(self) -> list[Report]:
@@ -71,15 +69,6 @@ class LogTail:
         """Up to three log lines that look most like the objective metric; empty once it was found."""
         return self._near.best() if self._near else ()
 
-    def _pieces(self, line: bytes) -> Iterator[bytes]:
-        size = self._piece_bytes
-        while len(line) > size:
-            cut = max(line.rfind(space, size // 2, size) for space in (b" ", b"\r", b"\t"))
-            cut = size if cut < 0 else cut + 1
-            yield line[:cut]
-            line = line[cut:]
-        yield line
-
     def _reports(self, piece: bytes) -> list[Report]:
         text = piece.decode("utf-8", errors="replace")
         reports = [r for r in read_metrics(text, self._metrics, self._filters) if number(r.value) is not None]
@@ -89,6 +78,17 @@ class LogTail:
             else:
                 self._near.look_at(text[:_LOOKED_AT])
         return reports
+
+
+def _pieces(line: bytes) -> Iterator[bytes]:
+    begin = 0
+    while len(line) - begin > PIECE_BYTES:
+        middle, end = begin + PIECE_BYTES // 2, begin + PIECE_BYTES
+        cut = max(line.rfind(space, middle, end) for space in (b" ", b"\r", b"\t"))
+        cut = end if cut < 0 else cut + 1
+        yield line[begin:cut]
+        begin = cut
+    yield line[begin:]
 
 
 class _NearLines:
@@ -134,5 +134,4 @@ def last_lines(path: Path, offset: int = 0, count: int = 2, width: int = 200) ->
 
 def shown(text: str, width: int) -> str:
     """A trial's text fit for a message: stripped, at most `width` characters, nothing in it that a terminal would obey."""
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text.strip()[: width + 1])
-    return escaped if len(escaped) <= width else escaped[: width - 1] + "…"
+    return shorten(printable(text.strip()[: width + 1]), width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +15,7 @@ from katuna.spec.fields import examine
 from katuna.spec.job import job_from_manifest
 from katuna.spec.jobcheck import IGNORED, check_job, check_kind, gathered
 from katuna.spec.model import Collector, Experiment, Manifest, Objective, ObjectiveType, TrialParameter, TrialTemplate
-from katuna.spec.remark import Path, Remark
+from katuna.spec.remark import Path, Remark, path_text
 from katuna.spec.render import METADATA_REFERENCE, render
 from katuna.spec.rules import check_experiment, parameter_of
 from katuna.spec.template import TEMPLATE, TemplateText, read_template
@@ -129,15 +130,29 @@ def _check_rendering(experiment: Experiment, config_maps: Sequence[Manifest], pa
     points = [(TEMPLATE, base)]
     for index, parameter in enumerate(experiment.parameters):
         for number, choice in enumerate(parameter.choices):
-            if not _HARMLESS.match(choice):
+            if experiment.template.is_yaml or not _HARMLESS.match(choice):
                 points.append((("spec", "parameters", index, "feasibleSpace", "list", number), {**base, parameter.name: choice}))
     for path, point in points[:MAX_RENDERED_CHOICES]:
         try:
             manifest = render(experiment, f"{experiment.name}-bbbbbbbb", point)
-            job_from_manifest(manifest, experiment.template.primary_container, config_maps, pass_env=pass_env)
+            retyped = list(_retyped(manifest)) if experiment.template.is_yaml else []
+            if not retyped:
+                job_from_manifest(manifest, experiment.template.primary_container, config_maps, pass_env=pass_env)
         except RenderRefused as refused:
             where = path if path != TEMPLATE else next(_bad_references(experiment, refused), TEMPLATE)
             yield Remark(where, f"{refused}: no trial would ever start")
+        else:
+            yield from (replace(remark, path=path) for remark in retyped)
+            if retyped:
+                return
+
+
+def _retyped(manifest: Manifest) -> Iterator[Remark]:
+    """In a YAML template an unquoted placeholder becomes what its value looks like: a number where the job wants text. Katib's
+    admission, which puts text there, does not see it."""
+    for remark in examine(manifest, decoded_by_katib=False).remarks:
+        message = f"the rendered job is wrong at {path_text(remark.path)}: {remark.message}: no trial would ever start"
+        yield Remark((), message, "write the placeholder in quotes in the template")
 
 
 def _bad_references(experiment: Experiment, refused: RenderRefused) -> Iterator[Path]:

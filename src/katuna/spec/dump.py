@@ -1,4 +1,4 @@
-"""A manifest as YAML text that kubectl reads as the same object."""
+"""Plain values as YAML text that kubectl reads as the same values."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from typing import Any
 
 import yaml
 
-from katuna.spec.model import Manifest
 from katuna.spec.yamltext import scalar
 
 
-def to_yaml(manifest: Manifest) -> str:
+def to_yaml(value: Any) -> str:
     """Keys keep their order. Texts that kubectl would take for something else, such as `1e-5`, are quoted."""
-    return yaml.dump(dict(manifest), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 30)
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 30)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from katuna.errors import Finding, Level, Scope
+from katuna.text import printable
 
 Path = tuple[str | int, ...]
 """Keys and list indices from the top of a document."""
@@ -59,11 +60,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def listed(words: Iterable[str]) -> str:
     return ", ".join(words)
-
-
-def printable(text: str) -> str:
-    """The text on one line, with control characters (line ends, terminal escapes) written out."""
-    return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def shown(value: object, limit: int = 60) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from katuna.metrics.filters import compile_filter
 from katuna.spec.algorithms import ALGORITHMS, EARLY_STOPPING, check_algorithm_name, check_settings
 from katuna.spec.model import Parameter
 from katuna.spec.remark import Path, Remark, did_you_mean, listed, shown
@@ -28,7 +29,6 @@ MAX_INT = 2**53
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 _READABLE_METRIC = re.compile(r"[\w|-]+\Z", re.ASCII)
 _TWO_GROUPS = re.compile(r".*\(.*\).*\(.*\).*", re.DOTALL)
-_NOT_RE2 = re.compile(r"(?<!\\)(?:\\\\)*(\(\?(?:[=!>]|<[=!]|P=|\()|\\[1-9]|[*+?}]\+)")
 
 
 def check_experiment(experiment: Mapping[str, Any]) -> Iterator[Remark]:
@@ -290,19 +290,12 @@ def _check_source(kind: str, collector_spec: Mapping[str, Any], source: Mapping[
 def _check_filter(text: str, path: Path, scope: Any) -> Iterator[Remark]:
     """Katib compiles filters with Go's RE2; it looks at them only for collectors that read files, and StdOut fails later."""
     try:
-        pattern = re.compile(text, re.ASCII)
-    except re.error as error:
-        yield Remark(path, f"not a regular expression: {error}", scope=scope)
+        pattern = compile_filter(text)
+    except ValueError as error:
+        hint = "Go's syntax: no look-around, back-references or possessive repeats"
+        yield Remark(path, f"not a regular expression: {error}", hint, scope=scope)
         return
-    foreign = _NOT_RE2.search(text)
-    if foreign:
-        yield Remark(
-            path,
-            f"Go's regular expressions have no {foreign[1]}",
-            "no look-around, back-references or possessive repeats",
-            scope=scope,
-        )
-    elif not _TWO_GROUPS.match(text) or pattern.groups < 2:
+    if not _TWO_GROUPS.match(text) or pattern.groups < 2:
         yield Remark(path, "needs two groups: the metric's name and its value", r"such as ([\w-]+)=([0-9.]+)", scope=scope)
 
 
