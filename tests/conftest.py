@@ -9,9 +9,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-SHARED = Path(__file__).parents[2] / "shared"
-"""Recordings of the real Katib and Training Operator, where the working place has them; tests of the rules behind them run anywhere."""
-
 
 @pytest.fixture(autouse=True)
 def _own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

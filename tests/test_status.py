@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from conftest import SHARED
 from factories import a_life, make_experiment, make_trial, opened
 from katuna.metrics.line import Report
 from katuna.spec.defaults import with_defaults
@@ -32,8 +31,8 @@ from katuna.trials import (
     TrialState,
     fold,
 )
+from recordings import KATIB_RECORDED as RECORDED
 
-RECORDED = SHARED / "data" / "katib-recorded"
 FILES = sorted(RECORDED.glob("*.jsonl"))
 needs_recordings = pytest.mark.skipif(not FILES, reason="the recordings of the real Katib are not here")
 recorded = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +16,9 @@ from hypothesis import strategies as st
 from katuna.metrics import line as line_module
 from katuna.metrics.filters import compile_filter
 from katuna.metrics.line import DEFAULT_FILTER, KATIB_FILTER, Report, metric_line, read_metrics, report
+from recordings import KATIB_TRUTH
 
-TRUTH = Path(__file__).parents[3] / "shared" / "data" / "katib-truth" / "metric-lines.jsonl"
+TRUTH = KATIB_TRUTH / "metric-lines.jsonl"
 ZERO_TIME = "0001-01-01T00:00:00Z"
 NAMES = st.from_regex(r"[A-Za-z0-9_|-]{1,12}", fullmatch=True)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**300), 10**300) | st.booleans()
@@ -26,7 +26,7 @@ NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**3
 
 def recorded() -> list[Any]:
     if not TRUTH.exists():
-        return [pytest.param(None, marks=pytest.mark.skip(reason=f"{TRUTH} is not here"))]
+        return [pytest.param(None, marks=pytest.mark.skip(reason="the recordings of the real Katib are not here"))]
     cases = [json.loads(text) for text in TRUTH.read_text(encoding="utf-8").splitlines()]
     return [pytest.param(case, id=case["id"]) for case in cases if case["format"] == "TEXT"]
 

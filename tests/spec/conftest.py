@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+from recordings import KATIB_TRUTH, OPERATOR_TRUTH
 
 
 @pytest.fixture(scope="session")
 def katib_truth() -> list[dict[str, Any]]:
     """Entries of verdicts.json, each with the file's `text`."""
-    folder = SHARED / "katib-truth"
+    folder = KATIB_TRUTH
     if not folder.is_dir():
         pytest.skip("the recorded verdicts of Katib (shared/data/katib-truth) are not on this machine")
     entries: list[dict[str, Any]] = json.loads((folder / "verdicts.json").read_text())
@@ -24,7 +23,7 @@ def katib_truth() -> list[dict[str, Any]]:
 @pytest.fixture(scope="session")
 def operator_truth() -> list[dict[str, Any]]:
     """Entries of the Training Operator's truth.json, each with the file's `text`."""
-    folder = SHARED / "operator-truth"
+    folder = OPERATOR_TRUTH
     if not folder.is_dir():
         pytest.skip("the recordings of the Training Operator (shared/data/operator-truth) are not on this machine")
     entries: list[dict[str, Any]] = json.loads((folder / "truth.json").read_text())
