@@ -437,3 +437,18 @@ def test_on_a_terminal_the_search_is_drawn_in_place(tmp_path: Path) -> None:
     assert "best accuracy=0.7" in text
     assert "Succeeded" in text
     assert "\x1b[2J" not in text, "what a trial prints does not clear the screen"
+
+
+def test_logs_follow_a_running_search_to_its_end(tmp_path: Path) -> None:
+    program = "import time\nfor step in range(6):\n    print(f'step={step} accuracy=0.{step}', flush=True); time.sleep(0.2)"
+    write_experiment(tmp_path, program, maxTrialCount=2)
+    search = spawn("tune", "experiment.yaml")
+    await_line(tmp_path / "runs" / "toy" / "journal.jsonl", '"Reported"')
+    whole, one = spawn("logs", "-f", "toy"), spawn("logs", "-f", "toy/1")
+    seen, _ = whole.communicate(timeout=30)
+    seen_of_one, _ = one.communicate(timeout=30)
+    search.communicate(timeout=30)
+    steps = [f"step={step} accuracy=0.{step}" for step in range(6)]
+    assert [line.removeprefix("[1] ") for line in seen.splitlines() if line.startswith("[1] ")] == steps
+    assert seen_of_one.splitlines() == steps
+    assert whole.returncode == one.returncode == 0

@@ -15,6 +15,7 @@ from katuna.text import printable
 
 if TYPE_CHECKING:
     from katuna.run import Run
+    from katuna.store.rundir import RunDir
     from katuna.trials import Trial
 
 LOOK_EVERY_S = 0.2
@@ -65,17 +66,23 @@ def _resolve(target: str) -> tuple[Run, Trial | None]:
 
 
 def _all(run: Run, *, follow: bool) -> None:
-    from katuna.run import Run
-
     readers: dict[int, _Lines] = {}
     while True:
         going = follow and run.folder.holder() is not None
-        for trial in Run(run.folder).trials:
-            reader = readers.setdefault(trial.number, _Lines(run.folder.log(trial.name)))
-            reader.print_new(f"[{trial.number}] ", last=not going)
+        for number, name in _asked(run.folder).items():
+            reader = readers.setdefault(number, _Lines(run.folder.log(name)))
+            reader.print_new(f"[{number}] ", last=not going)
         if not going:
             return
         time.sleep(LOOK_EVERY_S)
+
+
+def _asked(folder: RunDir) -> dict[int, str]:
+    """Number and name of every trial, from the journal alone."""
+    from katuna.store.journal import read
+    from katuna.trials import Asked
+
+    return {event.number: event.name for event, _ in read(folder.journal) if isinstance(event, Asked)}
 
 
 class _Lines:
