@@ -161,7 +161,7 @@ class FakeLauncher:
         trial.events = [(when, event) for when, event in trial.events if when <= end_at and isinstance(event, Reported)]
         trial.events.append((end_at, Exited(end_at, number, code, "Stopped", "stopped")))
 
-    def close(self) -> None:
+    def close(self, grace_s: float = 10.0) -> None:
         self._running.clear()
         self.closed = True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -107,6 +108,11 @@ def await_line(path: Path, text: str, within_s: float = 30, times: int = 1) -> N
         time.sleep(0.02)
 
 
+def _heed_sigint() -> None:
+    """Whoever runs the tests in the background may have SIGINT ignored, which children inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def spawn(*arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     """katuna in a process group of its own, as a terminal would run it."""
     return subprocess.Popen(
@@ -117,5 +123,6 @@ def spawn(*arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str
         text=True,
         cwd=cwd,
         process_group=0,
+        preexec_fn=_heed_sigint,  # noqa: PLW1509
         env={**os.environ, **(env or {})},
     )

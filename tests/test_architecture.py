@@ -28,8 +28,9 @@ LAYERS: dict[str, set[str]] = {
     "search": {"spec.model", "spec", "trials", "contracts"},
     "status": {"spec.model", "spec", "trials"},
     "report": {"text", "spec.model", "trials", "search", "status"},
-    "run": {"errors", "spec.model", "spec", "trials", "contracts", "store", "launch", "metrics", "search", "report"},
-    "cli": {"errors", "text", "spec.model", "spec", "trials", "store", "launch", "search", "status", "report", "run"},
+    "run": {"errors", "spec.model", "spec", "trials", "store", "launch", "report"},
+    "conduct": {"errors", "spec.model", "spec", "trials", "contracts", "store", "launch", "metrics", "search", "run"},
+    "cli": {"conduct", "errors", "text", "spec.model", "spec", "trials", "store", "launch", "search", "status", "report", "run"},
 }
 
 # Heavy libraries enter through these files alone, and there inside functions.

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 
 import pytest
 
 from searches import await_none, journal_events, katuna, spawn, write_experiment
-
-KILLS = 50
 
 # A trial that notices when another process of the same trial is at work beside it, and leaves a child behind.
 LONELY = """
@@ -55,47 +53,50 @@ def trials_of(run: Path) -> list[tuple[object, ...]]:
     return [(number, *asked[number], tuple(reports[number]), *ended[number]) for number in sorted(asked)]
 
 
-def kill_until_done(folder: Path, mark: str, chance: random.Random, kills: int) -> tuple[Path, int]:
-    """Runs a search to its end, killing katuna's process group `kills` times at seeded moments; returns the run folder and
-    the number of kills that hit."""
+def kill_until_done(folder: Path, mark: str, chance: random.Random, kills: int) -> Path:
+    """Runs a search to its end, killing katuna's process group `kills` times at seeded moments: four in five while trials run,
+    the fifth while katuna is still on its way there. Returns the run folder."""
     run = folder / "runs" / "toy"
     environment = {"KATUNA_HOME": str(folder / "runs")}
-    hits = 0
-    while True:
-        begun = run.exists()
-        arguments = ("resume", str(run)) if begun else ("tune", "experiment.yaml")
+    for kill in range(kills):
+        arguments = ("resume", str(run)) if run.exists() else ("tune", "experiment.yaml")
         process = spawn(*arguments, cwd=folder, env=environment)
-        try:
-            output = process.communicate(timeout=chance.uniform(0.25, 1.6) if hits < kills else 120)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            hits += 1
-            left = await_none(mark, within_s=2.0)
-            assert left == [], f"still alive 2 s after kill {hits}"
-            continue
-        assert process.returncode == 0, output
-        return run, hits
+        assert process.stdout is not None
+        if kill % 5:
+            while "resumed:" not in (line := process.stdout.readline()) and "started" not in line:
+                assert line, process.communicate()
+            time.sleep(chance.uniform(0, 0.25))
+        else:
+            time.sleep(chance.uniform(0, 0.8))
+        assert process.poll() is None, "the search is over before all kills: make it longer"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert await_none(mark, within_s=2.0) == [], f"still alive 2 s after kill {kill}"
+    done = katuna("resume", run, cwd=folder, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return run
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("algorithm", "parallel"), [("tpe", 1), ("tpe", 3)])
-def test_killed_at_fifty_moments_nothing_is_lost_doubled_or_left_running(tmp_path: Path, algorithm: str, parallel: int) -> None:
+@pytest.mark.parametrize(("parallel", "kills", "trials"), [(1, 50, 130), (3, 20, 160)], ids=["sequential", "parallel"])
+def test_killed_at_seeded_moments_nothing_is_lost_doubled_or_left_running(
+    tmp_path: Path, parallel: int, kills: int, trials: int
+) -> None:
     mark = f"mark-{uuid.uuid4()}"
     settings = {
         "env": {"MARK": mark},
-        "algorithm": {"algorithmName": algorithm, "algorithmSettings": [{"name": "random_state", "value": "11"}]},
+        "algorithm": {"algorithmName": "tpe", "algorithmSettings": [{"name": "random_state", "value": "11"}]},
         "parallelTrialCount": parallel,
-        "maxTrialCount": 60 * parallel,
+        "maxTrialCount": trials,
     }
-    kills = KILLS if parallel == 1 else KILLS // 2
     write_experiment(tmp_path, LONELY, **settings)
-    run, hits = kill_until_done(tmp_path, mark, random.Random(20261123 + parallel), kills)
-    assert hits >= kills * 0.6, "too few of the kills hit: make the search longer"
+    run = kill_until_done(tmp_path, mark, random.Random(20261123 + parallel), kills)
+    resumed = [event["restarted"] for event in journal_events(run) if event["event"] == "Resumed"]
+    assert sum(bool(restarted) for restarted in resumed) >= kills // 2, "too few kills hit a trial that ran"
     assert not list(run.glob("trials/*/DOUBLED"))
     killed = trials_of(run)
-    assert [trial[0] for trial in killed] == list(range(60 * parallel))
+    assert [trial[0] for trial in killed] == list(range(trials))
     assert len({trial[1] for trial in killed}) == len(killed)
     if parallel == 1:
         whole = tmp_path / "whole"

@@ -17,13 +17,14 @@ __version__ = "0.1.0"
 __all__ = ["Run", "load", "tune"]
 
 if TYPE_CHECKING:
-    from katuna.run import Run, load, tune
+    from katuna.conduct import tune
+    from katuna.run import Run, load
 
 
 def __getattr__(name: str) -> object:
     """Imported when first asked for: `katuna --help` and trainers, which import this package too, need none of it."""
     if name in __all__:
-        from katuna import run
+        from katuna import conduct, run
 
-        return getattr(run, name)
+        return getattr(conduct if name == "tune" else run, name)
     raise AttributeError(f"module 'katuna' has no attribute {name!r}")

@@ -67,8 +67,9 @@ class Launcher(Protocol):
     def stop(self, number: int, grace_s: float) -> None:
         """Ask the trial to end, then make it, `grace_s` later. Idempotent; returns at once; its Exited comes through poll."""
 
-    def close(self) -> None:
-        """Ends whatever still runs. When it returns, no process that this launcher started is left. Idempotent."""
+    def close(self, grace_s: float = ...) -> None:
+        """Ends whatever still runs. When it returns, no process that this launcher started is left. Idempotent; called again with
+        a shorter grace period, as after an interruption of the first call, it hurries."""
 
 
 class Store(Protocol):

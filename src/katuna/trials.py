@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -16,6 +18,8 @@ Assignments = Mapping[str, str]
 """Search parameter name to value text, in the Experiment's order."""
 
 UNAVAILABLE = "unavailable"
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 class TrialState(Enum):
@@ -99,11 +103,13 @@ class Trial:
 
 
 def number(text: str) -> float | None:
-    """A finite float, or None: text that Katib would not parse, NaN and infinities never become observations."""
-    try:
-        value = float(text)
-    except ValueError:
+    """A finite float, or None: text that Katib would not parse, NaN and infinities never become observations.
+
+    Stricter than `float`, which takes `1_000` and digits of other scripts.
+    """
+    if not _NUMBER.fullmatch(text):
         return None
+    value = float(text)
     return value if math.isfinite(value) else None
 
 
@@ -249,7 +255,8 @@ def _ended(trial: Trial, event: Exited, objective: Objective) -> Trial:
 class Search:
     """A whole run as its journal tells it so far; `apply` is the only thing that changes it.
 
-    `trials` maps a trial's number to the trial, in the order of asking.
+    `trials` maps a trial's number to the trial, in the order of asking. `counts` and `best` are kept along the way, so that the
+    engine's questions cost the same however long the search has run.
     """
 
     objective: Objective
@@ -257,14 +264,18 @@ class Search:
     trials: dict[int, Trial] = field(default_factory=dict)
     ended: Ended | None = None
     resumes: int = 0
-
-    @property
-    def best(self) -> Trial | None:
-        return best_trial(self.trials.values(), self.objective)
+    counts: Counter[TrialState] = field(default_factory=Counter)
+    best: Trial | None = None
+    _unfinished: dict[int, None] = field(default_factory=dict)
 
     @property
     def unfinished(self) -> list[Trial]:
-        return [trial for trial in self.trials.values() if not trial.state.is_final]
+        return [self.trials[number] for number in self._unfinished]
+
+    @property
+    def finished(self) -> int:
+        """How many trials have ended, however."""
+        return len(self.trials) - len(self._unfinished)
 
     def apply(self, event: Event) -> None:
         match event:
@@ -275,9 +286,21 @@ class Search:
             case Resumed():
                 self.ended, self.resumes = None, self.resumes + 1
                 for number in event.restarted:
-                    self.trials[number] = _anew(self.trials[number])
+                    self._put(_anew(self.trials[number]))
             case _:
-                self.trials[event.number] = advance(self.trials.get(event.number), event, self.objective)
+                self._put(advance(self.trials.get(event.number), event, self.objective))
+
+    def _put(self, trial: Trial) -> None:
+        before = self.trials.get(trial.number)
+        if before is not None:
+            self.counts[before.state] -= 1
+        self.counts[trial.state] += 1
+        self.trials[trial.number] = trial
+        if not trial.state.is_final:
+            self._unfinished[trial.number] = None
+        elif trial.number in self._unfinished:
+            del self._unfinished[trial.number]
+            self.best = best_trial([trial] if self.best is None else [self.best, trial], self.objective)
 
 
 def _anew(trial: Trial) -> Trial:
@@ -295,8 +318,8 @@ def fold(events: Iterable[Event], objective: Objective) -> Search:
 def ranking(trials: Iterable[Trial], objective: Objective) -> list[Trial]:
     """The trials that have an objective value, the best first; of equals the first created (Katib's order is arbitrary there)."""
     sign = 1 if objective.type is ObjectiveType.MINIMIZE else -1
-    valued = [(value, trial) for trial in trials if (value := trial.value(objective)) is not None]
-    return [trial for value, trial in sorted(valued, key=lambda pair: sign * pair[0])]
+    valued = [(sign * value, trial.number, trial) for trial in trials if (value := trial.value(objective)) is not None]
+    return [trial for _, _, trial in sorted(valued, key=lambda entry: entry[:2])]
 
 
 def best_trial(trials: Iterable[Trial], objective: Objective) -> Trial | None:

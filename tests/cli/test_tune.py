@@ -114,12 +114,14 @@ def test_a_config_map_beside_the_experiment_is_its_template(tmp_path: Path) -> N
 
 
 def test_timeout_ends_the_search_in_good_order(tmp_path: Path) -> None:
-    write_experiment(tmp_path, FOREVER, maxTrialCount=50)
+    one_ends = "import os, time\nprint('accuracy=0.5', flush=True)\ntry: os.mkdir('ended')\nexcept OSError: time.sleep(100)"
+    write_experiment(tmp_path, one_ends, maxTrialCount=50)
     began = time.monotonic()
     done = katuna("tune", "experiment.yaml", "--timeout", "2s")
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - began < 30
-    assert "--timeout has passed (2 stopped)" in done.stdout
+    assert "--timeout has passed" in done.stdout
+    assert "2 stopped)" in done.stdout
 
 
 def damaged(change: dict[str, Any] | None = None, **spec: Any) -> str:
@@ -330,6 +332,97 @@ def test_a_child_that_outlives_its_trial_is_ended(tmp_path: Path) -> None:
     assert await_none(mark, within_s=0.5) == []
 
 
+def test_resume_refuses_what_can_no_longer_run_and_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(FOREVER)
+    write_experiment(tmp_path, command=["python", "train.py", "${trialParameters.lr}"], maxFailedTrialCount=1)
+    process = spawn("tune", "experiment.yaml")
+    journal = tmp_path / "runs" / "toy" / "journal.jsonl"
+    await_line(journal, '"Started"', times=2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=30)
+    before = journal.read_bytes()
+    (tmp_path / "train.py").rename(tmp_path / "elsewhere.py")
+    done = katuna("resume", "toy")
+    assert done.returncode == 2, done.stdout
+    assert "train.py" in done.stderr
+    assert journal.read_bytes() == before
+    (tmp_path / "train.py").write_text(FOREVER.replace("while True", "while False"))
+    assert "4 succeeded" in katuna("resume", "toy").stdout
+
+
+def test_resume_from_another_folder_runs_where_the_search_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train.py").write_text(FOREVER)
+    write_experiment(tmp_path, command=["python", "train.py", "${trialParameters.lr}"])
+    process = spawn("tune", "experiment.yaml")
+    await_line(tmp_path / "runs" / "toy" / "journal.jsonl", '"Started"', times=2)
+    katuna("stop", "toy")
+    process.communicate(timeout=30)
+    (tmp_path / "train.py").write_text(FOREVER.replace("while True", "while False"))
+    monkeypatch.chdir("/")
+    assert "4 succeeded" in katuna("resume", str(tmp_path / "runs" / "toy")).stdout
+
+
+def test_what_is_ignored_stays_ignored(tmp_path: Path) -> None:
+    """`nohup katuna tune` outlives its terminal."""
+    write_experiment(tmp_path, FOREVER)
+    code = "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); from katuna.cli import main; main(sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "tune", "experiment.yaml"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    journal = tmp_path / "runs" / "toy" / "journal.jsonl"
+    await_line(journal, '"Started"', times=2)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(1)
+    assert process.poll() is None
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+
+
+def test_a_reader_that_leaves_does_not_end_the_search(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    process = subprocess.Popen([*KATUNA, "tune", "experiment.yaml"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr is not None
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(60) == 0, errors
+    assert b"Traceback" not in errors
+    assert "Succeeded" in katuna("ls").stdout
+
+
+def test_files_are_kept_as_given_each_for_itself(tmp_path: Path) -> None:
+    given = b"\xef\xbb\xbf" + experiment_yaml().replace("\n", "\r\n").encode()
+    beside = b"%YAML 1.1\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: other}\ndata: {a: b}\n"
+    (tmp_path / "experiment.yaml").write_bytes(given)
+    (tmp_path / "config.yaml").write_bytes(beside)
+    done = katuna("tune", "config.yaml", "experiment.yaml")
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "toy"
+    assert (run / "experiment.yaml").read_bytes() == given
+    assert [path.read_bytes() for path in (run / "beside").iterdir()] == [beside]
+    assert katuna("show", "toy").returncode == 0
+
+
+def test_a_secret_is_not_taken_into_the_run_folder() -> None:
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"k": "hunter2"}}
+    Path("experiment.yaml").write_text(experiment_yaml() + "---\n" + yaml.safe_dump(secret))
+    message = refused("experiment.yaml")
+    assert "must not keep a Secret" in message
+    assert "hunter2" not in message
+
+
+def test_a_timeout_before_any_value_is_a_failure(tmp_path: Path) -> None:
+    write_experiment(tmp_path, "import time; time.sleep(60)")
+    done = katuna("tune", "experiment.yaml", "--timeout", "1s")
+    assert done.returncode == 1
+    assert "before any trial had a value" in done.stdout
+    again = katuna("resume", "toy")
+    assert again.returncode == 1, "as the search itself ended"
+
+
 def test_a_flipped_byte_is_refused_and_drop_after_goes_on(tmp_path: Path) -> None:
     write_experiment(tmp_path)
     assert katuna("tune", "experiment.yaml").returncode == 0
@@ -399,7 +492,7 @@ def test_a_folder_where_no_run_can_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir(mode=0o500)
     done = as_others("tune", "experiment.yaml")
     assert done.returncode == 2
-    assert "Permission denied; set KATUNA_HOME" in done.stderr
+    assert "Permission denied; make room, or set KATUNA_HOME" in done.stderr
 
 
 def test_secrets_are_neither_in_the_run_folder_nor_on_the_screen(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -138,8 +140,73 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     assert process.stderr is not None
     errors = process.stderr.read()
     process.stderr.close()
-    process.wait(60)
+    assert process.wait(60) == 141, "as SIGPIPE would have it"
     assert b"Traceback" not in errors
+
+
+def test_output_that_cannot_be_written_is_one_message() -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full")
+    with full.open("w") as output:
+        done = subprocess.run([*KATUNA, "ls"], stdout=output, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: output: No space left on device\n")
+    closed = subprocess.run(["/bin/sh", "-c", '"$@" >&-', "sh", *KATUNA, "ls"], capture_output=True, text=True, check=False)
+    assert closed.returncode == 0, closed.stderr
+
+
+def test_a_run_that_cannot_be_read_says_why_and_hides_no_other(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "runs"
+    for name in ("good", "gone", "binary", "foreign", "edited"):
+        shutil.copytree(finished / "toy", home / name)
+    (home / "gone" / "experiment.yaml").unlink()
+    (home / "binary" / "experiment.yaml").write_bytes(b"\xff\xfe")
+    lines = (home / "foreign" / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    body = lines[0].split(b', "crc"')[0].replace(b'"keep"', b'"kept"')
+    (home / "foreign" / "journal.jsonl").write_bytes(b'%s, "crc": "%08x"}\n' % (body, zlib.crc32(body)) + b"".join(lines[1:]))
+    edited = (home / "edited" / "experiment.yaml").read_text().replace("maxTrialCount: 5", "maxTrialCount: -5")
+    (home / "edited" / "experiment.yaml").write_text(edited)
+    monkeypatch.setenv("KATUNA_HOME", str(home))
+    listed = katuna("ls")
+    assert listed.returncode == 0, listed.stderr
+    states = {line.split()[0]: line.split()[1] for line in listed.stdout.splitlines()[1:]}
+    assert states == {
+        "good": "Succeeded",
+        "gone": "Unreadable",
+        "binary": "Unreadable",
+        "foreign": "Unreadable",
+        "edited": "Unreadable",
+    }
+    for name, word in (
+        ("gone", "No such file"),
+        ("binary", "not UTF-8"),
+        ("foreign", "another version"),
+        ("edited", "maxTrialCount"),
+    ):
+        assert word in listed.stderr
+        done = katuna("show", name)
+        assert done.returncode == 2, name
+        assert word in done.stderr
+        assert "Traceback" not in done.stderr
+    row = next(row for row in objects("ls") if row["name"] == "good")
+    assert (row["finished"], row["maxTrialCount"], type(row["best"])) == (5, 5, float)
+
+
+def test_an_empty_name_removes_nothing(finished: Path) -> None:
+    done = katuna("rm", "-y", "")
+    assert done.returncode == 2
+    assert "empty" in done.stderr
+    assert (finished / "toy").is_dir()
+
+
+def test_resume_does_not_drop_lines_of_a_whole_journal(finished: Path) -> None:
+    before = (finished / "toy" / "journal.jsonl").read_bytes()
+    done = katuna("resume", "toy", "--drop-after", "3")
+    assert done.returncode == 2
+    assert "is whole" in done.stderr
+    assert (finished / "toy" / "journal.jsonl").read_bytes() == before
 
 
 def test_completion_knows_verbs_and_runs(finished: Path) -> None:
@@ -155,7 +222,7 @@ def test_rm_removes_one_run(tmp_path: Path) -> None:
     write_experiment(tmp_path, maxTrialCount=1, parallelTrialCount=1)
     for _ in range(2):
         assert katuna("tune", "experiment.yaml", cwd=tmp_path, env=home).returncode == 0
-    assert katuna("rm", "toy-2", env=home).stdout == "removed toy-2\n"
+    assert katuna("rm", "toy-2", "toy-2", env=home).stdout == "removed toy-2\n"
     assert [entry.name for entry in (tmp_path / "runs").iterdir()] == ["toy"]
 
 

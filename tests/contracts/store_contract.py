@@ -23,7 +23,7 @@ class StoreContract:
             *a_life(1, {"lr": "0.1", "optimizer": 'a "quoted"\nñ\x00 word'}, None),
             Reported(3.0, 1, (Report("loss", "1.50", 1_764_000_000_000_001), Report("loss", "x"))),
             Stopping(4.0, 1, "ExperimentGoalReached"),
-            Resumed(5.0, (1, 2)),
+            Resumed(5.0, (0, 1)),
             Ended(6.0, True, "ExperimentGoalReached", "done"),
         ]
         for event in events:
@@ -40,7 +40,8 @@ class StoreContract:
     def test_sync_changes_nothing_that_can_be_read(self) -> None:
         store = self.make_store()
         store.append(opened())
-        store.append(Reported(1.0, 0, (Report("loss", "1"),)))
+        for event in a_life(0, {"lr": "0.1"}, 0.5):
+            store.append(event)
         before = list(store.replay())
         store.sync()
         assert list(store.replay()) == before

@@ -177,8 +177,7 @@ def test_goal_is_tested_before_the_failed_limit() -> None:
     assert set(world.states) == {"Succeeded", "Failed"}
     from katuna.search.budget import verdict
 
-    trials = fold(world.store.events, experiment.objective).trials.values()
-    final = verdict(experiment, trials)
+    final = verdict(experiment, fold(world.store.events, experiment.objective))
     assert final is not None
     assert final.reason == "ExperimentGoalReached"
 
@@ -199,6 +198,13 @@ def test_timeout_stops_what_runs() -> None:
     assert (end.succeeded, end.reason) == (True, "ExperimentTimeoutReached")
     assert world.clock.now() - began == pytest.approx(25.0, abs=0.01)
     assert world.states == ["Succeeded"] * 4 + ["Killed"] * 2
+
+
+def test_timeout_before_any_value_is_a_failure() -> None:
+    world = World(make_experiment(max_trials=None, parallel_trials=2), scored, deadline_s=5.0)
+    end = world.run()
+    assert end is not None
+    assert (end.succeeded, end.reason) == (False, "ExperimentTimeoutReached")
 
 
 def test_a_trial_that_ignores_the_stop_is_waited_for() -> None:

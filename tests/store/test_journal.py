@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import random
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 from contracts.store_contract import StoreContract
 from factories import a_life, opened
-from katuna.errors import JournalDamaged
+from katuna.errors import InputRefused, JournalDamaged, StoreFailed
 from katuna.metrics.line import Report
 from katuna.store.journal import SYNC_AFTER_S, Journal, drop_after, encode, read
 from katuna.trials import Ended, Event, Reported
@@ -53,9 +54,10 @@ def test_cut_anywhere_it_keeps_the_whole_lines_and_goes_on(path: Path, written: 
         whole = sum(end <= size or end == size + 1 for end in ends)
         assert replayed(path) == EVENTS[:whole], f"cut at {size}"
         journal = Journal(path)
-        journal.append(EVENTS[-1])
+        following = EVENTS[-1] if whole else EVENTS[0]
+        journal.append(following)
         journal.close()
-        assert replayed(path) == [*EVENTS[:whole], EVENTS[-1]], f"cut at {size}, then appended"
+        assert replayed(path) == [*EVENTS[:whole], following], f"cut at {size}, then appended"
 
 
 def test_a_flipped_byte_is_always_noticed_and_named_by_line(path: Path, written: bytes) -> None:
@@ -85,6 +87,43 @@ def test_drop_after_keeps_the_good_lines_and_the_damaged_file(path: Path, writte
     assert replayed(path) == EVENTS[:3]
 
 
+def test_a_whole_journal_has_nothing_to_drop(path: Path, written: bytes) -> None:
+    with pytest.raises(InputRefused, match="is whole"):
+        drop_after(path, 3)
+    assert path.read_bytes() == written
+    assert [entry.name for entry in path.parent.iterdir()] == ["journal.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [([1, 0], 1), ([0, 1, 1], 3), ([0, 0], 2), ([0, 5], 2), ([0, 2], 2)],
+    ids=["no beginning", "asked twice", "opened twice", "asked out of turn", "started but never asked"],
+)
+def test_whole_lines_in_the_wrong_place_are_damage(path: Path, written: bytes, lines: list[int], line: int) -> None:
+    whole = written.splitlines(keepends=True)
+    path.write_bytes(b"".join(whole[index] for index in lines))
+    with pytest.raises(JournalDamaged, match=f"line {line}: "):
+        replayed(path)
+
+
+def test_a_disk_that_fails_late_is_a_store_failure(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As network disks do: the write goes well, and fsync or close reports what became of it."""
+    path.parent.mkdir()
+    journal = Journal(path)
+    journal.append(opened())
+
+    def full(fd: int) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StoreFailed, match=r"Disk quota exceeded.*katuna resume digits"):
+        journal.append(EVENTS[1])
+    assert replayed(path) == EVENTS[:1], "what could not be kept is not there either"
+    with pytest.raises(StoreFailed, match="Disk quota"):
+        journal.close()
+    journal.close()
+
+
 def test_reported_values_wait_for_the_disk_half_a_second_at_most(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.parent.mkdir()
     now, synced = [100.0], []
@@ -95,7 +134,7 @@ def test_reported_values_wait_for_the_disk_half_a_second_at_most(path: Path, mon
     assert len(synced) == 1, "a transition is on disk when append returns"
     journal.append(Reported(1.0, 0, (Report("loss", "1"),)))
     journal.sync()
-    assert len(synced) == 1
+    assert len(synced) == 1, "a value waits"
     now[0] += SYNC_AFTER_S
     journal.sync()
     journal.sync()
@@ -109,6 +148,7 @@ from pathlib import Path
 from factories import a_life, opened
 from katuna.errors import StoreFailed
 from katuna.store.journal import Journal, read
+from katuna.trials import Ended
 path = Path(sys.argv[1])
 journal = Journal(path)
 journal.append(opened())
@@ -123,7 +163,7 @@ try:
 except StoreFailed as error:
     print(error)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    journal.append(opened())
+    journal.append(Ended(9.0, True, "r", "m"))
     assert len(list(read(path))) == kept + 1
     sys.exit(7)
 """

@@ -87,24 +87,38 @@ def test_a_home_below_a_file_is_refused(tmp_path: Path) -> None:
         rundir.create("digits", {}, tmp_path / "file" / "runs")
 
 
-def test_trim_keeps_the_named_trials_and_every_log() -> None:
+def test_trim_leaves_what_explains_a_trial() -> None:
     run = make_run("digits")
-    for name in ("best", "other"):
-        folder = run.trial(name)
-        (folder / "checkpoints").mkdir(parents=True)
-        (folder / "checkpoints" / "model").write_text("x")
-        (folder / "events").mkdir()
-        for file in ("log", "job.yaml", "model.npz"):
-            (folder / file).write_text("x")
-    run.trim({"best"})
-    assert sorted(entry.name for entry in run.trial("best").iterdir()) == [
-        "checkpoints",
-        "events",
-        "job.yaml",
-        "log",
-        "model.npz",
-    ]
-    assert sorted(entry.name for entry in run.trial("other").iterdir()) == ["events", "job.yaml", "log"]
+    folder = run.trial("other")
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "model").write_text("x")
+    (folder / "events").mkdir()
+    (folder / "elsewhere").symlink_to(run.path)
+    for file in ("log", "job.yaml", "model.npz", ".guard"):
+        (folder / file).write_text("x")
+    run.trim("other")
+    assert sorted(entry.name for entry in folder.iterdir()) == [".guard", "events", "job.yaml", "log"]
+    assert run.experiment.exists(), "a link is removed, not what it points to"
+    run.trim("never-there")
+
+
+def test_a_removed_run_is_gone_and_its_name_free_again() -> None:
+    for _ in range(2):
+        run = make_run("digits")
+        assert run.name == "digits"
+        run.remove()
+        assert rundir.all_runs() == []
+
+
+def test_what_is_no_run_is_not_listed(tmp_path: Path) -> None:
+    run = make_run("digits")
+    for name in (".digits-1234.removed", ".digits-1234.new", "notes"):
+        (run.path.parent / name).mkdir()
+    (run.path.parent / ".digits-1234.removed" / "journal.jsonl").write_text("")
+    (run.path.parent / "file").write_text("")
+    assert rundir.all_runs() == [run]
+    with pytest.raises(RunNotFound, match="empty"):
+        rundir.find("")
 
 
 def test_the_latest_is_the_one_last_written_to() -> None:

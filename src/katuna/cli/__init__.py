@@ -6,6 +6,8 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -43,6 +45,16 @@ class _Verbs(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read our output has left (`katuna trials | head`): as SIGPIPE would have it, and click would call it 1.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(141) from None
+        return result
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in VERBS and not args[0].startswith("-"):
             from difflib import get_close_matches
@@ -75,6 +87,8 @@ def katuna() -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The entry point: errors of ours become one message on stderr and an exit code, never a traceback."""
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     try:
         code = katuna.main(args=None if argv is None else list(argv), prog_name="katuna", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -87,10 +101,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KatunaError as error:
         _say(str(error), error)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # Whoever read our output has left (`katuna trials | head`): not an error, and nothing more can be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+    except OSError as error:
+        click.echo(f"error: {error.filename or 'output'}: {error.strerror or error}", err=True)
+        # Python would try to write the rest of the output once more when it ends, and complain.
+        os._exit(1)
 
 
 def _say(message: str, error: KatunaError) -> None:

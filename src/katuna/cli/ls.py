@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from katuna.cli.output import duration, figure, format_option, print_objects, print_table
 from katuna.errors import KatunaError
+from katuna.text import printable
+
+if TYPE_CHECKING:
+    from katuna.run import Run
 
 
 @click.command("ls")
@@ -20,41 +25,41 @@ def command(output: str) -> None:
     rows = [_row(Run(folder)) for folder in reversed(all_runs())]
     if output != "table":
         print_objects(output, rows, [str(row["name"]) for row in rows])
-    elif rows:
-        print_table(
-            ("NAME", "STATE", "ALGORITHM", "TRIALS", "BEST", "AGE"),
-            [[str(row[key]) for key in ("name", "state", "algorithm", "trials", "best", "age")] for row in rows],
-            right=("TRIALS", "BEST", "AGE"),
-        )
-    else:
+        return
+    if not rows:
         click.echo(f"no run in {runs_home()} yet; start one with `katuna tune FILE`", err=True)
+        return
+    table = [
+        [
+            str(row["name"]),
+            str(row["state"]),
+            str(row.get("algorithm", "")),
+            f"{row['finished']}/{row['maxTrialCount'] or '∞'}" if "finished" in row else "",
+            figure(row.get("best")),
+            duration(row.get("age_s")),
+        ]
+        for row in rows
+    ]
+    print_table(("NAME", "STATE", "ALGORITHM", "TRIALS", "BEST", "AGE"), table, right=("TRIALS", "BEST", "AGE"))
+    for row in rows:
+        if "error" in row:
+            click.echo(f"{row['name']}: {printable(row['error'], newlines=True)}", err=True)
 
 
-def _row(run: object) -> dict[str, object]:
-    from katuna.run import Run
-
-    assert isinstance(run, Run)
-    row: dict[str, object] = {
-        "name": run.name,
-        "state": "Unreadable",
-        "algorithm": "",
-        "trials": "",
-        "best": "",
-        "age": "",
-        "path": str(run.path),
-    }
+def _row(run: Run) -> dict[str, Any]:
+    """What there is to say of a run; of one that cannot be read, why."""
+    row: dict[str, Any] = {"name": run.name, "state": "Unreadable", "path": str(run.path)}
     try:
-        done = sum(trial.state.is_final for trial in run.trials)
-        best = run.best
-        row |= {
+        experiment, best = run.experiment, run.best
+        return row | {
             "state": run.state,
-            "algorithm": run.experiment.algorithm,
-            "trials": f"{done}/{run.experiment.max_trials or '∞'}",
-            "best": figure(best.value(run.experiment.objective)) if best else "",
-            "age": duration(max(0.0, time.time() - run.opened.at)),
+            "algorithm": experiment.algorithm,
+            "finished": run.search.finished,
+            "maxTrialCount": experiment.max_trials,
+            "best": None if best is None else best.value(experiment.objective),
+            "age_s": max(0.0, time.time() - run.opened.at),
         }
     except KatunaError as error:
-        row["error"] = str(error)
+        return row | {"error": str(error)}
     except OSError as error:
-        row["error"] = error.strerror
-    return row
+        return row | {"error": str(error.strerror)}

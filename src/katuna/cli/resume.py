@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from katuna.cli.options import Duration, run_argument
@@ -21,14 +23,15 @@ def command(run: str | None, timeout: float | None, drop_after: int | None) -> N
 
     Trials that had ended stay as they are; those that were running begin again with the same parameters.
     """
-    from katuna import run as runs
-    from katuna.cli.search import conduct
+    from katuna import conduct
+    from katuna.cli.search import attend
+    from katuna.run import Run
     from katuna.store.rundir import find
 
-    found = runs.Run(find(run))
+    found = Run(find(run))
     if drop_after is None and found.search.ended is not None:
         click.echo(
             f"{found.name} has ended: {found.search.ended.message}. There is nothing to resume; `katuna show {found.name}` shows it"
         )
-        return
-    conduct(lambda **how: runs.resume(str(found.path), timeout_s=timeout, drop_after=drop_after, **how))
+        sys.exit(0 if found.search.ended.succeeded else 1)
+    attend(lambda **how: conduct.resume(str(found.path), timeout_s=timeout, drop_after=drop_after, **how))

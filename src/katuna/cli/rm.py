@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 
 import click
@@ -18,15 +17,13 @@ def command(runs: tuple[str, ...], yes: bool) -> None:
     """Remove runs with their journals, logs and models. A run that is at work is refused."""
     from katuna.store.rundir import find
 
-    folders = [find(run) for run in runs]
+    folders = list(dict.fromkeys(find(run) for run in runs))
     if not yes and sys.stdin.isatty():
         click.confirm(f"Remove {', '.join(folder.name for folder in folders)} with everything in it?", abort=True)
     for folder in folders:
         with folder.locked():
-            gone = folder.path.with_name(f".{folder.name}.removed")
             try:
-                folder.path.rename(gone)
-                shutil.rmtree(gone)
+                folder.remove()
             except OSError as error:
                 raise KatunaError(f"{folder.path} cannot be removed: {error.strerror}") from error
         click.echo(f"removed {folder.name}")

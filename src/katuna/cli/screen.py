@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -43,6 +44,7 @@ class Screen:
 
     def __init__(self) -> None:
         self._run: Run | None = None
+        self._read = True
 
     def __enter__(self) -> Self:
         return self
@@ -58,8 +60,15 @@ class Screen:
         return self.take
 
     def say(self, line: str) -> None:
-        click.echo(printable(line))
-        sys.stdout.flush()
+        if not self._read:
+            return
+        try:
+            click.echo(printable(line))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader has left (`| head`); the search has not: it goes on in silence.
+            self._read = False
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def take(self, event: Event, search: Search) -> None:
         line = self.line(event, search)
@@ -83,7 +92,7 @@ class Screen:
 
     def closing_words(self, run: Run) -> None:
         for line in closing(run):
-            click.echo(printable(line))
+            self.say(line)
 
 
 def introduction(run: Run) -> list[str]:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from katuna.run import Run
 
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 class StopRequests:
     """Counts SIGINT, SIGTERM and SIGHUP. The search looks at it once a round: nothing is cut off in the middle of a write."""
 
@@ -32,8 +35,9 @@ class StopRequests:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, self.note) for number in signals}
+        # What is ignored stays so: `nohup katuna tune` outlives its terminal.
+        heeded = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self.note) for number in heeded}
         try:
             yield
         finally:
@@ -41,7 +45,7 @@ class StopRequests:
                 signal.signal(number, handler)
 
 
-def conduct(search: Callable[..., Run]) -> None:
+def attend(search: Callable[..., Run]) -> None:
     """Calls `search(interruptions=..., watch=...)`, shows it as it goes, and exits with the code that the outcome has.
 
     Raises Interrupted for a search that a signal paused.
@@ -60,8 +64,7 @@ def conduct(search: Callable[..., Run]) -> None:
 
 
 def interruption(run: Any) -> str:
-    done = sum(trial.state.is_final for trial in run.trials)
-    unfinished = len(run.trials) - done
+    done, unfinished = run.search.finished, len(run.search.unfinished)
     stopped = f", {unfinished} stopped on the way and will begin again" if unfinished else ""
     click.echo("", err=True)
     return f"interrupted: {done} trial{'s' if done != 1 else ''} done{stopped}. Nothing is lost; go on with `katuna resume {run.name}`"

@@ -17,7 +17,10 @@ PATIENCE_S = 60.0
 @click.command("stop")
 @run_argument(required=True)
 def command(run: str) -> None:
-    """Ask the katuna process of a run to end: its trials are stopped, nothing recorded is lost, and it can be resumed."""
+    """Ask the katuna process of a run to end: its trials are stopped, nothing recorded is lost, and it can be resumed.
+
+    A Python program that called katuna.tune is asked as a whole.
+    """
     from katuna.store.rundir import find
 
     folder = find(run)

@@ -26,27 +26,27 @@ def command(
     FILES are YAML: the Experiment, and a ConfigMap if its trial template is kept in one. The file is the one that a cluster
     takes; images are not pulled, their commands run here.
     """
-    from katuna import run as runs
+    from katuna import conduct
     from katuna.cli.screen import say_findings
 
-    planned = runs.plan(files, options=run_options(**local), name=name, seed=seed)
+    planned = conduct.plan(files, options=run_options(**local), name=name, seed=seed)
     say_findings(planned.findings)
     if dry_run:
         _print_plan(planned, count)
         return
-    from katuna.cli.search import conduct
+    from katuna.cli.search import attend
 
-    conduct(lambda **how: runs.start(planned, timeout_s=timeout, **how))
+    attend(lambda **how: conduct.start(planned, timeout_s=timeout, **how))
 
 
 def _print_plan(planned: Any, count: int) -> None:
-    from katuna import run as runs
+    from katuna import conduct
     from katuna.cli.output import yaml_text
     from katuna.text import printable
 
     click.echo(f"# {planned.experiment.name}, as Katib would default it")
     click.echo(yaml_text(planned.experiment.manifest), nl=False)
-    for number, (trial, point, manifest) in enumerate(runs.first_trials(planned, count)):
+    for number, (trial, point, manifest) in enumerate(conduct.first_trials(planned, count)):
         words = ", ".join(f"{key}={value}" for key, value in point.items())
         click.echo(f"---\n# trial {number}: {trial}: {printable(words)}")
         click.echo(yaml_text(manifest), nl=False)

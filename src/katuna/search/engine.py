@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 
 from katuna.contracts import Clock, Launcher, NoSuggestion, Store, Suggester, TrialRequest
-from katuna.search.budget import SPACE_EXHAUSTED, TIME_IS_UP, End, room, verdict
+from katuna.search.budget import SPACE_EXHAUSTED, TIME_IN_VAIN, TIME_IS_UP, End, room, verdict
 from katuna.spec.model import Experiment
 from katuna.spec.render import render
 from katuna.trials import Asked, Ended, Event, Exited, Resumed, Search, Stopping, Trial, trial_name
@@ -57,22 +57,33 @@ class Engine:
         """
         try:
             self._recover()
-            while True:
-                if self._interruptions():
-                    self._pause()
-                    return None
-                end = verdict(self._experiment, self._search.trials.values())
-                if end is None and self._deadline is not None and self._clock.now() >= self._deadline:
-                    end = TIME_IS_UP
-                if end is None:
-                    self._ask_for_more()
-                    if self._exhausted and not self._search.unfinished:
-                        end = SPACE_EXHAUSTED
-                if end is not None:
-                    return self._finish(end)
-                self._poll(self._patience())
+            return self._loop()
         finally:
+            self._close()
+
+    def _close(self) -> None:
+        """Leaves no trial behind, also when whoever interrupted once has no patience for the grace period."""
+        try:
             self._launcher.close()
+        except BaseException:
+            self._launcher.close(0.0)
+            raise
+
+    def _loop(self) -> End | None:
+        while True:
+            if self._interruptions():
+                self._pause()
+                return None
+            end = verdict(self._experiment, self._search)
+            if end is None and self._deadline is not None and self._clock.now() >= self._deadline:
+                end = TIME_IS_UP if self._search.best else TIME_IN_VAIN
+            if end is None:
+                self._ask_for_more()
+                if self._exhausted and not self._search.unfinished:
+                    end = SPACE_EXHAUSTED
+            if end is not None:
+                return self._finish(end)
+            self._poll(self._patience())
 
     def _recover(self) -> None:
         """Rebuilds the search and the suggester in journal order, and finds what an earlier process left unfinished."""
@@ -93,7 +104,7 @@ class Engine:
     def _ask_for_more(self) -> None:
         while self._to_restart:
             self._start(self._search.trials[self._to_restart.pop(0)])
-        for _ in range(room(self._experiment, self._search.trials.values())):
+        for _ in range(room(self._experiment, self._search)):
             number = len(self._search.trials)
             answer = self._suggester.ask(number)
             if isinstance(answer, NoSuggestion):

@@ -77,7 +77,7 @@ class Documents:
             yield Finding(self.experiments[0].file, 0, 0, "", message, hint=f"there are: {listed(names)}")
         if name is None and len(set(names)) > 1:
             yield self.experiments[1].finding(
-                Remark(NAME, f"several Experiments are given: {listed(names)}", "name the one to run")
+                Remark(NAME, f"several Experiments are given: {listed(names)}", "--experiment NAME picks one")
             )
 
     def check_doubles(self) -> Iterator[Finding]:
@@ -100,6 +100,11 @@ def _foreign(value: Mapping[str, Any]) -> Remark:
     """A kind that katuna has no use for. One that is nearly an Experiment's is an error, so that a typo is not passed over."""
     version, kind = value["apiVersion"], value["kind"]
     known = [name for _, name in kinds()]
+    if (version, kind) == ("v1", "Secret"):
+        hint = "leave it out of the files and give trials its values by --pass-env NAME"
+        return Remark(
+            ("kind",), "the run folder keeps the files that it was started from, and must not keep a Secret", hint, scope="local"
+        )
     if kind in known:
         right = next(api for api, name in kinds() if name == kind)
         return Remark(("apiVersion",), f"{shown(version)} has no kind {kind}", f"write {right}")

@@ -16,11 +16,13 @@ __all__ = ["Loaded", "Source", "lint", "load_experiment"]
 
 @dataclass(frozen=True)
 class Loaded:
-    """`findings` are notes and warnings. `config_maps` are the ConfigMap documents given beside the Experiment."""
+    """`findings` are notes and warnings. `config_maps` are the ConfigMap documents given beside the Experiment. `file` names the
+    source that holds it."""
 
     experiment: Experiment
     findings: tuple[Finding, ...]
     config_maps: tuple[Manifest, ...]
+    file: str
 
 
 def load_experiment(sources: Sequence[Source], name: str | None = None, pass_env: Collection[str] = ()) -> Loaded:
@@ -39,7 +41,7 @@ def load_experiment(sources: Sequence[Source], name: str | None = None, pass_env
     findings = documents.ordered(findings)
     if experiment is None or any(finding.level == "error" for finding in findings):
         raise SpecRefused(findings)
-    return Loaded(experiment, tuple(findings), tuple(known_config_maps(documents.config_maps)))
+    return Loaded(experiment, tuple(findings), tuple(known_config_maps(documents.config_maps)), chosen[0].file)
 
 
 def lint(sources: Sequence[Source], pass_env: Collection[str] = ()) -> tuple[Finding, ...]:

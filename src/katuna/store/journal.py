@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,9 +11,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from katuna.errors import JournalDamaged, StoreFailed
+from katuna.errors import InputRefused, JournalDamaged, StoreFailed
 from katuna.store.events import from_json, to_json
-from katuna.trials import Event, Reported
+from katuna.trials import Asked, Event, Opened, Reported, Resumed
 
 SYNC_AFTER_S = 0.5
 """How long a reported value may wait for the disk; transitions never wait."""
@@ -44,18 +45,33 @@ def read(path: Path) -> Iterator[tuple[Event, int]]:
     A last line without a newline is what a crash leaves: skipped, unless it holds a whole checksum, so that it was complete once.
     Raises JournalDamaged at any other line that cannot be trusted.
     """
-    end = 0
+    end = asked = 0
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             line = raw.removesuffix(b"\n")
             try:
                 event = decode(line)
+                asked = _follows(event, number, asked)
             except (ValueError, KeyError, TypeError) as error:
                 if not raw.endswith(b"\n") and not _WHOLE.search(line):
                     return
                 raise JournalDamaged(_damage(path, number, error), number) from None
             end += len(raw)
             yield event, end
+
+
+def _follows(event: Event, line: int, asked: int) -> int:
+    """How many trials have been asked for after `event`. Raises ValueError for an event that cannot stand here."""
+    if isinstance(event, Opened) != (line == 1):
+        raise ValueError("a journal has one Opened event, its first" if line == 1 else "a second Opened event")
+    if isinstance(event, Asked):
+        if event.number != asked:
+            raise ValueError(f"trial {event.number} is asked for where trial {asked} comes next")
+        return asked + 1
+    numbers = event.restarted if isinstance(event, Resumed) else (getattr(event, "number", -1),)
+    if any(number >= asked for number in numbers):
+        raise ValueError(f"an event of trial {max(numbers)}, which nobody has asked for")
+    return asked
 
 
 def _damage(path: Path, line: int, error: Exception) -> str:
@@ -82,7 +98,7 @@ class Journal:
             raise StoreFailed(f"{path}: cannot be opened for writing: {error.strerror}") from error
         for _, end in read(path):
             self._end = end
-        self._mend_tail()
+        self._guarded(self._mend_tail)
 
     def _mend_tail(self) -> None:
         """After a crash in the middle of a write: drop half a line, or give a whole one its newline."""
@@ -103,11 +119,9 @@ class Journal:
             else:
                 self._fsync()
         except OSError as error:
-            os.ftruncate(self._fd, self._end)
-            raise StoreFailed(
-                f"{self.path}: cannot be written: {error.strerror}. Everything recorded before is kept; "
-                f"make room and go on with `katuna resume {self.path.parent.name}`"
-            ) from error
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._end)
+            raise self._failure(error) from error
         self._end += len(line)
 
     def replay(self) -> Iterator[Event]:
@@ -115,7 +129,19 @@ class Journal:
 
     def sync(self) -> None:
         if self._waiting_since is not None and self._monotonic() - self._waiting_since >= SYNC_AFTER_S:
-            self._fsync()
+            self._guarded(self._fsync)
+
+    def _guarded(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: OSError) -> StoreFailed:
+        return StoreFailed(
+            f"{self.path}: cannot be written: {error.strerror}. Everything recorded before is kept; "
+            f"make room and go on with `katuna resume {self.path.parent.name}`"
+        )
 
     def _fsync(self) -> None:
         os.fsync(self._fd)
@@ -124,21 +150,27 @@ class Journal:
     def close(self) -> None:
         """Idempotent; what was appended is on disk afterwards."""
         if self._fd >= 0:
-            os.fsync(self._fd)
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            try:
+                self._guarded(lambda: os.fsync(fd))
+            finally:
+                os.close(fd)
 
 
 def drop_after(path: Path, line: int) -> Path:
-    """Keeps the first `line` lines as the journal and the damaged file beside it; returns where. Raises JournalDamaged if the
-    lines to keep are damaged themselves."""
-    content = path.read_bytes().splitlines(keepends=True)
-    kept = b"".join(content[:line])
-    for number, raw in enumerate(content[:line], start=1):
-        try:
-            decode(raw.removesuffix(b"\n"))
-        except (ValueError, KeyError, TypeError) as error:
-            raise JournalDamaged(_damage(path, number, error), number) from None
+    """Keeps the first `line` lines as the journal and the damaged file beside it; returns where.
+
+    Raises InputRefused when the journal is not damaged after that line: there would be nothing to mend and results to lose.
+    """
+    try:
+        for _ in read(path):
+            pass
+    except JournalDamaged as damage:
+        if damage.line <= line:
+            raise
+    else:
+        raise InputRefused(f"{path} is whole: nothing was dropped; `katuna resume {path.parent.name}` goes on with it")
+    kept = b"".join(path.read_bytes().splitlines(keepends=True)[:line])
     number = 1
     while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1

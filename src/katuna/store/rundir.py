@@ -10,13 +10,14 @@ runs/digits-tpe/
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import shutil
-import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,12 @@ class RunDir:
     @property
     def experiment(self) -> Path:
         return self.path / "experiment.yaml"
+
+    @property
+    def sources(self) -> list[Path]:
+        """The files that the run was started from, byte for byte: the Experiment's, then those given beside it, in their order."""
+        beside = self.path / "beside"
+        return [self.experiment, *(sorted(beside.iterdir()) if beside.is_dir() else [])]
 
     @property
     def defaulted(self) -> Path:
@@ -103,18 +110,22 @@ class RunDir:
             os.close(fd)
         return None
 
-    def trim(self, keep: Collection[str]) -> None:
-        """Removes the artefacts of every trial that is not named in `keep`; its log, rendered job and TensorBoard events stay."""
-        for folder in sorted((self.path / "trials").iterdir()):
-            if folder.name in keep:
-                continue
-            for entry in folder.iterdir():
+    def trim(self, name: str) -> None:
+        """Removes the artefacts of a trial; its log, rendered job and TensorBoard events stay, and what cannot be removed."""
+        with contextlib.suppress(OSError):
+            for entry in self.trial(name).iterdir():
                 if entry.name in KEPT_FILES or entry.name.startswith("."):
                     continue
                 if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry)
+                    shutil.rmtree(entry, ignore_errors=True)
                 else:
-                    entry.unlink()
+                    entry.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Removes the run; at once for whoever looks, then from the disk. Raises OSError."""
+        gone = self.path.with_name(f".{self.name}-{secrets.token_hex(4)}.removed")
+        self.path.rename(gone)
+        shutil.rmtree(gone)
 
 
 def _take(fd: int) -> bool:
@@ -135,13 +146,14 @@ def create(name: str, files: Mapping[str, bytes], home: Path | None = None) -> R
     It appears under its name with everything in it or not at all. Raises InputRefused when it cannot be made.
     """
     home = home or runs_home()
+    making = home / f".{name}-{secrets.token_hex(4)}.new"
     try:
         home.mkdir(parents=True, exist_ok=True)
-        making = Path(tempfile.mkdtemp(prefix=f".{name}-", suffix=".new", dir=home))
-        making.chmod(0o755)
-        (making / "trials").mkdir()
+        (making / "trials").mkdir(parents=True)
         for file_name, content in files.items():
-            with (making / file_name).open("wb") as file:
+            target = making / file_name
+            target.parent.mkdir(exist_ok=True)
+            with target.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -149,8 +161,9 @@ def create(name: str, files: Mapping[str, bytes], home: Path | None = None) -> R
         path = _take_name(making, home, name)
         sync_folder(home)
     except OSError as error:
+        shutil.rmtree(making, ignore_errors=True)
         raise InputRefused(
-            f"no run folder can be made in {home}: {error.strerror}; set KATUNA_HOME to a folder that you may write to"
+            f"no run folder can be made in {home}: {error.strerror}; make room, or set KATUNA_HOME to a folder that you may write to"
         ) from error
     return RunDir(path)
 
@@ -173,6 +186,8 @@ def _take_name(making: Path, home: Path, name: str) -> Path:
 def find(run: str | None, home: Path | None = None) -> RunDir:
     """The run of a name, a unique prefix or a path; without one, the run that was last written to. Raises RunNotFound."""
     home = home or runs_home()
+    if run == "":
+        raise RunNotFound("the name of a run is empty; `katuna ls` lists the runs")
     if run is None:
         known = all_runs(home)
         if not known:
@@ -200,9 +215,12 @@ def _at_path(path: Path) -> RunDir:
 
 
 def all_runs(home: Path | None = None) -> list[RunDir]:
-    """Every run in the folder, the one last written to at the end."""
+    """Every run in the folder, the one last written to at the end. Others may be removing runs meanwhile."""
     home = home or runs_home()
-    if not home.is_dir():
-        return []
-    found = [RunDir(entry) for entry in home.iterdir() if (entry / "journal.jsonl").is_file()]
-    return sorted(found, key=lambda run: (run.journal.stat().st_mtime_ns, run.name))
+    found: list[tuple[int, str, RunDir]] = []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for entry in home.iterdir():
+            if not entry.name.startswith("."):
+                with contextlib.suppress(OSError):
+                    found.append(((entry / "journal.jsonl").stat().st_mtime_ns, entry.name, RunDir(entry)))
+    return [run for _, _, run in sorted(found, key=lambda each: each[:2])]
