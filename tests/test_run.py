@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,16 @@ def test_options_survive_the_journal() -> None:
         keep=3,
     )
     assert RunOptions.from_json(json.loads(json.dumps(options.as_json()))) == options
+
+
+def test_the_command_line_is_one_line_whatever_is_in_it(tmp_path: Path) -> None:
+    """A program of several lines, with quotes, a backslash and a terminal escape, comes back as it was from a shell."""
+    program = "import sys\nprint('accuracy=0.5', \"it's\", '\\\\', '\\x1b[31m\x1b[0m', 'é')"
+    run = katuna.tune(
+        write_experiment(tmp_path, program, maxTrialCount=1, parallelTrialCount=1, env={"A": "b\tc"}), home=tmp_path
+    )
+    assert run.best is not None
+    line = run.command(run.best)
+    assert line.isprintable()
+    again = subprocess.run(["/bin/bash", "-c", line], capture_output=True, check=True)
+    assert again.stdout == run.folder.log(run.best.name).read_bytes()

@@ -168,11 +168,23 @@ class Run:
         replica = job.replicas[0]
         here = command(job, replica, self.options.local, {}, port=MASTER_PORT, defaults={}, extra={})
         words = [f"{name}={here.env[name]}" for name in dict(replica.container.env)]
-        line = shlex.join([*(["env", *words] if words else []), *here.argv])
-        return f"cd {shlex.quote(str(here.folder))} && {line}"
+        line = " ".join(map(_shell_word, [*(["env", *words] if words else []), *here.argv]))
+        return f"cd {_shell_word(str(here.folder))} && {line}"
 
     def to_dataframe(self) -> pandas.DataFrame:
         """One row a trial; see `katuna.report.tables.to_dataframe` for the columns."""
         from katuna.report.tables import to_dataframe
 
         return to_dataframe(self.experiment, self.search)
+
+
+def _shell_word(word: str) -> str:
+    """The word quoted for bash, zsh or ksh, on one line and without anything that a terminal would obey."""
+    if word.isprintable():
+        return shlex.quote(word)
+    escaped = "".join(char if char.isprintable() and char not in "\\'" else _escaped(char) for char in word)
+    return f"$'{escaped}'"
+
+
+def _escaped(char: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
