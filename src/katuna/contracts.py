@@ -62,7 +62,10 @@ class Launcher(Protocol):
         until nothing of it is left and answers False."""
 
     def poll(self, timeout_s: float) -> Sequence[LaunchEvent]:
-        """What happened since the last call; waits up to `timeout_s` when nothing has, without spinning."""
+        """What happened since the last call; waits up to `timeout_s` when nothing has, without spinning.
+
+        Raises StoreFailed when a trial's files cannot be written, or it has most likely failed for that reason: it gets no Exited.
+        """
 
     def stop(self, number: int, grace_s: float) -> None:
         """Ask the trial to end, then make it, `grace_s` later. Idempotent; returns at once; its Exited comes through poll."""

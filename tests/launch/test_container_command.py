@@ -11,7 +11,7 @@ import pytest
 from launch_jobs import a_job
 
 from katuna.errors import InputRefused
-from katuna.launch.command import command, inherited, map_paths, problems
+from katuna.launch.command import command, inherited, map_paths, option_problems, problems
 from katuna.launch.options import LocalOptions
 from katuna.launch.process import Command
 from katuna.spec.job import job_from_manifest
@@ -31,7 +31,13 @@ ENVIRON = {
 }
 
 
-def built(*argv: str, options: LocalOptions | None = None, args: list[str] | None = None, **container: Any) -> Command:
+def built(
+    *argv: str,
+    options: LocalOptions | None = None,
+    args: list[str] | None = None,
+    environ: dict[str, str] | None = None,
+    **container: Any,
+) -> Command:
     manifest = a_job(*argv, container={**({"args": args} if args else {}), **container})
     if not argv:
         del manifest["spec"]["template"]["spec"]["containers"][0]["command"]
@@ -40,7 +46,7 @@ def built(*argv: str, options: LocalOptions | None = None, args: list[str] | Non
         job,
         job.replicas[0],
         options or LocalOptions(),
-        ENVIRON,
+        environ or ENVIRON,
         port=1234,
         defaults={"OMP_NUM_THREADS": "2"},
         extra={"KATUNA": "1"},
@@ -114,6 +120,20 @@ def test_an_image_may_have_an_interpreter_of_its_own(tmp_path: Path) -> None:
     assert built("python", options=options, image="other").argv[0] == sys.executable
 
 
+def test_an_interpreter_may_be_a_name_in_path(tmp_path: Path) -> None:
+    own = tmp_path / "bin" / "python3.99"
+    own.parent.mkdir()
+    own.touch(mode=0o755)
+    options = LocalOptions(pythons={"example/image": "python3.99"}, cwd=str(tmp_path))
+    environ = {**ENVIRON, "PATH": f"/usr/bin:{own.parent}"}
+    given = built("python", "train.py", options=options, environ=environ)
+    assert given.argv[0] == str(own)
+    assert given.env["PATH"] == f"{own.parent}:/usr/bin:{own.parent}"
+    missing = built("python", "train.py", options=options)
+    assert missing.argv[0] == "python3.99"
+    assert missing.env["PATH"] == ENVIRON["PATH"]
+
+
 def test_an_entrypoint_stands_for_the_images(tmp_path: Path) -> None:
     options = LocalOptions(
         entrypoints={"example/image": ("python", "/app/train.py")}, maps=(("/app", "here"),), cwd=str(tmp_path)
@@ -160,6 +180,15 @@ def test_what_is_passed_comes_along_unless_the_job_sets_it() -> None:
     assert given.env["WANDB_MODE"] == "online"
 
 
+def test_what_is_passed_goes_over_the_defaults_and_under_the_jobs_own() -> None:
+    options = LocalOptions(pass_env=("OMP_NUM_THREADS", "KATUNA"))
+    environ = {**ENVIRON, "OMP_NUM_THREADS": "5", "KATUNA": "0"}
+    given = built("true", options=options, environ=environ)
+    assert (given.env["OMP_NUM_THREADS"], given.env["KATUNA"]) == ("5", "1")
+    given = built("true", options=options, environ=environ, env=[{"name": "OMP_NUM_THREADS", "value": "8"}])
+    assert given.env["OMP_NUM_THREADS"] == "8"
+
+
 def test_the_jobs_own_variables_go_over_the_defaults_and_under_the_launchers() -> None:
     given = built("true", env=[{"name": "OMP_NUM_THREADS", "value": "8"}, {"name": "KATUNA", "value": "0"}])
     assert (given.env["OMP_NUM_THREADS"], given.env["KATUNA"]) == ("8", "1")
@@ -194,10 +223,66 @@ def test_a_device_is_one_of_three() -> None:
 
 
 def test_inherited_is_what_it_says() -> None:
-    assert set(inherited(ENVIRON, LocalOptions())) == {"HOME", "LC_ALL"}
+    assert set(inherited(ENVIRON)) == {"HOME", "LC_ALL"}
 
 
 # Before anything runs
+
+
+def mistakes(options: LocalOptions, **container: Any) -> list[tuple[str, str]]:
+    """What is wrong with the options for two trials, the second of another image."""
+    jobs = [
+        job_from_manifest(a_job("python", "/opt/app/train.py", container={"image": image, **container}), "main", trial="t")
+        for image in ("example/image", "example/other")
+    ]
+    return list(option_problems(options, jobs, ENVIRON))
+
+
+@pytest.mark.parametrize("flag", ["entrypoint", "python"])
+def test_an_image_that_is_not_the_jobs_is_named(flag: str) -> None:
+    def given(image: str) -> LocalOptions:
+        return LocalOptions(pythons={image: sys.executable}) if flag == "python" else LocalOptions(entrypoints={image: ("a",)})
+
+    assert mistakes(given("example/image")) == mistakes(given("example/other")) == []
+    ((message, hint),) = mistakes(given("exmple/image"))
+    assert f"--{flag} exmple/image=" in message
+    assert "example/image, example/other" in message
+    assert hint == "did you mean example/image?"
+    assert mistakes(given("nosuch"))[0][1] == ""
+
+
+@pytest.mark.parametrize("python", ["python3.99", "/no/such/python", "bin/python", "/etc/passwd"])
+def test_an_interpreter_that_is_not_there_is_named(python: str) -> None:
+    ((message, _),) = mistakes(LocalOptions(pythons={"example/image": python}))
+    assert f"--python example/image={python}: there is no such program here" in message
+
+
+@pytest.mark.parametrize("source", ["/opt/app", "/opt/app/", "/opt", "/data", "/work", "/entry"])
+def test_a_mapped_path_of_the_job_is_used(source: str) -> None:
+    options = LocalOptions(maps=((source, "here"),), entrypoints={"example/image": ("/entry/run",)})
+    env = [{"name": "ROOT", "value": "/data"}, {"name": "DATA", "value": "--x=$(ROOT)/x"}]
+    command = [] if source == "/entry" else ["python", "/opt/app/train.py"]
+    assert mistakes(options, env=env, workingDir="/work", command=command) == []
+
+
+@pytest.mark.parametrize("source", ["/nowhere", "/opt/ap", "/app", "/entry"])
+def test_a_mapped_path_that_occurs_nowhere_is_named(source: str) -> None:
+    ((message, hint),) = mistakes(LocalOptions(maps=((source, "here"),), entrypoints={"example/image": ("/entry/run",)}))
+    assert f"--map {source}=here: {source} occurs nowhere" in message
+    assert hint
+
+
+def test_a_variable_that_is_passed_and_not_set_is_named() -> None:
+    ((message, hint),) = mistakes(LocalOptions(pass_env=("SECRET", "NOT_SET")))
+    assert message == "--pass-env NOT_SET: it is not set in this shell"
+    assert hint == "export it or leave the option out"
+
+
+def test_a_secret_that_is_passed_and_not_set_is_named() -> None:
+    env = [{"name": name, "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}} for name in ("SECRET", "TOKEN")]
+    ((message, hint),) = mistakes(LocalOptions(pass_env=("SECRET", "TOKEN")), env=env)
+    assert message.startswith("--pass-env TOKEN: it is not set in this shell, and the job takes its value from it")
+    assert hint == "export it"
 
 
 def test_a_command_that_is_not_there_is_named() -> None:

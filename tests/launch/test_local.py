@@ -3,10 +3,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 import yaml
 from launch_jobs import a_job, a_launcher, a_request, run_one, the_end, until
 
 from katuna.contracts import TrialRequest
+from katuna.launch import guard
 from katuna.launch.local import Collecting, LocalLauncher
 from katuna.launch.options import LocalOptions
 from katuna.metrics.filters import compile_filter
@@ -158,6 +160,50 @@ def test_preflight_finds_what_cannot_start_and_runs_nothing(tmp_path: Path) -> N
     assert "'no-such-command'" in finding.message
     assert launcher.preflight([a_request(0, "true")]) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_preflight_finds_options_that_match_no_trial(tmp_path: Path) -> None:
+    options = LocalOptions(
+        maps=(("/opt/app", "x"), ("/nowhere", "x")), entrypoints={"nosuch": ("a",)}, pass_env=("NOT_SET",), cwd=str(tmp_path)
+    )
+    launcher = a_launcher(tmp_path, options=options, environ={"PATH": os.environ["PATH"]})
+    requests = [a_request(0, "true"), a_request(1, "true", "/opt/app/x")]
+    found = [finding.message.split(":")[0] for finding in launcher.preflight(requests)]
+    assert found == ["--entrypoint nosuch=...", "--map /nowhere=x", "--pass-env NOT_SET"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "container", "what"),
+    [
+        (("echo", "a\0b"), {}, "argv[1]"),
+        (("true",), {"workingDir": "x\0"}, "workingDir"),
+        (("echo", "\ud800"), {}, "surrogates"),
+    ],
+)
+def test_text_that_no_process_can_be_given_starts_nothing(
+    tmp_path: Path, argv: tuple[str, ...], container: dict[str, str], what: str
+) -> None:
+    launcher = a_launcher(tmp_path)
+    end = the_end(run_one(launcher, a_request(0, *argv, container=container)))
+    assert (end.code, end.reason) == (None, "StartError")
+    assert what in end.message
+    assert the_end(run_one(launcher, a_request(0, "true"))).code == 0, "its folder is free again"
+    launcher.close()
+
+
+def test_the_guards_specification_takes_no_nul() -> None:
+    def encoded(argv: list[str], env: dict[str, str], folder: str = "/") -> guard.Spec:
+        return guard.Spec(guard.encode(argv, env, folder=folder, parent=1, deadline_s=0, grace_s=1).partition(b"\n")[2])
+
+    spec = encoded(["a", "", "\udcff"], {"A": "b=c", "B": ""})
+    assert (spec.argv, spec.env, spec.folder) == (["a", "", "\udcff"], {"A": "b=c", "B": ""}, "/")
+    with pytest.raises(ValueError, match=r"argv\[1\] holds a NUL"):
+        encoded(["a", "b\0c"], {})
+    with pytest.raises(ValueError, match="the variable 'A' holds a NUL") as caught:
+        encoded(["a"], {"A": "hunter\0"})
+    assert "hunter" not in str(caught.value)
+    with pytest.raises(ValueError, match="its working folder holds a NUL"):
+        encoded(["a"], {}, "\0")
 
 
 def test_a_job_that_substitution_broke_is_an_end_and_no_exception(tmp_path: Path) -> None:

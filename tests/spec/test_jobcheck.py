@@ -34,6 +34,12 @@ BROKEN = {
         f"{POD}.containers[0].env[0].valueFrom.resourceFieldRef",
         "--pass-env A",
     ),
+    "a NUL in the command": (changed(JOB, "[python, train.py,", '[python, "a\\0b",'), f"{POD}.containers[0].command[1]", "NUL"),
+    "a NUL in the args": (changed(JOB, 'args: ["--layers', 'args: ["\\0", "--layers'), f"{POD}.containers[0].args[0]", "NUL"),
+    "a NUL in the working folder": (with_container('workingDir: "/a\\0b"'), f"{POD}.containers[0].workingDir", "NUL"),
+    "a NUL in a variable": (with_container('env: [{name: A, value: "a\\0b"}]'), f"{POD}.containers[0].env[0].value", "NUL"),
+    "a NUL in a variable's name": (with_container('env: [{name: "A\\0B"}]'), f"{POD}.containers[0].env[0].name", "'='"),
+    "a variable's name with =": (with_container("env: [{name: A=B, value: c}]"), f"{POD}.containers[0].env[0].name", "'='"),
     "half a GPU": (with_container("resources: {limits: {nvidia.com/gpu: 0.5}}"), f"{POD}.containers[0].resources.limits[nvidia.com/gpu]", "whole number"),
     "fewer than no GPU": (with_container("resources: {limits: {nvidia.com/gpu: -1}}"), f"{POD}.containers[0].resources.limits[nvidia.com/gpu]", "whole number"),
     "GPUs asked for without a limit": (
@@ -83,6 +89,34 @@ def test_remarks_on_a_pytorchjob_are_not_katibs() -> None:
         == "local"
     )
     assert only(findings_of(with_container("stdin: x"))).scope == ""
+
+
+def test_a_nul_is_refused_for_katib_too() -> None:
+    text = with_container('env: [{name: A, value: "a\\0b"}]')
+    finding = only(findings_of(text))
+    assert (finding.scope, "'A'" in finding.message) == ("", True)
+    assert finding.line == 1 + text[: text.index('"a\\0b"')].count("\n")
+
+
+def test_a_nul_that_comes_from_a_config_map() -> None:
+    reference = "valueFrom: {configMapKeyRef: {name: c, key: k}}"
+    config_map = 'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata: {k: "a\\0b"}\n'
+    for fields, path in (
+        (f"env: [{{name: A, {reference}}}]", "env[0].valueFrom.configMapKeyRef"),
+        ("envFrom: [{configMapRef: {name: c}}]", "envFrom[0].configMapRef"),
+    ):
+        finding = only(findings_of(with_container(fields), config_map))
+        assert finding.path == f"{POD}.containers[0].{path}"
+        assert "NUL" in finding.message
+
+
+@pytest.mark.parametrize(("choice", "path"), [('"a\\0b"', ".list[1]"), (r"'a\u0000b'", ".list[1]")])
+def test_a_choice_that_brings_or_makes_a_nul(choice: str, path: str) -> None:
+    """The text of a choice goes into the template's JSON as it is: a backslash in it is read as one of JSON's."""
+    finding = only(findings_of(changed(JOB, "list: [sgd, adam]", f"list: [sgd, {choice}]")))
+    assert finding.path == f"spec.parameters[2].feasibleSpace{path}"
+    assert "NUL" in finding.message
+    assert finding.scope == ""
 
 
 @pytest.mark.parametrize("kind", [JOB, PYTORCHJOB])

@@ -215,10 +215,15 @@ def test_all_errors_of_all_files_come_together_in_file_order() -> None:
 
 def test_other_objects_beside_are_a_note() -> None:
     claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\nspec: {anything: 1}\n"
+    assert [finding.level for finding in load(JOB, claim).findings] == ["note"]
+
+
+def test_a_secret_beside_is_refused_and_not_shown() -> None:
+    """The run folder would keep it."""
     hidden = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {TOKEN: hunter2}\n"
-    findings = load(JOB, claim, hidden).findings
-    assert [finding.level for finding in findings] == ["note", "note"]
-    assert "hunter2" not in str(findings)
+    with pytest.raises(SpecRefused, match="--pass-env") as refused:
+        load(JOB, hidden)
+    assert "hunter2" not in str(refused.value)
 
 
 def test_fields_without_meaning_here_are_one_note() -> None:

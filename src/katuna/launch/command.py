@@ -6,12 +6,13 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from katuna.launch.options import LocalOptions
 from katuna.launch.process import Command
-from katuna.spec.job import Job, Replica, expand, replica_environment
+from katuna.spec.job import Container, Job, Replica, expand, replica_environment
+from katuna.spec.remark import did_you_mean, listed
 
 INHERITED = ("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "TMPDIR", "TZ", "USER")
 """What a trial gets of katuna's environment without asking, with LC_* and PATH."""
@@ -33,21 +34,21 @@ def command(
 ) -> Command:
     """The command that stands for a replica's container here. Pure but for looking whether interpreters exist.
 
-    `environ` is katuna's own environment; of the variables, `defaults` go below what the job sets and `extra` above it.
+    `environ` is katuna's own environment; of the variables, `defaults` go below what the options pass, that below what the job
+    sets, and `extra` above it.
     `port` stands for the master's. The argv is empty where neither the file nor the options say what to run.
     """
     container = replica.container
     mapped = _mapper(options)
     asked = dict(replica_environment(job, replica, port=port, passed=environ))
-    words = expand(container, asked)
-    entrypoint = () if container.command else options.entrypoints.get(container.image, ())
-    argv = [mapped(word) for word in (*entrypoint, *words)] if container.command or entrypoint else []
-    interpreter = str(options.here(options.pythons[container.image])) if container.image in options.pythons else sys.executable
+    argv = [mapped(word) for word in _words(container, options, asked)]
+    interpreter = _interpreter(options.pythons.get(container.image, sys.executable), options, environ)
     if argv and _is_python(argv[0], replaced=container.image in options.pythons):
         argv[0] = interpreter
-    env = {**inherited(environ, options), **defaults, **{name: mapped(value) for name, value in asked.items()}, **extra}
+    passed = {name: environ[name] for name in options.pass_env if name in environ}
+    env = {**inherited(environ), **defaults, **passed, **{name: mapped(value) for name, value in asked.items()}, **extra}
     path = asked.get("PATH") or environ.get("PATH", os.defpath)
-    env["PATH"] = f"{Path(interpreter).parent}{os.pathsep}{path}"
+    env["PATH"] = f"{Path(interpreter).parent}{os.pathsep}{path}" if "/" in interpreter else path
     folder = options.here(mapped(container.working_dir) if container.working_dir else ".")
     return Command(tuple(argv), env, folder)
 
@@ -82,10 +83,61 @@ def _program_hint(program: str, asked: Sequence[str]) -> str:
     return _MAP_HINT.format(Path(program).parent) if program.startswith("/") else "install it, or correct the container's command"
 
 
-def inherited(environ: Mapping[str, str], options: LocalOptions) -> dict[str, str]:
+def _words(container: Container, options: LocalOptions, asked: Mapping[str, str]) -> tuple[str, ...]:
+    """The command line in the image's own terms; empty where neither the file nor the options say what to run."""
+    entrypoint = () if container.command else options.entrypoints.get(container.image, ())
+    return (*entrypoint, *expand(container, asked)) if container.command or entrypoint else ()
+
+
+def _interpreter(python: str, options: LocalOptions, environ: Mapping[str, str]) -> str:
+    """A path, or a name in PATH; a name that is not there stays as it is."""
+    if "/" in python:
+        return str(options.here(python))
+    found = shutil.which(python, path=environ.get("PATH", ""))
+    return str(options.here(found)) if found else python
+
+
+def option_problems(options: LocalOptions, jobs: Sequence[Job], environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """What in the options matches none of the jobs or is not here, as (message, hint): most likely it is misspelt."""
+    containers = [replica.container for job in jobs for replica in job.replicas]
+    images = list(dict.fromkeys(container.image for container in containers))
+    for flag, given in (("--entrypoint", options.entrypoints), ("--python", options.pythons)):
+        for image in given:
+            if image not in images:
+                meant = did_you_mean(image, images)
+                yield (
+                    f"{flag} {image}=...: the job has no such image; it has: {listed(images)}",
+                    f"did you mean {meant}?" if meant else "",
+                )
+    for image, python in options.pythons.items():
+        if shutil.which(_interpreter(python, options, environ), path="") is None:
+            yield f"--python {image}={python}: there is no such program here", "give its path, or a name that is in PATH"
+    texts = [text for job in jobs for replica in job.replicas for text in _texts(job, replica, options, environ)]
+    for source, target in options.maps:
+        if not any(map_paths(text, {source.rstrip("/"): ""}) != text for text in texts):
+            message = f"--map {source}={target}: {source} occurs nowhere in the job's command, env or workingDir"
+            yield message, "write the path as the job has it, or leave the option out"
+    secrets = {name for container in containers for name in container.secrets}
+    yield from _unset(options.pass_env, secrets, environ)
+
+
+def _texts(job: Job, replica: Replica, options: LocalOptions, environ: Mapping[str, str]) -> Iterator[str]:
+    """Everything of a replica that paths are mapped in."""
+    asked = dict(replica_environment(job, replica, passed=environ))
+    yield from (*_words(replica.container, options, asked), *asked.values(), replica.container.working_dir)
+
+
+def _unset(names: Sequence[str], secrets: Collection[str], environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for name in names:
+        if name not in environ:
+            why = ", and the job takes its value from it" if name in secrets else ""
+            hint = "export it" if name in secrets else "export it or leave the option out"
+            yield f"--pass-env {name}: it is not set in this shell{why}", hint
+
+
+def inherited(environ: Mapping[str, str]) -> dict[str, str]:
     """The part of katuna's own environment that every trial gets."""
-    names = {*INHERITED, *options.pass_env}
-    return {name: value for name, value in environ.items() if name in names or name.startswith("LC_")}
+    return {name: value for name, value in environ.items() if name in INHERITED or name.startswith("LC_")}
 
 
 def map_paths(text: str, maps: Mapping[str, str]) -> str:

@@ -15,6 +15,10 @@ the processes that outlived the trial's main process and that the guard then end
 
 On Linux every descendant is found, also one that forked twice and called setsid, because the guard is child subreaper.
 Elsewhere the trial's process group is what can be reached.
+
+Where the guard itself is SIGKILLed, the trial's main process dies with it (Linux), and katuna ends the trial's process group and
+whatever has TOKEN in its environment or arguments. Out of reach is then a process that has left the group and emptied its
+environment: nothing tells it from a daemon of the user's.
 """
 
 from __future__ import annotations
@@ -50,7 +54,13 @@ if LINUX:
 
 
 def encode(argv: list[str], env: dict[str, str], *, folder: str, parent: int, deadline_s: float, grace_s: float) -> bytes:
-    """The Spec as katuna sends it: NUL cannot occur in any of these texts. `deadline_s` 0 means none."""
+    """The Spec as katuna sends it. `deadline_s` 0 means none. Raises ValueError for text that no process can be given."""
+    texts = {"its working folder": folder, **{f"argv[{index}]": word for index, word in enumerate(argv)}}
+    texts |= {f"the variable {name!r}": name + value for name, value in env.items()}
+    for what, text in texts.items():
+        # The kernel ends all of these texts at a NUL; here one would shift those behind it.
+        if "\0" in text:
+            raise ValueError(f"{what} holds a NUL character, which no process can be given")
     fields = [str(parent), str(deadline_s), str(grace_s), folder, str(len(argv)), *argv, *(f"{k}={v}" for k, v in env.items())]
     body = b"\0".join(os.fsencode(field) for field in fields)
     return b"%d\n" % len(body) + body

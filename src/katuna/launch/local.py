@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from katuna.contracts import Clock, LaunchEvent, TrialRequest
-from katuna.errors import Finding, KatunaError, LaunchFailed
-from katuna.launch.command import command, problems
+from katuna.errors import Finding, KatunaError, LaunchFailed, StoreFailed
+from katuna.launch.command import command, option_problems, problems
 from katuna.launch.devices import DevicePool, Lease, cuda_devices, lease_folder
 from katuna.launch.ending import Ending, ending
 from katuna.launch.options import LocalOptions
 from katuna.launch.process import Claim, Command, GuardedProcess, await_release, claim
+from katuna.launch.storage import full, is_of_the_disk, store_failed
 from katuna.metrics.line import Report
 from katuna.metrics.tail import LogTail
 from katuna.spec.dump import to_yaml
@@ -53,6 +54,7 @@ class _Run:
         self.attempt = 0
         self.log_start = 0
         self.stopping = False
+        self.measured = False
         self.job: Job | None = None
         self.claim: Claim | None = None
         self.lease: Lease | None = None
@@ -105,19 +107,30 @@ class LocalLauncher:
         self._environ = dict(os.environ if environ is None else environ)
         self._runs: dict[int, _Run] = {}
         self._ready: list[LaunchEvent] = []
+        self._failure: StoreFailed | None = None
         self._selector = selectors.DefaultSelector()
 
     def preflight(self, requests: Sequence[TrialRequest]) -> list[Finding]:
-        """Why these trials could not start here; nothing is run or written. The same remark on several trials comes once."""
+        """Why these trials could not start here; nothing is run or written. The same remark on several trials comes once.
+
+        An option that matches none of them is a mistake too: where jobs differ in images or paths, give one of each.
+        """
         found: dict[str, Finding] = {}
+        jobs: list[Job] = []
+
+        def note(request: TrialRequest, message: str, hint: str = "") -> None:
+            found.setdefault(message, Finding(request.name, 0, 0, "", message, hint=hint, scope="local"))
+
         for request in requests:
             try:
-                job = self._job(request)
-                reasons = list(self._problems(job, self._command(job, request, (), MASTER_PORT)))
+                jobs.append(self._job(request))
+                for reason in self._problems(jobs[-1], self._command(jobs[-1], request, (), MASTER_PORT)):
+                    note(request, *reason)
             except KatunaError as error:
-                reasons = [(str(error), "")]
-            for message, hint in reasons:
-                found.setdefault(message, Finding(request.name, 0, 0, "", message, hint=hint, scope="local"))
+                note(request, str(error))
+        if jobs:
+            for reason in option_problems(self._options, jobs, self._environ):
+                note(requests[0], *reason)
         return list(found.values())
 
     def start(self, request: TrialRequest) -> None:
@@ -130,14 +143,17 @@ class LocalLauncher:
         return False
 
     def poll(self, timeout_s: float) -> Sequence[LaunchEvent]:
+        """See `contracts.Launcher`. What had happened before the disk failed comes first, StoreFailed with the next call."""
         give_up = time.monotonic() + timeout_s
         while True:
             self._look()
             left_s = give_up - time.monotonic()
-            if self._ready or left_s <= 0:
+            if self._ready or self._failure or left_s <= 0:
                 break
             behind = any(run.tail and not run.tail.at_end for run in self._runs.values())
             self._selector.select(0 if behind else min(left_s, LOOK_S) if self._runs else left_s)
+        if self._failure and not self._ready:
+            raise self._failure
         events, self._ready = self._ready, []
         return events
 
@@ -164,6 +180,7 @@ class LocalLauncher:
                 run.process.kill()
         self._look()
         self._ready.clear()
+        self._failure = None
 
     def _look(self) -> None:
         for run in list(self._runs.values()):
@@ -178,8 +195,18 @@ class LocalLauncher:
                 self._admit(run)
             else:
                 yield from self._observe(run)
+        except StoreFailed as error:
+            self._fail(run, error)
         except (KatunaError, OSError) as error:
-            yield self._given_up(run, _reason(error, run))
+            if isinstance(error, OSError) and is_of_the_disk(error):
+                self._fail(run, store_failed(run.folder, error))
+            else:
+                yield self._given_up(run, _reason(error, run))
+
+    def _fail(self, run: _Run, failure: StoreFailed) -> None:
+        """Lets go of a trial that the disk has ended. It gets no Exited: to the journal it still runs, so it begins again."""
+        self._given_up(run, "")
+        self._failure = self._failure or failure
 
     def _admit(self, run: _Run) -> None:
         """Starts a waiting trial, unless its devices are still taken."""
@@ -203,6 +230,7 @@ class LocalLauncher:
         assert run.job is not None and run.claim is not None and run.lease is not None  # noqa: PT018
         run.attempt += 1
         run.said = {}
+        run.measured = False
         with run.log.open("ab") as log:
             if log.tell():
                 log.write(f"\n--- katuna: attempt {run.attempt} ---\n".encode())
@@ -236,6 +264,7 @@ class LocalLauncher:
 
     def _reported(self, run: _Run, reports: Sequence[Report]) -> Iterator[LaunchEvent]:
         if reports:
+            run.measured = run.measured or any(report.metric == self._collecting.metrics[0] for report in reports)
             yield Reported(self._clock.now(), run.request.number, tuple(reports))
 
     def _conclude(self, run: _Run) -> Iterator[LaunchEvent]:
@@ -244,6 +273,8 @@ class LocalLauncher:
         self._selector.unregister(run.process)
         run.process = None
         end = ending(run.said, run.command.argv, run.log, run.log_start)
+        if end.code is not None and not run.stopping and not (end.code == 0 and run.measured):
+            _blame_the_disk(run, end)
         if end.is_failure and not run.stopping and run.attempt <= run.job.retries and (end.code or 0) >= run.job.retry_from:
             self._spawn(run)
         else:
@@ -297,6 +328,14 @@ class LocalLauncher:
         if self._devices is None:
             self._devices = DevicePool(cuda_devices(self._environ), lease_folder(self._environ))
         return self._devices
+
+
+def _blame_the_disk(run: _Run, end: Ending) -> None:
+    """Raises StoreFailed for a trial that failed, or left no result, where nothing can be written any more."""
+    error = full(run.folder)
+    if error is not None:
+        how = f"trial {run.request.name} has most likely failed of it: {end.message or 'it left no result'}"
+        raise store_failed(run.folder, error, how)
 
 
 def _reason(error: Exception, run: _Run) -> str:

@@ -72,33 +72,38 @@ class GuardedProcess:
     ) -> None:
         """Starts it, output appended to `log`. `locks` are held until nothing of it is left; `deadline_s` 0 is none.
 
-        Raises OSError when no guard can be started; that the command cannot is one of the guard's messages.
+        Raises OSError when no guard can be started, LaunchFailed for a command that no process can be given; that it cannot be
+        executed is one of the guard's messages.
         """
+        env = {**command.env, TOKEN_VARIABLE: held.token}
+        try:
+            spec = guard.encode(
+                list(command.argv), env, folder=str(command.folder), parent=os.getpid(), deadline_s=deadline_s, grace_s=grace_s
+            )
+        except ValueError as error:
+            raise LaunchFailed(f"the trial's command cannot be run: {error}") from error
         kept = [held.lock, *locks]
-        ours, theirs = socket.socketpair()
-        with theirs, log.open("ab") as output:
-            try:
-                self._guard = subprocess.Popen(
-                    [sys.executable, "-I", "-S", guard.__file__, name, held.token, *map(str, kept)],
-                    stdin=theirs.fileno(),
-                    stdout=output.fileno(),
-                    stderr=output.fileno(),
-                    pass_fds=kept,
-                    start_new_session=True,
-                    cwd="/",
-                )
-            except OSError:
-                ours.close()
-                raise
+        with log.open("ab") as output:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                try:
+                    self._guard = subprocess.Popen(
+                        [sys.executable, "-I", "-S", guard.__file__, name, held.token, *map(str, kept)],
+                        stdin=theirs.fileno(),
+                        stdout=output.fileno(),
+                        stderr=output.fileno(),
+                        pass_fds=kept,
+                        start_new_session=True,
+                        cwd="/",
+                    )
+                except OSError:
+                    ours.close()
+                    raise
         self._socket = ours
         self._token = held.token
         self._text = b""
         self._trial_pid = 0
         self.over = False
-        env = {**command.env, TOKEN_VARIABLE: held.token}
-        spec = guard.encode(
-            list(command.argv), env, folder=str(command.folder), parent=os.getpid(), deadline_s=deadline_s, grace_s=grace_s
-        )
         ours.settimeout(START_TIMEOUT_S)
         with contextlib.suppress(OSError):
             ours.sendall(spec)

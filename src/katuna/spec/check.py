@@ -12,10 +12,10 @@ from katuna.errors import Finding, RenderRefused
 from katuna.spec.defaults import with_defaults
 from katuna.spec.env import find_config_map
 from katuna.spec.fields import examine
-from katuna.spec.job import job_from_manifest
+from katuna.spec.job import Job, job_from_manifest
 from katuna.spec.jobcheck import IGNORED, check_job, check_kind, gathered
 from katuna.spec.model import Collector, Experiment, Manifest, Objective, ObjectiveType, TrialParameter, TrialTemplate
-from katuna.spec.remark import Path, Remark, path_text
+from katuna.spec.remark import NUL, NUL_MESSAGE, Path, Remark, path_text
 from katuna.spec.render import METADATA_REFERENCE, render
 from katuna.spec.rules import check_experiment, parameter_of
 from katuna.spec.template import TEMPLATE, TemplateText, read_template
@@ -137,7 +137,7 @@ def _check_rendering(experiment: Experiment, config_maps: Sequence[Manifest], pa
             manifest = render(experiment, f"{experiment.name}-bbbbbbbb", point)
             retyped = list(_retyped(manifest)) if experiment.template.is_yaml else []
             if not retyped:
-                job_from_manifest(manifest, experiment.template.primary_container, config_maps, pass_env=pass_env)
+                _refuse_nul(job_from_manifest(manifest, experiment.template.primary_container, config_maps, pass_env=pass_env))
         except RenderRefused as refused:
             where = path if path != TEMPLATE else next(_bad_references(experiment, refused), TEMPLATE)
             yield Remark(where, f"{refused}: no trial would ever start")
@@ -145,6 +145,13 @@ def _check_rendering(experiment: Experiment, config_maps: Sequence[Manifest], pa
             yield from (replace(remark, path=path) for remark in retyped)
             if retyped:
                 return
+
+
+def _refuse_nul(job: Job) -> None:
+    """A template may make a NUL of a choice's harmless backslash and zero."""
+    for container in (replica.container for replica in job.replicas):
+        if any(NUL in text for text in (*container.command, *container.args, container.working_dir)):
+            raise RenderRefused(f"the command that this value makes {NUL_MESSAGE}")
 
 
 def _retyped(manifest: Manifest) -> Iterator[Remark]:

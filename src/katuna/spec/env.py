@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from katuna.spec.model import Manifest
-from katuna.spec.remark import Path, Remark, listed
+from katuna.spec.remark import NUL, NUL_MESSAGE, Path, Remark, listed, shown
 
 _FIELD_KEY = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]\Z")
 _FIELDS = ("metadata.name", "metadata.namespace", "status.podIP", "status.hostIP", "spec.nodeName")
@@ -84,12 +84,12 @@ class _Reader:
         reference = source.get("configMapRef") or {}
         prefix = source.get("prefix") or ""
         for key, value in self._entries(reference, (*path, "configMapRef")):
-            self.pairs.append((prefix + key, _literal(value)))
+            self._add(prefix + key, _literal(value), (*path, "configMapRef"), (*path, "configMapRef"))
 
     def read(self, entry: Mapping[str, Any], path: Path) -> None:
         name, origin = str(entry["name"]), entry.get("valueFrom")
         if not origin:
-            self.pairs.append((name, str(entry.get("value") or "")))
+            self._add(name, str(entry.get("value") or ""), (*path, "value"), (*path, "name"))
         elif "fieldRef" in origin:
             self._read_field(
                 name, str((origin["fieldRef"] or {}).get("fieldPath")), (*path, "valueFrom", "fieldRef", "fieldPath")
@@ -104,13 +104,13 @@ class _Reader:
         if value is None:
             self._refuse(path, f"{field_path} of the pod is not known here", f"known: {listed(_FIELDS)}, metadata.labels['KEY']")
         else:
-            self.pairs.append((name, _literal(value)))
+            self._add(name, _literal(value), path, (*path[:-3], "name"))
 
     def _read_key(self, name: str, reference: Mapping[str, Any], path: Path) -> None:
         entries = dict(self._entries(reference, path))
         key = reference.get("key", "")
         if key in entries:
-            self.pairs.append((name, _literal(entries[key])))
+            self._add(name, _literal(entries[key]), path, (*path[:-2], "name"))
         elif entries and not reference.get("optional"):
             self._refuse(
                 (*path, "key"), f"the ConfigMap {reference.get('name')} has no key {key!r}", f"it has: {listed(sorted(entries))}"
@@ -140,6 +140,17 @@ class _Reader:
                 f"the ConfigMap {name} in namespace {self.facts.namespace} is not among the files given",
                 "give its file beside this one",
             )
+
+    def _add(self, name: str, value: str, value_path: Path, name_path: Path) -> None:
+        """Keeps a variable, unless it is none: the kernel ends names at `=`, and both texts at NUL."""
+        if NUL in name or "=" in name:
+            self.remarks.append(
+                Remark(name_path, f"{shown(name)} is not a name for a variable", "no '=' and no control characters")
+            )
+        elif NUL in value:
+            self.remarks.append(Remark(value_path, f"the value of {shown(name)} {NUL_MESSAGE}"))
+        else:
+            self.pairs.append((name, value))
 
     def _refuse(self, path: Path, message: str, hint: str) -> None:
         self.remarks.append(Remark(path, message, hint, scope="local"))

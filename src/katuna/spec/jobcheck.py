@@ -15,7 +15,7 @@ from katuna.spec.fields import examine
 from katuna.spec.job import GPU
 from katuna.spec.model import Manifest
 from katuna.spec.quantity import quantity
-from katuna.spec.remark import Path, Remark, did_you_mean, listed, shown
+from katuna.spec.remark import NUL, NUL_MESSAGE, Path, Remark, did_you_mean, listed, shown
 
 KINDS_HERE = (("batch/v1", "Job"), ("kubeflow.org/v1", "PyTorchJob"))
 RESTART_POLICIES = {"Job": ("Never", "OnFailure"), "PyTorchJob": ("Always", "OnFailure", "Never", "ExitCode")}
@@ -158,6 +158,7 @@ class _Checker:
         yield from _ignored(pod, _USED_POD, path)
 
     def _check_container(self, container: Mapping[str, Any], template: Mapping[str, Any], path: Path) -> Iterator[Remark]:
+        yield from _check_text(container, path)
         metadata = self.job.get("metadata", {})
         about = template.get("metadata", {})
         facts = Facts("pod", metadata.get("namespace", "default"), about.get("labels", {}), about.get("annotations", {}))
@@ -218,6 +219,15 @@ def _check_numbers(fields: Mapping[str, Any], path: Path, names: Sequence[str]) 
     for name in names:
         if fields.get(name, 0) < 0:
             yield _local((*path, name), f"must not be less than 0, as {fields[name]} is")
+
+
+def _check_text(container: Mapping[str, Any], path: Path) -> Iterator[Remark]:
+    for name in ("command", "args"):
+        for index, word in enumerate(container.get(name, [])):
+            if NUL in word:
+                yield Remark((*path, name, index), f"{shown(word)} {NUL_MESSAGE}")
+    if NUL in container.get("workingDir", ""):
+        yield Remark((*path, "workingDir"), f"{shown(container['workingDir'])} {NUL_MESSAGE}")
 
 
 def _check_names(containers: Sequence[Mapping[str, Any]], path: Path) -> Iterator[Remark]:

@@ -62,6 +62,10 @@ def listed(words: Iterable[str]) -> str:
     return ", ".join(words)
 
 
+NUL = "\0"
+NUL_MESSAGE = "holds a NUL character, which no process can be given"
+
+
 def shown(value: object, limit: int = 60) -> str:
     """A value as a message may show it: one short printable line."""
     text = ascii(value) if not isinstance(value, str) else repr(value)

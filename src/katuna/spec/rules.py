@@ -14,7 +14,7 @@ from typing import Any
 from katuna.metrics.filters import compile_filter
 from katuna.spec.algorithms import ALGORITHMS, EARLY_STOPPING, check_algorithm_name, check_settings
 from katuna.spec.model import Parameter
-from katuna.spec.remark import Path, Remark, did_you_mean, listed, shown
+from katuna.spec.remark import NUL, NUL_MESSAGE, Path, Remark, did_you_mean, listed, shown
 
 SPEC: Path = ("spec",)
 PARAMETER_TYPES = ("double", "int", "discrete", "categorical")
@@ -161,6 +161,9 @@ def _check_parameter(parameter: Mapping[str, Any], path: Path, algorithm: str) -
     choices = space.get("list", [])
     if not choices:
         yield Remark((*path, "list"), "an empty feasible space: the list has no values", 'list: ["a", "b"]')
+    for index, choice in enumerate(choices):
+        if NUL in choice:
+            yield Remark((*path, "list", index), f"{shown(choice)} {NUL_MESSAGE}")
     if len(set(choices)) < len(choices):
         yield Remark((*path, "list"), "a value is listed twice: it would be tried more often", level="warning")
 
