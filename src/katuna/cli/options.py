@@ -117,6 +117,7 @@ _LOCAL = (
     click.option(
         "--keep",
         type=Keep(),
+        metavar="best:N|all",
         default="all",
         show_default=True,
         help="Whose checkpoints and other artefacts stay when a trial has ended.",

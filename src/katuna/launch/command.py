@@ -73,7 +73,11 @@ def problems(replica: Replica, given: Command) -> Iterator[tuple[str, str]]:
         return
     script = _script(given.argv)
     if script and not (given.folder / script).exists():
-        hint = _MAP_HINT.format(Path(script).parent) if script.startswith("/") else f"it is looked for in {given.folder}"
+        hint = (
+            _MAP_HINT.format(Path(script).parent)
+            if script.startswith("/")
+            else f"looked for in {given.folder}; run katuna from the folder that holds it"
+        )
         yield f"{where}: script {script!r} does not exist here", hint
 
 
