@@ -135,10 +135,16 @@ def resume(
 
 
 def preflight(planned: Plan) -> None:
-    """Raises InputRefused when the first trial could not start on this machine, whatever its parameters."""
+    """Raises InputRefused when the first trial, or the same with any other choice of a parameter, could not start on this machine."""
     from katuna.contracts import TrialRequest
 
-    requests = [TrialRequest(number, name, job) for number, (name, _, job) in enumerate(first_trials(planned, 1))]
+    requests = []
+    for name, point, job in first_trials(planned, 1):
+        requests.append(TrialRequest(0, name, job))
+        for parameter in planned.experiment.parameters:
+            for choice in parameter.choices:
+                other = render(planned.experiment, name, {**point, parameter.name: choice})
+                requests.append(TrialRequest(0, name, other))
     findings = _launcher(planned, Path).preflight(requests)
     if findings:
         raise InputRefused(

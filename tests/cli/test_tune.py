@@ -545,3 +545,14 @@ def test_logs_follow_a_running_search_to_its_end(tmp_path: Path) -> None:
     assert [line.removeprefix("[1] ") for line in seen.splitlines() if line.startswith("[1] ")] == steps
     assert seen_of_one.splitlines() == steps
     assert whole.returncode == one.returncode == 0
+
+
+def test_each_choice_is_looked_at_before_a_search(tmp_path: Path) -> None:
+    """Paths of the image among the choices: each may need a --map of its own, and one that is not here is found at once."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.py").write_text("print('accuracy=0.5')")
+    scripts = {"name": "lr", "parameterType": "categorical", "feasibleSpace": {"list": ["/opt/a.py", "/opt/b.py"]}}
+    write_experiment(tmp_path, command=["python", "${trialParameters.lr}"], parameters=[scripts])
+    one = ("--map", "/opt/a.py=./a.py")
+    assert "/opt/b.py" in refused("experiment.yaml", *one)
+    assert "4 succeeded" in katuna("tune", "experiment.yaml", *one, "--map", "/opt/b.py=./b.py").stdout
