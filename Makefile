@@ -33,10 +33,10 @@ demo: $(STAMP) ## run the search of katib/digits-tpe.yaml: 12 trainings, about a
 	$(BIN)/katuna tune katib/digits-tpe.yaml
 
 test: $(STAMP) ## the tests, but for those that take minutes
-	$(BIN)/pytest -n $(JOBS) -m "$(QUICK)"
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "$(QUICK)"
 
 test-slow: $(STAMP) ## the tests that take minutes
-	$(BIN)/pytest -n $(JOBS) -m "$(SLOW)"
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "$(SLOW)"
 
 check: $(STAMP) ## all that CI checks: format, lint, types, tests
 	$(BIN)/ruff format --check .

@@ -13,3 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 @pytest.fixture(autouse=True)
 def _own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KATUNA_HOME", str(tmp_path / "runs"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests that take minutes begin first, so that no worker is left with one when the others are done."""
+    items.sort(key=lambda item: "test_crash.py" not in item.nodeid)
