@@ -506,14 +506,14 @@ def test_secrets_are_neither_in_the_run_folder_nor_on_the_screen(tmp_path: Path)
         assert not path.is_file() or secret.encode() not in path.read_bytes(), path
 
 
-def test_on_a_terminal_the_search_is_drawn_in_place(tmp_path: Path) -> None:
-    program = (
-        "import sys, time\nfor step in range(8):\n    print(f'accuracy={0.1 * step:.1f} \\x1b[2J', flush=True); time.sleep(0.15)"
-    )
-    write_experiment(tmp_path, program, maxTrialCount=3)
+def on_a_terminal(*arguments: str, kind: str) -> str:
+    """What katuna shows on a terminal of 30 lines by 100."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
-    process = subprocess.Popen([*KATUNA, "tune", "experiment.yaml"], stdin=theirs, stdout=theirs, stderr=theirs, process_group=0)
+    environment = {**os.environ, "TERM": kind}
+    process = subprocess.Popen(
+        [*KATUNA, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, process_group=0, env=environment
+    )
     os.close(theirs)
     shown = b""
     try:
@@ -523,13 +523,28 @@ def test_on_a_terminal_the_search_is_drawn_in_place(tmp_path: Path) -> None:
         pass  # Linux ends a terminal so, when the last process has left it.
     os.close(ours)
     assert process.wait(30) == 0, shown.decode()
-    text = shown.decode()
+    return shown.decode()
+
+
+def test_on_a_terminal_the_search_is_drawn_in_place(tmp_path: Path) -> None:
+    program = (
+        "import sys, time\nfor step in range(8):\n    print(f'accuracy={0.1 * step:.1f} \\x1b[2J', flush=True); time.sleep(0.15)"
+    )
+    write_experiment(tmp_path, program, maxTrialCount=3)
+    text = on_a_terminal("tune", "experiment.yaml", kind="xterm-256color")
     assert "Traceback" not in text
     assert "0/3 done" in text
     assert re.search(r"accuracy=0\.[1-7]", text)
     assert "best accuracy=0.7" in text
     assert "Succeeded" in text
     assert "\x1b[2J" not in text, "what a trial prints does not clear the screen"
+
+
+def test_a_terminal_that_cannot_be_drawn_on_gets_plain_lines(tmp_path: Path) -> None:
+    write_experiment(tmp_path, maxTrialCount=2)
+    text = on_a_terminal("tune", "experiment.yaml", kind="dumb")
+    assert "trial 1 started" in text
+    assert "\x1b" not in text
 
 
 def test_logs_follow_a_running_search_to_its_end(tmp_path: Path) -> None:

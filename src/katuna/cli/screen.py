@@ -36,7 +36,9 @@ def say_findings(findings: Iterable[Finding]) -> None:
 
 
 def screen_for(stream: TextIO, stop: object) -> Screen:
-    return LiveScreen(stop) if stream.isatty() else Screen()
+    """A dumb terminal cannot be drawn on: it gets the plain lines too."""
+    drawable = stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+    return LiveScreen(stop) if drawable else Screen()
 
 
 class Screen:
