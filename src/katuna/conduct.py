@@ -104,7 +104,7 @@ def start(
     files |= {"defaulted.yaml": to_yaml(experiment.manifest).encode(), "journal.jsonl": journal.encode(opened)}
     folder = rundir.create(experiment.name, files, home)
     with folder.locked(), contextlib.closing(journal.Journal(folder.journal)) as store:
-        _search(folder, planned, store, timeout_s, interruptions, watch)
+        _search(Run(folder), planned, store, timeout_s, interruptions, watch)
     return Run(folder)
 
 
@@ -130,7 +130,7 @@ def resume(
         if found.search.ended is None:
             preflight(found.plan)
             with contextlib.closing(journal.Journal(folder.journal)) as store:
-                _search(folder, found.plan, store, timeout_s, interruptions, watch)
+                _search(found, found.plan, store, timeout_s, interruptions, watch)
     return Run(folder)
 
 
@@ -162,7 +162,7 @@ def _as_given(planned: Plan) -> dict[str, bytes]:
 
 
 def _search(
-    folder: RunDir,
+    run: Run,
     planned: Plan,
     store: journal.Journal,
     timeout_s: float | None,
@@ -173,9 +173,9 @@ def _search(
     from katuna.search.suggest import suggester_for
 
     clock = SystemClock()
-    watchers = [watch(Run(folder))] if watch is not None else []
+    watchers = [watch(run)] if watch is not None else []
     if planned.options.keep is not None:
-        watchers.append(_trimmer(folder, planned.options.keep))
+        watchers.append(_trimmer(run.folder, planned.options.keep))
 
     def tell_all(event: Event, search: Search) -> None:
         for watcher in watchers:
@@ -184,7 +184,7 @@ def _search(
     Engine(
         planned.experiment,
         suggester_for(planned.experiment, planned.seed),
-        _launcher(planned, folder.trial),
+        _launcher(planned, run.folder.trial),
         store,
         clock,
         deadline=None if timeout_s is None else clock.now() + timeout_s,

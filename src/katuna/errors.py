@@ -86,7 +86,14 @@ class JournalDamaged(InputRefused):
 
 
 class StoreFailed(KatunaError):
-    pass
+    @classmethod
+    def of(cls, place: object, error: OSError, run: str, noticed: str = "") -> StoreFailed:
+        """What to raise for an error of the disk at `place`, in the run named `run`; `noticed` tells how it came to light."""
+        how = f" ({noticed})" if noticed else ""
+        return cls(
+            f"{place}: cannot be written: {error.strerror}{how}. Everything recorded before is kept; "
+            f"make room and go on with `katuna resume {run}`"
+        )
 
 
 class LaunchFailed(KatunaError):

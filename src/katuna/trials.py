@@ -92,6 +92,11 @@ class Trial:
     stop_reason: str = ""
     summaries: Mapping[str, Summary] = field(default_factory=lambda: MappingProxyType({}))
 
+    @property
+    def duration_s(self) -> float | None:
+        """From its (last) start to its end; None while it has not had both."""
+        return None if self.started_at is None or self.ended_at is None else self.ended_at - self.started_at
+
     def summary(self, metric: str) -> Summary:
         return self.summaries.get(metric, Summary())
 
@@ -184,7 +189,6 @@ class Resumed:
 
     at: float
     restarted: tuple[int, ...]
-    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True)
@@ -263,7 +267,6 @@ class Search:
     opened: Opened | None = None
     trials: dict[int, Trial] = field(default_factory=dict)
     ended: Ended | None = None
-    resumes: int = 0
     counts: Counter[TrialState] = field(default_factory=Counter)
     best: Trial | None = None
     _unfinished: dict[int, None] = field(default_factory=dict)
@@ -284,7 +287,7 @@ class Search:
             case Ended():
                 self.ended = event
             case Resumed():
-                self.ended, self.resumes = None, self.resumes + 1
+                self.ended = None
                 for number in event.restarted:
                     self._put(_anew(self.trials[number]))
             case _:

@@ -30,7 +30,6 @@ def command(target: str, follow: bool) -> None:
 
     TRIAL is a name, a unique part of one, or a number. Control characters are shown, not obeyed.
     """
-    from katuna.run import Run
 
     run, trial = _resolve(target)
     if trial is None:
@@ -39,7 +38,7 @@ def command(target: str, follow: bool) -> None:
         log = run.folder.log(trial.name)
         reader = _Lines(log)
         reader.print_new("")
-        while follow and not Run(run.folder).search.trials[trial.number].state.is_final and run.folder.holder():
+        while follow and run.folder.holder() and not _has_ended(run.folder, trial.number):
             time.sleep(LOOK_EVERY_S)
             reader.print_new("")
         reader.print_new("", last=True)
@@ -83,6 +82,13 @@ def _asked(folder: RunDir) -> dict[int, str]:
     from katuna.trials import Asked
 
     return {event.number: event.name for event, _ in read(folder.journal) if isinstance(event, Asked)}
+
+
+def _has_ended(folder: RunDir, number: int) -> bool:
+    from katuna.store.journal import read
+    from katuna.trials import Exited
+
+    return any(isinstance(event, Exited) and event.number == number for event, _ in read(folder.journal))
 
 
 class _Lines:

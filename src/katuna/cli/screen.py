@@ -82,7 +82,7 @@ class Screen:
         match event:
             case Resumed():
                 again = f"; {len(event.restarted)} begin again" if event.restarted else ""
-                return f"resumed: {sum(trial.state.is_final for trial in search.trials.values())} trials done before{again}"
+                return f"resumed: {search.finished} trials done before{again}"
             case Started():
                 trial = search.trials[event.number]
                 retry = f" (attempt {event.attempt})" if event.attempt > 1 else ""
@@ -116,7 +116,7 @@ def assignments(trial: Trial) -> str:
 
 
 def ended_line(trial: Trial, search: Search) -> str:
-    took = duration(trial.ended_at - trial.started_at) if trial.ended_at and trial.started_at else ""
+    took = duration(trial.duration_s)
     value = trial.value(search.objective)
     if value is not None:
         best = search.best
@@ -240,7 +240,7 @@ class LiveScreen(Screen):
 
 def time_left(trials: Sequence[Trial], max_trials: int | None, parallel: int, now: float) -> float | None:
     """Seconds until the last trial ends if the rest take as long as the ended ones did on average; None when nobody can say."""
-    took = [trial.ended_at - trial.started_at for trial in trials if trial.ended_at and trial.started_at]
+    took = [trial.duration_s for trial in trials if trial.duration_s is not None]
     if max_trials is None or not took:
         return None
     mean = sum(took) / len(took)

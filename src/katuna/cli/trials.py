@@ -32,7 +32,7 @@ def command(run: str | None, output: str) -> None:
             trial.state.value,
             figure(trial.value(experiment.objective)),
             *(trial.assignments.get(name, "") for name in parameters),
-            duration(trial.ended_at - trial.started_at) if trial.ended_at and trial.started_at else "",
+            duration(trial.duration_s),
             "" if trial.state.value == "Succeeded" else shorten(trial.message or trial.reason, 160),
         ]
         for trial in trials

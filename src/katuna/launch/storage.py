@@ -20,11 +20,7 @@ def is_of_the_disk(error: OSError) -> bool:
 
 def store_failed(folder: Path, error: OSError, because: str = "") -> StoreFailed:
     """What to raise for an error of the disk in a trial's folder, which lies in RUN/trials. `because` tells how it was noticed."""
-    noticed = f" ({because})" if because else ""
-    return StoreFailed(
-        f"{error.filename or folder}: cannot be written: {error.strerror}{noticed}. Everything recorded before is kept; "
-        f"make room and go on with `katuna resume {folder.parent.parent.name}`"
-    )
+    return StoreFailed.of(error.filename or folder, error, folder.parent.parent.name, because)
 
 
 def full(folder: Path) -> OSError | None:

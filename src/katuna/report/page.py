@@ -81,7 +81,7 @@ def _text(value: str) -> str:
 
 def _header(experiment: Experiment, search: Search) -> str:
     objective, trials = experiment.objective, search.trials.values()
-    finished = sum(trial.state.is_final for trial in trials)
+    finished = search.finished
     goal = "" if objective.goal is None else f", goal {objective.goal:g}"
     limit = "" if experiment.max_trials is None else f" of {experiment.max_trials}"
     facts = {
@@ -201,9 +201,9 @@ def _value_cell(text: str, *, is_number: bool) -> str:
 
 
 def _duration_cell(trial: Trial) -> str:
-    if trial.started_at is None or trial.ended_at is None:
+    seconds = trial.duration_s
+    if seconds is None:
         return f"<td{_NUMBER}></td>"
-    seconds = trial.ended_at - trial.started_at
     return f'<td{_NUMBER} data-value="{seconds:.3f}">{duration(seconds)}</td>'
 
 

@@ -77,7 +77,7 @@ def _times(seconds: list[float | None]) -> Any:
 
 def _duration_s(trial: Trial) -> float | None:
     """To the microsecond: seconds since the epoch hold no more."""
-    return None if trial.started_at is None or trial.ended_at is None else round(trial.ended_at - trial.started_at, 6)
+    return None if trial.duration_s is None else round(trial.duration_s, 6)
 
 
 def _parameter(parameter: Parameter, texts: list[str | None]) -> Any:

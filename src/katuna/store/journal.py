@@ -138,10 +138,7 @@ class Journal:
             raise self._failure(error) from error
 
     def _failure(self, error: OSError) -> StoreFailed:
-        return StoreFailed(
-            f"{self.path}: cannot be written: {error.strerror}. Everything recorded before is kept; "
-            f"make room and go on with `katuna resume {self.path.parent.name}`"
-        )
+        return StoreFailed.of(self.path, error, self.path.parent.name)
 
     def _fsync(self) -> None:
         os.fsync(self._fd)

@@ -54,10 +54,6 @@ class RunDir:
         return [self.experiment, *(sorted(beside.iterdir()) if beside.is_dir() else [])]
 
     @property
-    def defaulted(self) -> Path:
-        return self.path / "defaulted.yaml"
-
-    @property
     def journal(self) -> Path:
         return self.path / "journal.jsonl"
 
