@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from katuna.contracts import LaunchEvent, NoSuggestion, TrialRequest
+from katuna.contracts import LaunchEvent, NoSuggestion, Suggestion, TrialRequest
 from katuna.errors import StoreFailed
 from katuna.metrics.line import Report
 from katuna.spec.model import Manifest
@@ -198,11 +198,15 @@ class ListSuggester:
         self._points = list(points)
         self.told: list[Trial] = []
         self.restored: list[int] = []
+        self.learnt: list[tuple[Assignments, float]] = []
 
-    def ask(self, number: int) -> Assignments | NoSuggestion:
-        return self._points[number] if number < len(self._points) else NoSuggestion.EXHAUSTED
+    def learn(self, assignments: Assignments, value: float) -> None:
+        self.learnt.append((assignments, value))
 
-    def restore(self, number: int, assignments: Assignments) -> None:
+    def ask(self, number: int) -> Suggestion | NoSuggestion:
+        return Suggestion(self._points[number]) if number < len(self._points) else NoSuggestion.EXHAUSTED
+
+    def restore(self, number: int, suggestion: Suggestion) -> None:
         self.restored.append(number)
 
     def tell(self, trial: Trial) -> None:

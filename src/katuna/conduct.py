@@ -60,7 +60,7 @@ def first_trials(planned: Plan, count: int) -> list[tuple[str, Mapping[str, str]
         if isinstance(point, NoSuggestion):
             break
         name = trial_name(planned.experiment.name, planned.seed, number)
-        trials.append((name, point, render(planned.experiment, name, point)))
+        trials.append((name, point.assignments, render(planned.experiment, name, point.assignments)))
     return trials
 
 

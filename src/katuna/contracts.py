@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import Protocol
 
 from katuna.spec.model import Manifest
-from katuna.trials import Assignments, Event, Exited, Reported, Started, Trial
+from katuna.trials import Assignments, Event, Exited, Reported, Started, StopRule, Trial, TrialEvent
 
 
 class NoSuggestion(Enum):
@@ -23,14 +24,30 @@ class NoSuggestion(Enum):
     """Nothing, now or ever: the space has been tried."""
 
 
-class Suggester(Protocol):
-    """What to try next. The answer for a number depends on what was asked and told before, and on the seed, on nothing else."""
+PARENT_LABEL = "pbt.suggestion.katib.kubeflow.org/parent"
+"""Label of a trial that begins with the checkpoints of another: that one's name."""
 
-    def ask(self, number: int) -> Assignments | NoSuggestion:
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A point, and the labels that the algorithm gives its trial (katib.md 2.2)."""
+
+    assignments: Assignments
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+class Suggester(Protocol):
+    """What to try next. The answer for a number depends on what was learnt, asked and told before, and on the seed, on nothing else."""
+
+    def learn(self, assignments: Assignments, value: float) -> None:
+        """A result from elsewhere; only before the first ask. It is no trial of this search."""
+
+    def ask(self, number: int) -> Suggestion | NoSuggestion:
         """The point for trial `number`; numbers are asked in order, each once. A NoSuggestion leaves the number unasked."""
 
-    def restore(self, number: int, assignments: Assignments) -> None:
-        """Trial `number` was asked in an earlier process and got `assignments`; later answers are as if it had been asked here."""
+    def restore(self, number: int, suggestion: Suggestion) -> None:
+        """Trial `number` has `suggestion`, from an earlier process or from the user; called in the place of its `ask`. Later
+        answers are as if it had been asked for here."""
 
     def tell(self, trial: Trial) -> None:
         """Called once for each trial when it has ended, in the order in which trials ended."""
@@ -38,14 +55,26 @@ class Suggester(Protocol):
 
 @dataclass(frozen=True)
 class TrialRequest:
-    """A trial ready to run: `manifest` is the rendered job, as it would be sent to a cluster."""
+    """A trial ready to run: `manifest` is the rendered job, as it would be sent to a cluster. `parent` names the trial with a copy
+    of whose checkpoints it begins, "" for none."""
 
     number: int
     name: str
     manifest: Manifest
+    parent: str = ""
 
 
 LaunchEvent = Started | Reported | Exited
+
+
+class Stopper(Protocol):
+    """Which running trials to stop early. Rebuilt by showing it a journal's events again."""
+
+    def rules(self) -> tuple[StopRule, ...]:
+        """The rules that a trial asked for now is given."""
+
+    def see(self, event: TrialEvent, trial: Trial) -> bool:
+        """Told of every trial event in journal order, with the trial after it. True: stop this trial now; said once a trial."""
 
 
 class Launcher(Protocol):

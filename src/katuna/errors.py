@@ -21,8 +21,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 Level = Literal["error", "warning", "note"]
-Scope = Literal["", "katib", "local"]
-"""Where a finding holds: everywhere (""), on a Katib cluster alone, or for a run on this machine alone."""
+Engine = Literal["katib", "cluster", "local"]
+"""What runs a search: Katib on a cluster; katuna, with trials on a cluster; katuna, with trials on this machine."""
+
+EVERYWHERE: tuple[Engine, ...] = ("katib", "cluster", "local")
+KATIB: tuple[Engine, ...] = ("katib",)
+CLUSTERS: tuple[Engine, ...] = ("katib", "cluster")
+KATUNA: tuple[Engine, ...] = ("cluster", "local")
+LOCAL: tuple[Engine, ...] = ("local",)
 
 
 @dataclass(frozen=True, order=True)
@@ -31,6 +37,8 @@ class Finding:
 
     `line` and `column` count from 1; 0 means that the remark is about the file as a whole. `path` is the
     field path in the spelling of the Kubernetes API server, e.g. `spec.parameters[0].feasibleSpace.min`.
+    `code` names the rule (docs/lint.md lists them), `value` is the field's own where it is short, and `on` are the engines that
+    the finding holds for.
     """
 
     file: str
@@ -40,7 +48,9 @@ class Finding:
     message: str
     level: Level = "error"
     hint: str = ""
-    scope: Scope = ""
+    on: tuple[Engine, ...] = EVERYWHERE
+    code: str = ""
+    value: str = ""
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from katuna.metrics.line import Report
 from katuna.spec.model import Objective, ObjectiveType
@@ -18,6 +18,9 @@ Assignments = Mapping[str, str]
 """Search parameter name to value text, in the Experiment's order."""
 
 UNAVAILABLE = "unavailable"
+
+EARLY_STOPPED = "TrialEarlyStopped"
+"""The reason of a Stopping by which the trial counts as early stopped; with any other it is killed."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
@@ -75,6 +78,16 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class StopRule:
+    """Katib's `earlyStoppingRules` entry: at report `start_step` of `metric`, stop when its value is `comparison` than `value`."""
+
+    metric: str
+    value: str
+    comparison: Literal["less", "greater", "equal"]
+    start_step: int
+
+
+@dataclass(frozen=True)
 class Trial:
     """One evaluation of one point. Times are seconds since the epoch; `attempt` counts starts from 1."""
 
@@ -90,6 +103,8 @@ class Trial:
     message: str = ""
     exit_code: int | None = None
     stop_reason: str = ""
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    rules: tuple[StopRule, ...] = ()
     summaries: Mapping[str, Summary] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -134,11 +149,25 @@ class Opened:
 
 
 @dataclass(frozen=True)
+class Known:
+    """A result from elsewhere that the search begins with; no trial of this run. `source` says where from."""
+
+    at: float
+    assignments: Assignments
+    value: float
+    source: str = ""
+
+
+@dataclass(frozen=True)
 class Asked:
+    """`labels` are the algorithm's, `rules` the early stopping's for this trial."""
+
     at: float
     number: int
     name: str
     assignments: Assignments
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    rules: tuple[StopRule, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -192,6 +221,15 @@ class Resumed:
 
 
 @dataclass(frozen=True)
+class Edited:
+    """The budget was changed; `counts` are Katib's field names (parallelTrialCount, maxTrialCount, maxFailedTrialCount) to their
+    new values. After Ended the search goes on again."""
+
+    at: float
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Ended:
     """The search is over. `succeeded`, `reason` and `message` become the Experiment's last condition."""
 
@@ -201,7 +239,7 @@ class Ended:
     message: str
 
 
-Event = Opened | Asked | Started | Reported | Stopping | Exited | Resumed | Ended
+Event = Opened | Known | Asked | Started | Reported | Stopping | Exited | Edited | Resumed | Ended
 TrialEvent = Asked | Started | Reported | Stopping | Exited
 
 
@@ -212,7 +250,14 @@ def advance(trial: Trial | None, event: TrialEvent, objective: Objective) -> Tri
     """
     if isinstance(event, Asked):
         assert trial is None, f"trial {event.number} was asked twice"
-        return Trial(number=event.number, name=event.name, assignments=event.assignments, created_at=event.at)
+        return Trial(
+            number=event.number,
+            name=event.name,
+            assignments=event.assignments,
+            created_at=event.at,
+            labels=event.labels,
+            rules=event.rules,
+        )
     assert trial is not None, f"{type(event).__name__} of trial {event.number}, which was never asked"
     if trial.state.is_final:
         return trial
@@ -240,7 +285,9 @@ def advance(trial: Trial | None, event: TrialEvent, objective: Objective) -> Tri
 def _ended(trial: Trial, event: Exited, objective: Objective) -> Trial:
     metric = objective.metric
     reason, message = event.reason, event.message
-    if trial.stop_reason:
+    if trial.stop_reason == EARLY_STOPPED:
+        state, reason = TrialState.EARLY_STOPPED, EARLY_STOPPED
+    elif trial.stop_reason:
         state, reason = TrialState.KILLED, trial.stop_reason
         message = message or "stopped by the search"
     elif event.code != 0:
@@ -259,7 +306,8 @@ def _ended(trial: Trial, event: Exited, objective: Objective) -> Trial:
 class Search:
     """A whole run as its journal tells it so far; `apply` is the only thing that changes it.
 
-    `trials` maps a trial's number to the trial, in the order of asking. `counts` and `best` are kept along the way, so that the
+    `trials` maps a trial's number to the trial, in the order of asking. `budget` holds what was edited of the file's counts,
+    `restarted_at` is when an edit last took up a search that had ended. `counts` and `best` are kept along the way, so that the
     engine's questions cost the same however long the search has run.
     """
 
@@ -267,6 +315,9 @@ class Search:
     opened: Opened | None = None
     trials: dict[int, Trial] = field(default_factory=dict)
     ended: Ended | None = None
+    known: list[Known] = field(default_factory=list)
+    budget: dict[str, int] = field(default_factory=dict)
+    restarted_at: float | None = None
     counts: Counter[TrialState] = field(default_factory=Counter)
     best: Trial | None = None
     _unfinished: dict[int, None] = field(default_factory=dict)
@@ -286,6 +337,12 @@ class Search:
                 self.opened = event
             case Ended():
                 self.ended = event
+            case Known():
+                self.known.append(event)
+            case Edited():
+                self.budget.update(event.counts)
+                if self.ended is not None:
+                    self.ended, self.restarted_at = None, event.at
             case Resumed():
                 self.ended = None
                 for number in event.restarted:

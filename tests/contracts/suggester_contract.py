@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from factories import make_experiment, make_trial
-from katuna.contracts import NoSuggestion, Suggester
+from katuna.contracts import NoSuggestion, Suggester, Suggestion
 from katuna.metrics.line import Report
 from katuna.spec.model import Experiment
 from katuna.trials import Assignments, Summary, Trial, TrialState
@@ -35,9 +35,9 @@ class SuggesterContract:
         for number in range(first, last):
             if number - parallel in points:
                 suggester.tell(ended(number - parallel, points[number - parallel]))
-            point = suggester.ask(number)
-            assert not isinstance(point, NoSuggestion)
-            points[number] = dict(point)
+            suggestion = suggester.ask(number)
+            assert not isinstance(suggestion, NoSuggestion)
+            points[number] = dict(suggestion.assignments)
         return list(points.values())
 
     def test_points_have_every_parameter_and_lie_in_the_space(self) -> None:
@@ -57,7 +57,7 @@ class SuggesterContract:
         for cut in (0, 1, 5, 11, TRIALS - 1):
             again = self.make_suggester()
             for number, point in enumerate(whole[:cut]):
-                again.restore(number, point)
+                again.restore(number, Suggestion(point))
                 if number < cut - 1:
                     again.tell(ended(number, point))
             if cut:
@@ -71,6 +71,6 @@ class SuggesterContract:
         for number in range(cut):
             if number >= parallel:
                 again.tell(ended(number - parallel, whole[number - parallel]))
-            again.restore(number, whole[number])
+            again.restore(number, Suggestion(whole[number]))
         again.tell(ended(cut - parallel, whole[cut - parallel]))
-        assert again.ask(cut) == whole[cut]
+        assert again.ask(cut) == Suggestion(whole[cut])

@@ -73,7 +73,7 @@ class TestGrid(SuggesterContract):
     def test_a_grid_too_big_to_list_is_searched_all_the_same(self) -> None:
         parameters = tuple(Parameter(f"p{index}", "int", "0", "999999") for index in range(4))
         suggester = suggester_for(make_experiment(algorithm="grid", parameters=parameters), 3)
-        points = {tuple(suggester.ask(number).values()) for number in range(50)}  # type: ignore[union-attr]
+        points = {tuple(suggester.ask(number).assignments.values()) for number in range(50)}  # type: ignore[union-attr]
         assert len(points) == 50
 
 
@@ -81,11 +81,12 @@ def test_parallel_tpe_does_not_ask_for_one_point_twice() -> None:
     """Katib's tpe gives all trials of a batch the same point (katib.md 3.2.2); the constant liar keeps ours apart."""
     suggester = suggester_for(make_experiment(algorithm="tpe"), 7)
     for number in range(TRIALS):
-        point = suggester.ask(number)
-        assert not isinstance(point, NoSuggestion)
+        suggestion = suggester.ask(number)
+        assert not isinstance(suggestion, NoSuggestion)
+        point = suggestion.assignments
         suggester.tell(ended(number, point))
     batch = [suggester.ask(number) for number in range(TRIALS, TRIALS + 4)]
-    assert len({tuple(point.values()) for point in batch}) == 4  # type: ignore[union-attr]
+    assert len({tuple(each.assignments.values()) for each in batch}) == 4  # type: ignore[union-attr]
 
 
 steps = st.sampled_from(["", "0.1", "0.3", "1", "2.5", "1e-3"])
@@ -104,8 +105,9 @@ def test_any_double_stays_in_its_space(low: float, span: float, step: str, kind:
     suggester = suggester_for(make_experiment(parameters=(parameter,)), seed)
     axis = Axis(parameter)
     for number in range(3):
-        point = suggester.ask(number)
-        assert not isinstance(point, NoSuggestion)
+        suggestion = suggester.ask(number)
+        assert not isinstance(suggestion, NoSuggestion)
+        point = suggestion.assignments
         assert parameter.contains(point["x"])
         assert axis.text(axis.value(point["x"])) == point["x"] or kind.endswith("ormal")
 
@@ -116,8 +118,9 @@ def test_any_int_stays_in_its_space_on_its_step_without_a_point(low: int, span: 
     parameter = Parameter("n", "int", str(low), str(low + span), str(step))
     suggester = suggester_for(make_experiment(parameters=(parameter,)), seed)
     for number in range(3):
-        point = suggester.ask(number)
-        assert not isinstance(point, NoSuggestion)
+        suggestion = suggester.ask(number)
+        assert not isinstance(suggestion, NoSuggestion)
+        point = suggestion.assignments
         value = int(point["n"])
         assert low <= value <= low + span
         assert (value - low) % step == 0

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from spec_examples import JOB, PYTORCHJOB, changed, findings_of, only
 
+from katuna.errors import EVERYWHERE, KATIB, LOCAL
 from katuna.spec.load import Source, load_experiment
 
 POD = "spec.trialTemplate.trialSpec.spec.template.spec"
@@ -84,17 +85,14 @@ def test_what_a_trial_cannot_run(text: str, path: str, words: str) -> None:
 
 def test_remarks_on_a_pytorchjob_are_not_katibs() -> None:
     """Katib passes a PyTorchJob on unread; a batch Job it takes apart."""
-    assert (
-        only(findings_of(changed(PYTORCHJOB, "image: registry", "stdin: x\n                    image: registry"))).scope
-        == "local"
-    )
-    assert only(findings_of(with_container("stdin: x"))).scope == ""
+    assert only(findings_of(changed(PYTORCHJOB, "image: registry", "stdin: x\n                    image: registry"))).on == LOCAL
+    assert only(findings_of(with_container("stdin: x"))).on == EVERYWHERE
 
 
 def test_a_nul_is_refused_for_katib_too() -> None:
     text = with_container('env: [{name: A, value: "a\\0b"}]')
     finding = only(findings_of(text))
-    assert (finding.scope, "'A'" in finding.message) == ("", True)
+    assert (finding.on, "'A'" in finding.message) == (EVERYWHERE, True)
     assert finding.line == 1 + text[: text.index('"a\\0b"')].count("\n")
 
 
@@ -116,7 +114,7 @@ def test_a_choice_that_brings_or_makes_a_nul(choice: str, path: str) -> None:
     finding = only(findings_of(changed(JOB, "list: [sgd, adam]", f"list: [sgd, {choice}]")))
     assert finding.path == f"spec.parameters[2].feasibleSpace{path}"
     assert "NUL" in finding.message
-    assert finding.scope == ""
+    assert finding.on == EVERYWHERE
 
 
 @pytest.mark.parametrize("kind", [JOB, PYTORCHJOB])
@@ -138,7 +136,7 @@ def test_a_dot_is_fine_in_the_name_of_jobs() -> None:
 def test_a_missing_restart_policy_is_the_clusters_concern() -> None:
     text = changed(JOB, "            restartPolicy: Never\n", "")
     finding = only(findings_of(text, level="warning"))
-    assert finding.scope == "katib"
+    assert finding.on == KATIB
     assert load_experiment([Source("0.yaml", text)]).findings == (finding,)
 
 
@@ -158,6 +156,6 @@ def test_placeholders_in_numbers_are_refused_for_a_job_and_text_for_a_pytorchjob
     """An inline template renders text only; Katib converts a Job before it accepts the Experiment."""
     deadline = JOB_SPEC.replace("template", 'activeDeadlineSeconds: "${trialParameters.layers}"\n        template')
     found = only(findings_of(changed(JOB, JOB_SPEC, deadline)))
-    assert (found.scope, found.path) == ("", "spec.trialTemplate.trialSpec.spec.activeDeadlineSeconds")
+    assert (found.on, found.path) == (EVERYWHERE, "spec.trialTemplate.trialSpec.spec.activeDeadlineSeconds")
     found = only(findings_of(with_policy('activeDeadlineSeconds: "${trialParameters.layers}"')))
-    assert (found.scope, found.path) == ("local", "spec.trialTemplate.trialSpec.spec.runPolicy.activeDeadlineSeconds")
+    assert (found.on, found.path) == (LOCAL, "spec.trialTemplate.trialSpec.spec.runPolicy.activeDeadlineSeconds")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from katuna.errors import Finding
+from katuna.errors import LOCAL, Finding
 from katuna.spec.algorithms import ALGORITHMS, KATIB_ALGORITHMS
 from katuna.spec.check import _model
 from katuna.spec.defaults import with_defaults
@@ -92,7 +92,7 @@ def test_katibs_own_refusals_are_not_called_ours(katib_truth: list[dict[str, Any
     """At least one error of such a file holds on a cluster too."""
     unsaid = []
     for entry in katib_truth:
-        if not entry["accepted"] and judged_here(entry) and all(error.scope == "local" for error in errors_of(entry)):
+        if not entry["accepted"] and judged_here(entry) and all(error.on == LOCAL for error in errors_of(entry)):
             unsaid.append(entry["file"])
     assert unsaid == []
 
@@ -100,7 +100,7 @@ def test_katibs_own_refusals_are_not_called_ours(katib_truth: list[dict[str, Any
 def test_what_starts_on_katib_is_refused_for_this_machine_only(katib_truth: list[dict[str, Any]]) -> None:
     started = [entry for entry in katib_truth if entry["accepted"] and entry.get("starts")]
     assert len(started) > 100
-    wrong = {entry["file"]: [str(error) for error in errors_of(entry) if error.scope != "local"] for entry in started}
+    wrong = {entry["file"]: [str(error) for error in errors_of(entry) if error.on != LOCAL] for entry in started}
     assert {file: errors for file, errors in wrong.items() if errors} == {}
 
 

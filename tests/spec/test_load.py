@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from spec_examples import JOB, PYTORCHJOB, changed, findings_of, only
 
-from katuna.errors import SpecRefused
+from katuna.errors import LOCAL, SpecRefused
 from katuna.spec.load import Source, lint, load_experiment
 from katuna.spec.model import ObjectiveType, Parameter
 
@@ -260,7 +260,7 @@ def test_collectors() -> None:
         return changed(JOB, "  parallelTrialCount: 2", f"  metricsCollectorSpec: {spec}\n  parallelTrialCount: 2")
 
     finding = only(findings_of(with_collector("{collector: {kind: File}}")))
-    assert (finding.scope, finding.path) == ("local", "spec.metricsCollectorSpec.collector.kind")
+    assert (finding.on, finding.path) == (LOCAL, "spec.metricsCollectorSpec.collector.kind")
     assert "collectors here: StdOut" in finding.hint
     loaded = load(with_collector("{collector: {kind: StdOut}, source: {filter: {metricsFormat: ['(\\w+)=(\\d+)']}}}"))
     assert loaded.experiment.collector.filters == (r"(\w+)=(\d+)",)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from katuna.contracts import Clock, LaunchEvent, TrialRequest
-from katuna.errors import Finding, KatunaError, LaunchFailed, StoreFailed
+from katuna.errors import LOCAL, Finding, KatunaError, LaunchFailed, StoreFailed
 from katuna.launch.command import command, option_problems, problems
 from katuna.launch.devices import DevicePool, Lease, cuda_devices, lease_folder
 from katuna.launch.ending import Ending, ending
@@ -119,7 +119,7 @@ class LocalLauncher:
         jobs: list[Job] = []
 
         def note(request: TrialRequest, message: str, hint: str = "") -> None:
-            found.setdefault(message, Finding(request.name, 0, 0, "", message, hint=hint, scope="local"))
+            found.setdefault(message, Finding(request.name, 0, 0, "", message, hint=hint, on=LOCAL))
 
         for request in requests:
             try:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import MappingProxyType
 
-from katuna.contracts import Clock, Launcher, NoSuggestion, Store, Suggester, TrialRequest
+from katuna.contracts import PARENT_LABEL, Clock, Launcher, NoSuggestion, Store, Suggester, Suggestion, TrialRequest
 from katuna.search.budget import SPACE_EXHAUSTED, TIME_IN_VAIN, TIME_IS_UP, End, room, verdict
 from katuna.spec.model import Experiment
 from katuna.spec.render import render
-from katuna.trials import Asked, Ended, Event, Exited, Resumed, Search, Stopping, Trial, trial_name
+from katuna.trials import Asked, Ended, Event, Exited, Known, Resumed, Search, Stopping, Trial, trial_name
 
 POLL_S = 0.5
 GRACE_S = 10.0
@@ -93,7 +93,9 @@ class Engine:
             self._search.apply(event)
             match event:
                 case Asked():
-                    self._suggester.restore(event.number, event.assignments)
+                    self._suggester.restore(event.number, Suggestion(event.assignments, event.labels))
+                case Known():
+                    self._suggester.learn(event.assignments, event.value)
                 case Exited() if event.number not in told:
                     told.add(event.number)
                     self._suggester.tell(self._search.trials[event.number])
@@ -112,7 +114,7 @@ class Engine:
                 assert self._exhausted or self._search.unfinished, "a suggester may only WAIT for trials that run"
                 return
             name = trial_name(self._experiment.name, self._seed, number)
-            self._record(Asked(self._clock.now(), number, name, MappingProxyType(dict(answer))))
+            self._record(Asked(self._clock.now(), number, name, MappingProxyType(dict(answer.assignments)), answer.labels))
             self._start(self._search.trials[number])
 
     @property
@@ -121,7 +123,8 @@ class Engine:
         return self._search.opened.seed
 
     def _start(self, trial: Trial) -> None:
-        self._launcher.start(TrialRequest(trial.number, trial.name, render(self._experiment, trial.name, trial.assignments)))
+        manifest = render(self._experiment, trial.name, trial.assignments)
+        self._launcher.start(TrialRequest(trial.number, trial.name, manifest, trial.labels.get(PARENT_LABEL, "")))
 
     def _patience(self) -> float:
         if self._deadline is None:

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from katuna.contracts import NoSuggestion, Suggester
+from katuna.contracts import NoSuggestion, Suggester, Suggestion
 from katuna.search.space import Axis, axes, direction
 from katuna.spec.model import Experiment
 from katuna.trials import Assignments, Trial
@@ -40,7 +40,7 @@ class GridSuggester:
         self._order: list[int] = []
         self._swapped: dict[int, int] = {}
 
-    def ask(self, number: int) -> Assignments | NoSuggestion:
+    def ask(self, number: int) -> Suggestion | NoSuggestion:
         if number >= self._size:
             return NoSuggestion.EXHAUSTED
         index = self._index(number)
@@ -48,10 +48,13 @@ class GridSuggester:
         for parameter in reversed(self._parameters):
             index, place = divmod(index, int(parameter.size))
             point[parameter.name] = parameter.on_grid(place)
-        return {name: point[name] for name in self._names}
+        return Suggestion({name: point[name] for name in self._names})
 
-    def restore(self, number: int, assignments: Assignments) -> None:
-        del number, assignments
+    def learn(self, assignments: Assignments, value: float) -> None:
+        del assignments, value
+
+    def restore(self, number: int, suggestion: Suggestion) -> None:
+        del number, suggestion
 
     def tell(self, trial: Trial) -> None:
         del trial
@@ -85,7 +88,7 @@ class SamplerSuggester:
         self._study = optuna.create_study(direction=direction(experiment), sampler=sampler(0))
         self._study_numbers: dict[int, int] = {}
 
-    def ask(self, number: int) -> Assignments | NoSuggestion:
+    def ask(self, number: int) -> Suggestion | NoSuggestion:
         import optuna
 
         self._study.sampler = self._sampler(trial_seed(self._seed, number))
@@ -95,16 +98,25 @@ class SamplerSuggester:
             self._study_numbers[number] = drawn.number
         else:
             self._study.tell(drawn, state=optuna.trial.TrialState.FAIL)
-            self.restore(number, point)
-        return point
+            self.restore(number, Suggestion(point))
+        return Suggestion(point)
 
-    def restore(self, number: int, assignments: Assignments) -> None:
+    def learn(self, assignments: Assignments, value: float) -> None:
+        import optuna
+
+        self._study.add_trial(
+            optuna.trial.create_trial(value=value, params=self._values(assignments), distributions=self._distributions)
+        )
+
+    def restore(self, number: int, suggestion: Suggestion) -> None:
         import optuna
 
         self._study_numbers[number] = len(self._study.get_trials(deepcopy=False))
         self._study.add_trial(
             optuna.trial.create_trial(
-                state=optuna.trial.TrialState.RUNNING, params=self._values(assignments), distributions=self._distributions
+                state=optuna.trial.TrialState.RUNNING,
+                params=self._values(suggestion.assignments),
+                distributions=self._distributions,
             )
         )
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from katuna.errors import KATIB, LOCAL
 from katuna.spec.model import Parameter
 from katuna.spec.remark import Path, Remark, did_you_mean, listed, shown
 
@@ -77,7 +78,7 @@ def random_rule(parameters: Sequence[Parameter], max_trials: int | None) -> Iter
     for index, parameter in enumerate(parameters):
         if parameter.is_numeric and parameter.bounds[0] == parameter.bounds[1]:
             message = "min equals max: runs here, but on Katib this algorithm never starts a trial"
-            yield Remark((*PARAMETERS, index, "feasibleSpace"), message, "write the value into the template", "warning", "katib")
+            yield Remark((*PARAMETERS, index, "feasibleSpace"), message, "write the value into the template", "warning", KATIB)
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,6 @@ def check_algorithm_name(name: str, path: Path) -> Iterator[Remark]:
         meant = did_you_mean(name, (*ALGORITHMS, *KATIB_ALGORITHMS))
         known = f"algorithms here: {listed(ALGORITHMS)}"
         if name in KATIB_ALGORITHMS:
-            yield Remark(path, f"the algorithm {shown(name)} does not run here", known, scope="local")
+            yield Remark(path, f"the algorithm {shown(name)} does not run here", known, on=LOCAL)
         else:
             yield Remark(path, f"there is no algorithm {shown(name)}", f"did you mean {meant}? {known}" if meant else known)

@@ -8,13 +8,22 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from katuna.errors import Finding, RenderRefused
+from katuna.errors import LOCAL, Finding, RenderRefused
 from katuna.spec.defaults import with_defaults
 from katuna.spec.env import find_config_map
 from katuna.spec.fields import examine
 from katuna.spec.job import Job, job_from_manifest
 from katuna.spec.jobcheck import IGNORED, check_job, check_kind, gathered
-from katuna.spec.model import Collector, Experiment, Manifest, Objective, ObjectiveType, TrialParameter, TrialTemplate
+from katuna.spec.model import (
+    Collector,
+    EarlyStopping,
+    Experiment,
+    Manifest,
+    Objective,
+    ObjectiveType,
+    TrialParameter,
+    TrialTemplate,
+)
 from katuna.spec.remark import NUL, NUL_MESSAGE, Path, Remark, path_text
 from katuna.spec.render import METADATA_REFERENCE, render
 from katuna.spec.rules import check_experiment, parameter_of
@@ -76,10 +85,10 @@ def _ignored(manifest: Mapping[str, Any]) -> Iterator[Remark]:
         for part in path:
             value = value.get(part) if isinstance(value, dict) else None
         if value is not None:
-            yield Remark(path, IGNORED, level="note", scope="local", at_key=True)
+            yield Remark(path, IGNORED, level="note", on=LOCAL, at_key=True)
     spec = manifest.get("spec")
     if isinstance(spec, dict) and spec.get("resumePolicy") in ("LongRunning", "FromVolume"):
-        yield Remark(("spec", "resumePolicy"), IGNORED, level="note", scope="local", at_key=True)
+        yield Remark(("spec", "resumePolicy"), IGNORED, level="note", on=LOCAL, at_key=True)
 
 
 def _check_job(
@@ -172,30 +181,38 @@ def _bad_references(experiment: Experiment, refused: RenderRefused) -> Iterator[
 def _model(defaulted: Manifest, template: TemplateText) -> Experiment:
     """The typed Experiment of a manifest without errors."""
     spec, metadata = defaulted["spec"], defaulted["metadata"]
-    source = spec["metricsCollectorSpec"].get("source", {})
+    source, kind = spec["metricsCollectorSpec"].get("source", {}), spec["metricsCollectorSpec"]["collector"]["kind"]
     return Experiment(
         name=metadata["name"],
         namespace=_namespace(defaulted),
         objective=_objective(spec["objective"]),
         algorithm=spec["algorithm"]["algorithmName"],
-        settings=MappingProxyType(
-            {each["name"]: each.get("value", "") for each in spec["algorithm"].get("algorithmSettings", ())}
-        ),
+        settings=_settings(spec["algorithm"]),
         parameters=tuple(parameter_of(each) for each in spec["parameters"]),
         template=_template(spec["trialTemplate"], template),
         parallel_trials=spec["parallelTrialCount"],
         max_trials=spec.get("maxTrialCount"),
         max_failed=spec.get("maxFailedTrialCount"),
         collector=Collector(
-            kind=spec["metricsCollectorSpec"]["collector"]["kind"],
+            kind=kind,
             filters=tuple(source.get("filter", {}).get("metricsFormat", ())),
-            path=source.get("fileSystemPath", {}).get("path", ""),
+            path=source.get("httpGet" if kind == "PrometheusMetric" else "fileSystemPath", {}).get("path", ""),
             format=source.get("fileSystemPath", {}).get("format", ""),
+            port=int(source.get("httpGet", {}).get("port", 0)),
         ),
+        early_stopping=_early_stopping(spec.get("earlyStopping")),
         resume_policy=spec["resumePolicy"],
         manifest=defaulted,
         labels=MappingProxyType(dict(metadata.get("labels", {}))),
     )
+
+
+def _settings(algorithm: Mapping[str, Any]) -> Mapping[str, str]:
+    return MappingProxyType({each["name"]: each.get("value", "") for each in algorithm.get("algorithmSettings", ())})
+
+
+def _early_stopping(stopping: Mapping[str, Any] | None) -> EarlyStopping | None:
+    return None if stopping is None else EarlyStopping(stopping["algorithmName"], _settings(stopping))
 
 
 def _objective(objective: Mapping[str, Any]) -> Objective:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from katuna.errors import Finding
+from katuna.errors import LOCAL, Finding
 from katuna.spec.defaults import EXPERIMENT
 from katuna.spec.fields import examine, kinds
 from katuna.spec.remark import Path, Remark, did_you_mean, listed, shown
@@ -103,7 +103,7 @@ def _foreign(value: Mapping[str, Any]) -> Remark:
     if (version, kind) == ("v1", "Secret"):
         hint = "leave it out of the files and give trials its values by --pass-env NAME"
         return Remark(
-            ("kind",), "the run folder keeps the files that it was started from, and must not keep a Secret", hint, scope="local"
+            ("kind",), "the run folder keeps the files that it was started from, and must not keep a Secret", hint, on=LOCAL
         )
     if kind in known:
         right = next(api for api, name in kinds() if name == kind)
@@ -112,4 +112,4 @@ def _foreign(value: Mapping[str, Any]) -> Remark:
     if meant or "kubeflow.org" in version:
         hint = f"did you mean {meant}?" if meant else f"kinds: {listed(known)}"
         return Remark(("kind",), f"the kind {shown(kind)} of {version} is not known", hint)
-    return Remark(("kind",), f"a {kind} is ignored here", level="note", scope="local")
+    return Remark(("kind",), f"a {kind} is ignored here", level="note", on=LOCAL)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from katuna.errors import LOCAL
 from katuna.spec.model import Manifest
 from katuna.spec.remark import NUL, NUL_MESSAGE, Path, Remark, listed, shown
 
@@ -153,7 +154,7 @@ class _Reader:
             self.pairs.append((name, value))
 
     def _refuse(self, path: Path, message: str, hint: str) -> None:
-        self.remarks.append(Remark(path, message, hint, scope="local"))
+        self.remarks.append(Remark(path, message, hint, on=LOCAL))
 
 
 def _literal(value: str) -> str:

@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from katuna.errors import Scope
+from katuna.errors import EVERYWHERE, LOCAL, Engine
 from katuna.spec.quantity import quantity
 from katuna.spec.remark import Path, Remark, did_you_mean, listed, shown
 
@@ -49,7 +49,7 @@ def examine(manifest: Mapping[str, Any], kind: str | None = None, decoded_by_kat
     cluster's next stage and not Katib's.
     """
     name = kind or f"{manifest.get('apiVersion')} {manifest.get('kind')}"
-    walk = _Walk(unknown="" if name == "batch/v1 Job" else "local", wrong="" if decoded_by_katib else "local")
+    walk = _Walk(unknown=EVERYWHERE if name == "batch/v1 Job" else LOCAL, wrong=EVERYWHERE if decoded_by_katib else LOCAL)
     known = walk.visit(manifest, _schema()["kinds"][name], ())
     return Examined(known if isinstance(known, dict) else {}, tuple(walk.remarks), frozenset(walk.lost))
 
@@ -69,8 +69,8 @@ _MISSING = _Missing()
 
 @dataclass
 class _Walk:
-    unknown: Scope
-    wrong: Scope
+    unknown: tuple[Engine, ...]
+    wrong: tuple[Engine, ...]
     remarks: list[Remark] = field(default_factory=list)
     lost: set[Path] = field(default_factory=set)
 
@@ -84,7 +84,7 @@ class _Walk:
         problem = _scalar_problem(value, wanted)
         if problem:
             message, hint = problem
-            self.remarks.append(Remark(path, message, hint, scope=self.wrong))
+            self.remarks.append(Remark(path, message, hint, on=self.wrong))
             self.lost.add(path)
             return _MISSING
         return value
@@ -114,7 +114,7 @@ class _Walk:
         return known
 
     def _refuse(self, value: Any, wanted: str, path: Path) -> _Missing:
-        self.remarks.append(Remark(path, f"must be {wanted}, not {_named(value)}", scope=self.wrong))
+        self.remarks.append(Remark(path, f"must be {wanted}, not {_named(value)}", on=self.wrong))
         self.lost.add(path)
         return _MISSING
 
@@ -123,7 +123,7 @@ class _Walk:
         hint = f"did you mean {meant}?" if meant else f"fields here: {listed(sorted(wanted))}" if len(wanted) <= 10 else ""
         if meant:
             self.lost.add((*path, meant))
-        self.remarks.append(Remark((*path, name), "there is no such field", hint, scope=self.unknown, at_key=True))
+        self.remarks.append(Remark((*path, name), "there is no such field", hint, on=self.unknown, at_key=True))
 
 
 def _is_object(wanted: Type) -> bool:

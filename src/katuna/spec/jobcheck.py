@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from katuna.errors import KATIB, LOCAL
 from katuna.spec.env import Facts, container_env
 from katuna.spec.fields import examine
 from katuna.spec.job import GPU
@@ -35,11 +36,11 @@ def check_kind(manifest: Mapping[str, Any]) -> Iterator[Remark]:
     here = listed(f"{name} ({api})" for api, name in KINDS_HERE)
     for api, name in KINDS_HERE:
         if name == kind:
-            yield Remark(("apiVersion",), f"{shown(version)} has no kind {kind} that runs here", f"write {api}", scope="local")
+            yield Remark(("apiVersion",), f"{shown(version)} has no kind {kind} that runs here", f"write {api}", on=LOCAL)
             return
     meant = did_you_mean(kind, (name for _, name in KINDS_HERE)) if kind else ""
     hint = f"did you mean {meant}? " if meant else ""
-    yield Remark(("kind",), f"trials of kind {shown(kind)} do not run here", f"{hint}kinds here: {here}", scope="local")
+    yield Remark(("kind",), f"trials of kind {shown(kind)} do not run here", f"{hint}kinds here: {here}", on=LOCAL)
 
 
 def check_job(
@@ -120,7 +121,7 @@ class _Checker:
             return
         if not policy:
             yield Remark(
-                path, f"a cluster refuses a {self.kind} without it", f"write Never; one of: {listed(known)}", "warning", "katib"
+                path, f"a cluster refuses a {self.kind} without it", f"write Never; one of: {listed(known)}", "warning", KATIB
             )
         else:
             meant = did_you_mean(policy, known)
@@ -179,11 +180,11 @@ class _Checker:
 
 
 def _local(path: Path, message: str, hint: str = "", at_key: bool = False) -> Remark:
-    return Remark(path, message, hint, scope="local", at_key=at_key)
+    return Remark(path, message, hint, on=LOCAL, at_key=at_key)
 
 
 def _note(path: Path, message: str, hint: str = "") -> Remark:
-    return Remark(path, message, hint, level="note", scope="local", at_key=True)
+    return Remark(path, message, hint, level="note", on=LOCAL, at_key=True)
 
 
 IGNORED = "ignored here"

@@ -39,7 +39,7 @@ def load_experiment(sources: Sequence[Source], name: str | None = None, pass_env
         experiment, found = check(document, documents.config_maps, pass_env)
         findings += found
     findings = documents.ordered(findings)
-    if experiment is None or any(finding.level == "error" for finding in findings):
+    if experiment is None or any(finding.level == "error" and "local" in finding.on for finding in findings):
         raise SpecRefused(findings)
     return Loaded(experiment, tuple(findings), tuple(known_config_maps(documents.config_maps)), chosen[0].file)
 

@@ -157,12 +157,20 @@ class TrialTemplate:
 
 @dataclass(frozen=True)
 class Collector:
-    """`filters` empty means Katib's default filter; `path` and `format` serve the kinds that read files."""
+    """`filters` empty means Katib's default filter. `path` is a file's or folder's in the container, for PrometheusMetric the
+    one of the URL, which is served at `port`; `format` is File's, TEXT or JSON."""
 
     kind: str = "StdOut"
     filters: tuple[str, ...] = ()
     path: str = ""
     format: str = ""
+    port: int = 0
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    algorithm: str
+    settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True)
@@ -187,6 +195,7 @@ class Experiment:
     resume_policy: str
     manifest: Manifest
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    early_stopping: EarlyStopping | None = None
 
     @property
     def space_size(self) -> float:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from katuna.errors import Finding, Level, Scope
+from katuna.errors import EVERYWHERE, Engine, Finding, Level
 from katuna.text import printable
 
 Path = tuple[str | int, ...]
@@ -24,8 +24,9 @@ class Remark:
     message: str
     hint: str = ""
     level: Level = "error"
-    scope: Scope = ""
+    on: tuple[Engine, ...] = EVERYWHERE
     at_key: bool = False
+    code: str = ""
 
     def below(self, prefix: Path) -> Remark:
         """The same remark on a document that holds this one at `prefix`."""
@@ -34,7 +35,7 @@ class Remark:
     def at(self, file: str, place: tuple[int, int]) -> Finding:
         """The remark as a finding in a file; names and values in it are made safe to show."""
         path, message, hint = map(printable, (path_text(self.path), self.message, self.hint))
-        return Finding(file, *place, path, message, self.level, hint, self.scope)
+        return Finding(file, *place, path, message, self.level, hint, self.on, self.code)
 
 
 def path_text(path: Path) -> str:

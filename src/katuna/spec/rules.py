@@ -1,7 +1,7 @@
 """What an Experiment must keep besides the shape of its fields: Katib's webhook and algorithm checks, and what no run survives.
 
 Rules are generators of remarks over a defaulted, well-typed manifest. Paths and conditions are the webhook's (katib.md 1 and 4.1);
-a rule that only a run here has says `scope="local"`. The trial template has its own file, template.py.
+a rule that only a run here has says `on=LOCAL`. The trial template has its own file, template.py.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from katuna.errors import EVERYWHERE, LOCAL, Engine
 from katuna.metrics.filters import compile_filter
 from katuna.spec.algorithms import ALGORITHMS, EARLY_STOPPING, check_algorithm_name, check_settings
 from katuna.spec.model import Parameter
@@ -55,7 +56,7 @@ def _check_metadata(metadata: Mapping[str, Any], trial_kind: object) -> Iterator
     name = metadata.get("name", "")
     path: Path = ("metadata", "name")
     if not name and metadata.get("generateName"):
-        yield Remark(("metadata", "generateName"), "a run here needs a name of its own", "write metadata.name", scope="local")
+        yield Remark(("metadata", "generateName"), "a run here needs a name of its own", "write metadata.name", on=LOCAL)
     elif not name:
         yield Remark(path, "must be specified", "lower case letters, digits and '-'")
     elif not _SUBDOMAIN.match(name) or not name[0].isalpha():
@@ -69,7 +70,7 @@ def _check_metadata(metadata: Mapping[str, Any], trial_kind: object) -> Iterator
             path,
             "the operator refuses a PyTorchJob with a dot in its name, and trials are named after this",
             "use '-'",
-            scope="local",
+            on=LOCAL,
         )
 
 
@@ -91,9 +92,9 @@ def _check_objective(spec: Mapping[str, Any]) -> Iterator[Remark]:
     for index, strategy in enumerate(objective["metricStrategies"]):
         name, value, where = strategy.get("name", ""), strategy.get("value", ""), (*path, "metricStrategies", index)
         if value not in STRATEGIES:
-            yield _one_of((*where, "value"), value, STRATEGIES, scope="local")
+            yield _one_of((*where, "value"), value, STRATEGIES, on=LOCAL)
         if name in seen and name not in additional:
-            yield Remark((*where, "name"), f"{shown(name)} has a strategy already", "keep one of the two", scope="local")
+            yield Remark((*where, "name"), f"{shown(name)} has a strategy already", "keep one of the two", on=LOCAL)
         if name not in (metric, *additional):
             yield Remark((*where, "name"), f"{shown(name)} is neither the objective nor an additional metric", level="warning")
         seen.add(name)
@@ -125,7 +126,7 @@ def _check_space(spec: Mapping[str, Any]) -> Iterator[Remark]:
     if parameters and nas is not None:
         yield Remark(("spec", "nasConfig"), "only one of spec.parameters and spec.nasConfig can be specified", at_key=True)
     if nas is not None:
-        yield Remark(("spec", "nasConfig"), "neural architecture search does not run here", scope="local", at_key=True)
+        yield Remark(("spec", "nasConfig"), "neural architecture search does not run here", on=LOCAL, at_key=True)
     names: set[str] = set()
     for index, parameter in enumerate(parameters):
         path, name = (*SPEC, "parameters", index), parameter.get("name", "")
@@ -179,14 +180,16 @@ def _check_range(space: Mapping[str, str], kind: str, path: Path, algorithm: str
         if value is None:
             yield Remark((*path, name), f"must be a number as text, not {shown(space[name])}")
         elif kind == "int" and value != value.to_integral_value():
-            yield Remark((*path, name), f"must be a whole number for an int, not {shown(space[name])}", scope="local")
+            yield Remark((*path, name), f"must be a whole number for an int, not {shown(space[name])}", on=LOCAL)
         elif kind == "int" and abs(value) > MAX_INT:
-            yield Remark((*path, name), f"must be between -2^53 and 2^53, not {shown(space[name])}", scope="local")
+            yield Remark((*path, name), f"must be between -2^53 and 2^53, not {shown(space[name])}", on=LOCAL)
         else:
             numbers[name] = value
     if numbers.get("step", 1) <= 0:
         yield Remark(
-            (*path, "step"), f"must be greater than 0, not {shown(space['step'])}", scope="" if algorithm == "grid" else "local"
+            (*path, "step"),
+            f"must be greater than 0, not {shown(space['step'])}",
+            on=EVERYWHERE if algorithm == "grid" else LOCAL,
         )
     if "min" not in numbers or "max" not in numbers:
         return
@@ -245,7 +248,7 @@ def _check_early_stopping(spec: Mapping[str, Any]) -> Iterator[Remark]:
         yield _one_of((*path, "algorithmName"), name, tuple(EARLY_STOPPING))
         return
     yield from check_settings(stopping.get("algorithmSettings", []), EARLY_STOPPING[name], name, (*path, "algorithmSettings"))
-    yield Remark(path, "early stopping is ignored here: every trial runs to its end", level="note", scope="local", at_key=True)
+    yield Remark(path, "early stopping is ignored here: every trial runs to its end", level="note", on=LOCAL, at_key=True)
 
 
 def _check_collector(spec: Mapping[str, Any]) -> Iterator[Remark]:
@@ -260,12 +263,14 @@ def _check_collector(spec: Mapping[str, Any]) -> Iterator[Remark]:
         )
     elif kind not in COLLECTORS_HERE:
         known = f"collectors here: {listed(COLLECTORS_HERE)}"
-        yield Remark((*path, "collector", "kind"), f"the collector {kind} does not run here", known, scope="local")
+        yield Remark((*path, "collector", "kind"), f"the collector {kind} does not run here", known, on=LOCAL)
     source = collector_spec.get("source", {})
     yield from _check_source(kind, collector_spec, source, (*path, "source"))
     filters = source.get("filter", {}).get("metricsFormat", [])
     for index, text in enumerate(filters):
-        yield from _check_filter(text, (*path, "source", "filter", "metricsFormat", index), "local" if kind == "StdOut" else "")
+        yield from _check_filter(
+            text, (*path, "source", "filter", "metricsFormat", index), LOCAL if kind == "StdOut" else EVERYWHERE
+        )
     if kind == "StdOut" and not filters:
         yield from _check_metric_names(spec.get("objective") or {})
 
@@ -290,16 +295,16 @@ def _check_source(kind: str, collector_spec: Mapping[str, Any], source: Mapping[
         yield Remark(("spec", "metricsCollectorSpec", "collector", "customCollector"), "must be specified for Custom")
 
 
-def _check_filter(text: str, path: Path, scope: Any) -> Iterator[Remark]:
+def _check_filter(text: str, path: Path, on: tuple[Engine, ...]) -> Iterator[Remark]:
     """Katib compiles filters with Go's RE2; it looks at them only for collectors that read files, and StdOut fails later."""
     try:
         pattern = compile_filter(text)
     except ValueError as error:
         hint = "Go's syntax: no look-around, back-references or possessive repeats"
-        yield Remark(path, f"not a regular expression: {error}", hint, scope=scope)
+        yield Remark(path, f"not a regular expression: {error}", hint, on=on)
         return
     if not _TWO_GROUPS.match(text) or pattern.groups < 2:
-        yield Remark(path, "needs two groups: the metric's name and its value", r"such as ([\w-]+)=([0-9.]+)", scope=scope)
+        yield Remark(path, "needs two groups: the metric's name and its value", r"such as ([\w-]+)=([0-9.]+)", on=on)
 
 
 def _check_metric_names(objective: Mapping[str, Any]) -> Iterator[Remark]:

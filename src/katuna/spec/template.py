@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from katuna.errors import RenderRefused
+from katuna.errors import LOCAL, RenderRefused
 from katuna.spec.env import find_config_map
 from katuna.spec.model import Manifest
 from katuna.spec.remark import Path, Remark, did_you_mean, listed, shown
@@ -87,7 +87,7 @@ def _config_map_text(source: Mapping[str, str], config_maps: Sequence[Manifest])
     found = find_config_map(config_maps, name, namespace)
     if found is None:
         message = f"the ConfigMap {name} in namespace {namespace} is not among the files given"
-        return Remark(path, message, "give its file beside this one", scope="local")
+        return Remark(path, message, "give its file beside this one", on=LOCAL)
     entries = found.get("data", {})
     if key not in entries:
         hint = f"it has: {listed(sorted(entries))}"

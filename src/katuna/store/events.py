@@ -8,10 +8,10 @@ from types import MappingProxyType
 from typing import Any
 
 from katuna.metrics.line import Report
-from katuna.trials import Asked, Ended, Event, Exited, Opened, Reported, Resumed, Started, Stopping
+from katuna.trials import Asked, Edited, Ended, Event, Exited, Known, Opened, Reported, Resumed, Started, Stopping, StopRule
 
 _KINDS: Mapping[str, type[Event]] = MappingProxyType(
-    {kind.__name__: kind for kind in (Opened, Asked, Started, Reported, Stopping, Exited, Resumed, Ended)}
+    {kind.__name__: kind for kind in (Opened, Known, Asked, Started, Reported, Stopping, Exited, Edited, Resumed, Ended)}
 )
 
 
@@ -21,6 +21,9 @@ def to_json(event: Event) -> dict[str, Any]:
     for field in fields(event):
         value = getattr(event, field.name)
         plain[field.name] = dict(value) if isinstance(value, Mapping) else value
+    if isinstance(event, Asked):
+        plain["rules"] = [list(vars(rule).values()) for rule in event.rules]
+        plain = {name: value for name, value in plain.items() if value or name not in ("labels", "rules")}
     if isinstance(event, Reported):
         plain["reports"] = [
             [report.metric, report.value] if report.time_us is None else [report.metric, report.value, report.time_us]
@@ -37,6 +40,8 @@ def from_json(plain: Mapping[str, Any]) -> Event:
         raise ValueError(f"unknown event {plain.get('event')!r}")
     if kind is Reported:
         arguments["reports"] = tuple(Report(*entry) for entry in arguments["reports"])
+    if kind is Asked:
+        arguments["rules"] = tuple(StopRule(*entry) for entry in arguments.get("rules", ()))
     for name, value in arguments.items():
         if isinstance(value, dict):
             arguments[name] = MappingProxyType(value)
