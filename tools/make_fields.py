@@ -7,7 +7,7 @@ Kubeflow Trainer (trainer.kubeflow.org_trainjobs.yaml, trainer.kubeflow.org_trai
 JobSpec and PodTemplateSpec whole. Katib's Experiment has no schema in its CRD: its fields stand below, from its Go types.
 
 A type is "string", "int32", "int64", "number", "bool", "quantity", "intOrString", "any", "#Name" (a definition), ["list of"],
-{"*": "map of"} or {"field": "type", ...}.
+{"*": "map of"} or {"field": "type", ...}. A field's name ends in "!" where the schema demands the field.
 """
 
 from __future__ import annotations
@@ -89,17 +89,17 @@ EXPERIMENT_SPEC = {
 
 def main(crds: Path) -> None:
     runtime = schema(crds / "trainer.kubeflow.org_trainingruntimes.yaml")["spec"]
-    job = runtime["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]
-    template = job["template"] | {"metadata": "#ObjectMeta"}
-    container = template["spec"]["containers"][0]
+    job = runtime["template"]["spec"]["replicatedJobs"][0]["template!"]["spec"]
+    template = job["template!"] | {"metadata": "#ObjectMeta"}
+    container = template["spec"]["containers!"][0]
     pytorchjob = schema(crds / "kubeflow.org_pytorchjobs.yaml")["spec"]
-    pytorchjob["pytorchReplicaSpecs"]["*"]["template"] = "#PodTemplateSpec"
+    pytorchjob["pytorchReplicaSpecs!"]["*"]["template"] = "#PodTemplateSpec"
     definitions = {
         "ObjectMeta": OBJECT_META,
         "Parameter": PARAMETER,
         "Container": container,
         "PodTemplateSpec": template,
-        "JobSpec": job | {"template": "#PodTemplateSpec"},
+        "JobSpec": job | {"template!": "#PodTemplateSpec"},
         "PyTorchJobSpec": pytorchjob,
         "TrainJobSpec": schema(crds / "trainer.kubeflow.org_trainjobs.yaml")["spec"],
     }
@@ -127,7 +127,9 @@ def types_of(node: dict[str, Any]) -> Any:
     if node.get("x-kubernetes-int-or-string"):
         return "quantity" if "pattern" in node else "intOrString"
     if "properties" in node:
-        return {name: types_of(child) for name, child in node["properties"].items()}
+        # Where a default stands the API server fills the field in.
+        demanded = {name for name in node.get("required", ()) if "default" not in node["properties"][name]}
+        return {name + "!" * (name in demanded): types_of(child) for name, child in node["properties"].items()}
     if "additionalProperties" in node:
         return {"*": types_of(node["additionalProperties"])}
     if node.get("type") == "array":

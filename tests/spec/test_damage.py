@@ -9,14 +9,42 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from spec_examples import JOB, PYTORCHJOB
+from spec_examples import JOB, PYTORCHJOB, changed
 
 from katuna.errors import SpecRefused
 from katuna.spec.load import Source, lint, load_experiment
 from katuna.spec.render import render
 from katuna.spec.yamltext import parse
 
-EXAMPLES = [parse(Source("f", text))[0][0].value for text in (JOB, PYTORCHJOB)]
+SPEC = "  parallelTrialCount: 2"
+FILE = r"""  metricsCollectorSpec:
+    collector: {kind: File}
+    source: {filter: {metricsFormat: ['([\w-]+)=(\d+)']}, fileSystemPath: {path: /tmp/m, kind: File, format: TEXT}}
+  earlyStopping: {algorithmName: medianstop, algorithmSettings: [{name: min_trials_required, value: "2"}]}
+"""
+PROMETHEUS = "  metricsCollectorSpec: {collector: {kind: PrometheusMetric}, source: {httpGet: {port: 80, path: /m}}}\n"
+SCRIPT = 'command: [sh, -c, "cd /app && python train.py --lr=${trialParameters.learningRate}"]'
+NAS = """\
+  nasConfig:
+    graphConfig: {numLayers: 2, inputSizes: [8, 8, 1], outputSizes: [10]}
+    operations:
+      - operationType: convolution
+        parameters: [{name: size, parameterType: categorical, feasibleSpace: {list: ["3", "5"]}}]
+"""
+TEXTS = [
+    JOB,
+    PYTORCHJOB,
+    changed(JOB, SPEC, FILE + SPEC),
+    changed(changed(JOB, SPEC, PROMETHEUS + SPEC), "algorithmName: tpe", "algorithmName: multivariate-tpe"),
+    changed(JOB, 'command: [python, train.py, "--lr=${trialParameters.learningRate}"]', SCRIPT),
+    changed(changed(JOB, "algorithmName: tpe", "algorithmName: hyperband"), "- name: random_state", "- {name: r_l, value: '4'}\n      - {name: resource_name, value: layers}\n      - name: eta"),
+    changed(changed(JOB, "algorithmName: tpe", "algorithmName: bayesianoptimization"), "random_state", "n_initial_points"),
+    changed(JOB, "algorithmName: tpe", "algorithmName: cmaes"),
+    changed(changed(JOB[: JOB.index("  parameters:")] + NAS + JOB[JOB.index("  trialTemplate:") :], "algorithmName: tpe", "algorithmName: enas"), "random_state", "controller_hidden_size"),
+]  # fmt: skip
+"""Valid files of many shapes."""
+
+EXAMPLES = [parse(Source("f", text))[0][0].value for text in TEXTS]
 CONFIG_MAP = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "t"}, "data": {"k": "{kind: Job}"}}
 
 junk = st.sampled_from(
@@ -38,6 +66,11 @@ junk = st.sampled_from(
         [{}],
         {"a": [1]},
         "1e5",
+        "0",
+        "-1",
+        "1e400",
+        "sh",
+        "random",
         "\x00",
         "\x1b[31m\n",
         {"\x1b[31m": 1},
@@ -67,8 +100,9 @@ def survives(texts: list[str]) -> None:
     """Loads, or is refused with findings that have a message; and what loads can be rendered."""
     sources = [Source(f"{number}.yaml", text) for number, text in enumerate(texts)]
     findings = lint(sources)
-    assert all(finding.message and str(finding).isprintable() for finding in findings)
-    if any(finding.level == "error" for finding in findings):
+    assert all(finding.message and finding.code and str(finding).isprintable() for finding in findings)
+    assert all(finding.value.isprintable() and finding.on for finding in findings)
+    if any(finding.level == "error" and "local" in finding.on for finding in findings):
         with pytest.raises(SpecRefused):
             load_experiment(sources)
     else:
@@ -77,7 +111,7 @@ def survives(texts: list[str]) -> None:
         assert render(experiment, "t", first)["metadata"]["name"] == "t"
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_damage_to_values(data: st.DataObject) -> None:
     manifest = copy.deepcopy(data.draw(st.sampled_from(EXAMPLES)))
@@ -96,7 +130,7 @@ def test_damage_to_values(data: st.DataObject) -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_damage_to_text(data: st.DataObject) -> None:
-    text = data.draw(st.sampled_from([JOB, PYTORCHJOB]))
+    text = data.draw(st.sampled_from(TEXTS))
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, min(len(text), start + 30)))
     new = data.draw(st.text(alphabet="a1 :-[]{}&*!|>'\"%@#\n\t\x00é", max_size=5))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from spec_examples import JOB, PYTORCHJOB, changed, findings_of, only
 
-from katuna.errors import LOCAL, SpecRefused
+from katuna.errors import EVERYWHERE, KATIB, KATUNA, LOCAL, SpecRefused
 from katuna.spec.load import Source, lint, load_experiment
 from katuna.spec.model import ObjectiveType, Parameter
 
@@ -60,7 +60,7 @@ def test_a_pytorchjob_with_a_master_alone_runs_here() -> None:
 # Bad input: each one clear message. (what is changed, into what, path, line, words of the message or hint)
 BAD = [
     ("algorithmName: tpe", "algorithmName: tpee", "spec.algorithm.algorithmName", 12, "did you mean tpe"),
-    ("algorithmName: tpe", "algorithmName: cmaes", "spec.algorithm.algorithmName", 12, "random, grid, tpe"),
+    ("algorithmName: tpe", "algorithmName: enas", "spec.algorithm.algorithmName", 12, "random, grid, tpe"),
     ("- name: random_state", "- name: randomstate", "spec.algorithm.algorithmSettings[0].name", 14, "did you mean random_state"),
     ('value: "7"', "value: 7", "spec.algorithm.algorithmSettings[0].value", 15, 'in quotes: "7"'),
     ("  maxTrialCount: 12", "  maxTrialcount: 12", "spec.maxTrialcount", 17, "did you mean maxTrialCount"),
@@ -194,7 +194,8 @@ def test_an_algorithm_must_be_named() -> None:
 
 def test_a_step_larger_than_the_range_is_a_warning() -> None:
     text = changed(JOB, '{min: "1", max: "4"}', '{min: "1", max: "4", step: "9"}')
-    assert only(findings_of(text, level="warning")).path == "spec.parameters[1].feasibleSpace.step"
+    finding = only([each for each in findings_of(text, level="warning") if each.code == "step-above-range"])
+    assert (finding.path, finding.value) == ("spec.parameters[1].feasibleSpace.step", "'9'")
     assert load(text).experiment.parameters[1].size == 1
 
 
@@ -209,7 +210,7 @@ def test_all_errors_of_all_files_come_together_in_file_order() -> None:
     first = changed(changed(JOB, "type: maximize", "type: max"), "maxFailedTrialCount: 3", "maxFailedTrialCount: -3")
     with pytest.raises(SpecRefused) as refused:
         load(first, "a: [\n", "apiVersion: v1\nkind: ConfigMap\ndatum: {}\n")
-    places = [(finding.file, finding.line) for finding in refused.value.findings]
+    places = [(finding.file, finding.line) for finding in refused.value.findings if finding.level == "error"]
     assert places == [("0.yaml", 8), ("0.yaml", 18), ("1.yaml", 2), ("2.yaml", 3)]
 
 
@@ -239,39 +240,60 @@ def test_fields_without_meaning_here_are_one_note() -> None:
         text, "            restartPolicy: Never\n", "            restartPolicy: Never\n            nodeSelector: {a: b}\n"
     )
     notes = findings_of(text, level="note")
-    assert "retain" in only(notes).message
     assert "imagePullPolicy" in only(notes).message
+    assert "retain" not in only(notes).message, "nobody would miss it here"
     assert "nodeSelector" in only(notes).message
     assert load(text).findings == tuple(notes)
 
 
-def test_early_stopping_is_known_and_ignored() -> None:
-    text = changed(
-        JOB,
-        "  parallelTrialCount: 2",
-        '  earlyStopping: {algorithmName: medianstop, algorithmSettings: [{name: start_step, value: "5"}]}\n  parallelTrialCount: 2',
-    )
-    assert "early stopping is ignored here" in only(findings_of(text, level="note")).message
+def with_spec(line: str, text: str = JOB) -> str:
+    return changed(text, "  parallelTrialCount: 2", f"  {line}\n  parallelTrialCount: 2")
+
+
+def test_early_stopping_is_served() -> None:
+    text = with_spec('earlyStopping: {algorithmName: medianstop, algorithmSettings: [{name: start_step, value: "5"}]}')
+    text = changed(text, "    primaryContainerName", "    retain: true\n    primaryContainerName")
+    loaded = load(text)
+    assert loaded.findings == ()
+    assert loaded.experiment.early_stopping.settings == {"start_step": "5"}
     assert "must be at least 1" in only(findings_of(changed(text, '"5"', '"0"'))).message
 
 
 def test_collectors() -> None:
-    def with_collector(spec: str) -> str:
-        return changed(JOB, "  parallelTrialCount: 2", f"  metricsCollectorSpec: {spec}\n  parallelTrialCount: 2")
+    for kind in ("File", "TensorFlowEvent", "Push", "StdOut"):
+        assert load(with_spec(f"metricsCollectorSpec: {{collector: {{kind: {kind}}}}}")).findings == ()
+    custom = with_spec("metricsCollectorSpec: {collector: {kind: Custom, customCollector: {name: c, image: i}}}")
+    finding = only(findings_of(custom))
+    assert (finding.on, finding.path) == (KATUNA, "spec.metricsCollectorSpec.collector.kind")
+    assert "collectors here: StdOut, File" in finding.hint
+    text = r"metricsCollectorSpec: {collector: {kind: StdOut}, source: {filter: {metricsFormat: ['(\w+)=(\d+)']}}}"
+    assert load(with_spec(text)).experiment.collector.filters == (r"(\w+)=(\d+)",)
 
-    finding = only(findings_of(with_collector("{collector: {kind: File}}")))
-    assert (finding.on, finding.path) == (LOCAL, "spec.metricsCollectorSpec.collector.kind")
-    assert "collectors here: StdOut" in finding.hint
-    loaded = load(with_collector("{collector: {kind: StdOut}, source: {filter: {metricsFormat: ['(\\w+)=(\\d+)']}}}"))
-    assert loaded.experiment.collector.filters == (r"(\w+)=(\d+)",)
-    for broken, words in (
-        ("(", "regular expression"),
-        (r"(\w+)=(\d+)(?=x)", "(?="),
-        (r"(\w+)=\d+", "two groups"),
-        (r"(\w+)=(\1)", r"\1"),
-    ):
-        spec = f"{{collector: {{kind: StdOut}}, source: {{filter: {{metricsFormat: ['{broken}']}}}}}}"
-        assert words in str(only(findings_of(with_collector(spec))))
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [("(", "regular expression"), (r"(\w+)=(\d+)(?=x)", "(?="), (r"(\w+)=\d+", "two groups"), (r"(\w+)=(\1)", r"\1")],
+)
+def test_broken_filters(broken: str, words: str) -> None:
+    """Katib looks at them for File, and finds out with the first trial for StdOut."""
+    for kind, on in (("StdOut", KATUNA), ("File", EVERYWHERE)):
+        spec = f"{{collector: {{kind: {kind}}}, source: {{filter: {{metricsFormat: ['{broken}']}}}}}}"
+        finding = only(findings_of(with_spec(f"metricsCollectorSpec: {spec}")))
+        assert words in str(finding)
+        assert finding.on == on
+
+
+def test_prometheus_is_served_here_one_trial_at_a_time() -> None:
+    text = with_spec("metricsCollectorSpec: {collector: {kind: PrometheusMetric}}")
+    assert {(each.code, each.on) for each in findings_of(text)} == {("not-served-by-katib", KATIB), ("shared-port", LOCAL)}
+    alone = load(changed(text, "parallelTrialCount: 2", "parallelTrialCount: 1"))
+    assert (alone.experiment.collector.port, alone.experiment.collector.path) == (8080, "/metrics")
+    assert [each.on for each in alone.findings] == [KATIB], "what another engine refuses is kept, and refuses nothing here"
+    for port in ("metrics", '"0"', "70000"):
+        named = with_spec(
+            f"metricsCollectorSpec: {{collector: {{kind: PrometheusMetric}}, source: {{httpGet: {{port: {port}}}}}}}"
+        )
+        assert "spec.metricsCollectorSpec.source.httpGet.port" in {each.path for each in findings_of(named)}
 
 
 def test_a_metric_name_that_the_default_filter_never_reads() -> None:
@@ -282,7 +304,7 @@ def test_a_metric_name_that_the_default_filter_never_reads() -> None:
 def test_replicas_of_a_pytorchjob() -> None:
     master = PYTORCHJOB[PYTORCHJOB.index("          Master:") :]
     finding = only(findings_of(PYTORCHJOB + master.replace("Master:", "Worker:")))
-    assert finding.path.endswith("pytorchReplicaSpecs.Worker")
+    assert finding.path.endswith("pytorchReplicaSpecs[Worker]")
     assert "several replicas do not run here yet" in finding.message
     assert "must be 1" in str(only(findings_of(changed(PYTORCHJOB, "replicas: 1", "replicas: 2"))))
     assert "there is no Master" in str(findings_of(changed(PYTORCHJOB, "Master:", "Worker:")))
@@ -290,7 +312,7 @@ def test_replicas_of_a_pytorchjob() -> None:
     elastic = changed(
         PYTORCHJOB, "        pytorchReplicaSpecs:", "        elasticPolicy: {maxRestarts: 3}\n        pytorchReplicaSpecs:"
     )
-    assert "elastic" in str(only(findings_of(elastic)))
+    assert "elastic" in str(findings_of(elastic))
 
 
 def test_other_containers_are_a_note_and_missing_names_an_error() -> None:
@@ -354,10 +376,10 @@ def test_grid_needs_steps_and_a_budget_within_its_size() -> None:
 
 def test_lint_takes_jobs_alone() -> None:
     alone = "apiVersion: kubeflow.org/v1\nkind: PyTorchJob\nmetadata: {name: p}\nspec:\n  pytorchReplicaSpecs: {Worker: {replicas: 2, restartpolicy: Never}}\n"
-    finding = only(findings_of(alone))
-    assert (finding.path, finding.hint) == ("spec.pytorchReplicaSpecs.Worker.restartpolicy", "did you mean restartPolicy?")
-    job = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: j}\nspec: {template: {spec: {containers: [{name: c, image: i, stdin: 1}]}}}\n"
-    assert only(findings_of(job)).path == "spec.template.spec.containers[0].stdin"
+    finding = only([each for each in findings_of(alone) if each.code == "unknown-field"])
+    assert (finding.path, finding.hint) == ("spec.pytorchReplicaSpecs[Worker].restartpolicy", "did you mean restartPolicy?")
+    job = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: j}\nspec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: i, stdin: 1}]}}}\n"
+    assert "spec.template.spec.containers[0].stdin" in {finding.path for finding in findings_of(job)}
 
 
 def test_loading_is_quick_and_imports_little() -> None:

@@ -1,45 +1,63 @@
-"""`katuna lint`: what is wrong with a file, before anything runs."""
+"""`katuna lint`: what is wrong with files, before anything runs."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from katuna.cli.output import format_option, print_objects
+from katuna.cli import findings as shown
+from katuna.cli.output import FORMATS, format_option, print_json, print_objects
+from katuna.errors import EVERYWHERE, Finding
 from katuna.text import printable
 
 
 @click.command("lint")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.option(
+    "--on",
+    "engine",
+    type=click.Choice([*EVERYWHERE, "all"]),
+    default="all",
+    show_default=True,
+    help="Whom the files are for: Katib, katuna on a cluster, katuna on this machine.",
+)
 @click.option(
     "--pass-env", "pass_env", multiple=True, metavar="NAME", help="A variable that `tune --pass-env` will give to trials."
 )
-@format_option()
-def command(files: tuple[Path, ...], pass_env: tuple[str, ...], output: str) -> None:
-    """Check Experiments, ConfigMaps and training jobs for a run on this machine.
+@format_option("sarif", "github")
+def command(files: tuple[Path, ...], engine: str, pass_env: tuple[str, ...], output: str) -> None:
+    """Check Experiments, ConfigMaps, Jobs and PyTorchJobs; `-` is standard input, a folder all *.yaml and *.yml in it.
 
-    Prints every finding of all files together, each with its place and field path. Exit code 1 when there are errors.
+    Prints every finding of all files together, each with its place, code and field path; docs/lint.md lists the codes. Exit code 1
+    when there is an error on the engine asked for.
     """
-    from katuna.run import read_sources
     from katuna.spec.load import lint
+    from katuna.spec.sources import manifests, read_source
 
-    findings = lint(read_sources(files), pass_env=pass_env)
-    errors = [finding for finding in findings if finding.level == "error"]
-    if output != "table":
-        print_objects(output, [asdict(finding) for finding in findings], list(dict.fromkeys(finding.file for finding in errors)))
+    sources = [read_source(path) for path in manifests(files)]
+    every = lint(sources, pass_env=pass_env)
+    findings = [finding for finding in every if engine in (*finding.on, "all")]
+    wrong = list(dict.fromkeys(finding.file for finding in findings if finding.level == "error"))
+    if output in FORMATS and output != "table":
+        objects = shown.objects(findings)
+        if output == "yaml":
+            # JSON has an escape for what a hostile name may hold; YAML's writer sends marks that turn the direction as they are.
+            objects = [{**each, "file": printable(each["file"])} for each in objects]
+        print_objects(output, objects, wrong)
     else:
-        for finding in findings:
-            click.echo(printable(str(finding)))
-        click.echo(_summary(len(files), len(errors), len(findings) - len(errors)), err=True)
-    if errors:
+        _print(findings, output, len(sources))
+    if wrong:
         sys.exit(1)
 
 
-def _summary(files: int, errors: int, others: int) -> str:
-    counted = f"{files} file{'s' if files != 1 else ''}"
-    if errors:
-        return f"{counted}: {errors} error{'s' if errors != 1 else ''}"
-    return f"{counted}: no errors" + (f", {others} remark{'s' if others != 1 else ''}" if others else "")
+def _print(findings: list[Finding], output: str, files: int) -> None:
+    if output == "sarif":
+        from importlib.metadata import version
+
+        print_json(shown.sarif(findings, version("katuna")))
+        return
+    for line in shown.github(findings) if output == "github" else shown.lines(findings):
+        click.echo(line)
+    click.echo(shown.summary(findings, files), err=True)

@@ -30,7 +30,9 @@ def format_option(*more: str) -> Callable[[Command], Command]:
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    # JSON lets more stand in strings than a terminal should be sent; all of it has an escape in JSON.
+    click.echo("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text))
 
 
 def yaml_text(value: Any) -> str:

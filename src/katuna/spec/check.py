@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from katuna.errors import LOCAL, Finding, RenderRefused
+from katuna.errors import Finding, RenderRefused
+from katuna.spec.collectors import READS_TEXT
+from katuna.spec.conversion import check_conversion
 from katuna.spec.defaults import with_defaults
 from katuna.spec.env import find_config_map
-from katuna.spec.fields import examine
-from katuna.spec.job import Job, job_from_manifest
-from katuna.spec.jobcheck import IGNORED, check_job, check_kind, gathered
+from katuna.spec.fields import Examined, examine
+from katuna.spec.jobcheck import check_job, check_kind, gathered
 from katuna.spec.model import (
     Collector,
     EarlyStopping,
@@ -24,34 +24,27 @@ from katuna.spec.model import (
     TrialParameter,
     TrialTemplate,
 )
-from katuna.spec.remark import NUL, NUL_MESSAGE, Path, Remark, path_text
-from katuna.spec.render import METADATA_REFERENCE, render
+from katuna.spec.remark import Path, Remark
+from katuna.spec.render import PLACEHOLDER, placeholder
+from katuna.spec.rendering import check_rendering
 from katuna.spec.rules import check_experiment, parameter_of
+from katuna.spec.shell import WRAPPED, ReadScript, check_choices, check_script, check_wrapping, primary_container, words
 from katuna.spec.template import TEMPLATE, TemplateText, read_template
+from katuna.spec.traps import check_traps
 from katuna.spec.yamltext import Document
 
 TRIAL_SPEC: Path = (*TEMPLATE, "trialSpec")
-MAX_RENDERED_CHOICES = 100
-
-_IGNORED_FIELDS = (
-    *((*TEMPLATE, name) for name in ("successCondition", "failureCondition", "primaryPodLabels", "retain")),
-    ("spec", "metricsCollectorSpec", "source", "fileSystemPath"),
-    ("spec", "metricsCollectorSpec", "source", "httpGet"),
-    ("status",),
-)
-_HARMLESS = re.compile(r"[\w.+-]*\Z", re.ASCII)
 
 
 def check(
-    document: Document, config_maps: Sequence[Document], pass_env: Collection[str]
+    document: Document, config_maps: Sequence[Document], pass_env: Collection[str], read_script: ReadScript
 ) -> tuple[Experiment | None, list[Finding]]:
-    """The model, None when there are errors, and all findings on the Experiment and its job."""
+    """The model, None when there are errors for a run on this machine, and all findings on the Experiment and its job."""
     examined = examine(document.value)
     defaulted = with_defaults(document.value)
     maps = known_config_maps(config_maps)
     template, template_remarks = read_template(defaulted["spec"], maps)
-    rules = [*check_experiment(defaulted), *template_remarks]
-    remarks = [*examined.remarks, *_not_again(examined.lost, rules), *_ignored(document.value)]
+    remarks = [*examined.remarks, *_not_again(examined, [*check_experiment(defaulted), *template_remarks])]
     findings: list[Finding] = []
     if template is not None:
         job_remarks = _check_job(template, defaulted, maps, pass_env)
@@ -60,35 +53,70 @@ def check(
             findings = [inner.finding(remark.below(path)) for remark in gathered(job_remarks)]
         else:
             remarks += [remark.below(TRIAL_SPEC) for remark in job_remarks]
+        if not any(remark.level == "error" for remark in template_remarks):
+            runs_here = not any(remark.level == "error" and "local" in remark.on for remark in job_remarks)
+            made = _template(defaulted["spec"]["trialTemplate"], template)
+            remarks += check_rendering(made, defaulted, maps, pass_env, runs_here)
+    written = document.value.get("spec")
+    name = defaulted.get("metadata", {}).get("name", "")
+    traps = [*check_traps(defaulted["spec"], written if isinstance(written, dict) else {}, name)]
+    if template is not None:
+        traps += _check_command(template, defaulted["spec"], read_script)
+    remarks += _not_again(examined, traps)
     findings += [document.finding(remark) for remark in gathered(remarks)]
-    if template is None or any(finding.level == "error" for finding in findings):
+    if template is None or any(finding.level == "error" and "local" in finding.on for finding in findings):
         return None, findings
-    experiment = _model(defaulted, template)
-    broken = [document.finding(remark) for remark in _check_rendering(experiment, maps, pass_env)]
-    return (None if broken else experiment), findings + broken
+    return _model(defaulted, template), findings
 
 
 def known_config_maps(documents: Sequence[Document]) -> list[Manifest]:
     return [examine(document.value).known for document in documents]
 
 
-def _not_again(lost: Collection[Path], rules: Iterable[Remark]) -> Iterator[Remark]:
-    """Rules without those that only repeat what a wrong type or a misspelt name has caused."""
+def _not_again(examined: Examined, rules: Iterable[Remark]) -> Iterator[Remark]:
+    """Rules without those that only repeat what a wrong type has caused, or here a misspelt name, which a cluster only drops."""
+    mistyped = {remark.path for remark in examined.remarks if remark.code == "wrong-type"}
     for remark in rules:
-        if not any(remark.path[:end] in lost for end in range(1, len(remark.path) + 1)):
+        about = remark.about or remark.path
+        lost = [about[:end] for end in range(1, len(about) + 1) if about[:end] in examined.lost]
+        if not lost:
             yield remark
+        elif not any(path[: len(each)] == each for path in mistyped for each in lost):
+            on = tuple(engine for engine in remark.on if engine != "local")
+            if on:
+                yield replace(remark, on=on)
 
 
-def _ignored(manifest: Mapping[str, Any]) -> Iterator[Remark]:
-    for path in _IGNORED_FIELDS:
-        value: Any = manifest
-        for part in path:
-            value = value.get(part) if isinstance(value, dict) else None
-        if value is not None:
-            yield Remark(path, IGNORED, level="note", on=LOCAL, at_key=True)
-    spec = manifest.get("spec")
-    if isinstance(spec, dict) and spec.get("resumePolicy") in ("LongRunning", "FromVolume"):
-        yield Remark(("spec", "resumePolicy"), IGNORED, level="note", on=LOCAL, at_key=True)
+def _check_command(template: TemplateText, spec: Mapping[str, Any], read_script: ReadScript) -> Iterator[Remark]:
+    """What a shell on Katib makes of the command, and whether the script that it runs prints the metrics."""
+    try:
+        job = template.sampled({name: placeholder(name) for name in PLACEHOLDER.findall(template.text)})
+    except RenderRefused:
+        job = template.tested
+    found = primary_container(job, spec["trialTemplate"].get("primaryContainerName", ""))
+    if found is None:
+        return
+    path, container = found
+    argv, kind = words(container), spec["metricsCollectorSpec"]["collector"].get("kind")
+    top: Path = (*TEMPLATE, "configMap") if template.is_yaml else (*TRIAL_SPEC, *path)
+    if kind in WRAPPED:
+        for remark in check_wrapping(argv):
+            yield replace(remark, path=top) if template.is_yaml else remark.below(top)
+        parameters = spec["trialTemplate"].get("trialParameters", [])
+        references = {each.get("name", ""): each.get("reference", "") for each in parameters}
+        yield from check_choices(spec.get("parameters", []), references, argv)
+    if kind in (*READS_TEXT, "Push"):
+        objective = spec.get("objective") or {}
+        metrics: list[tuple[str, Path]] = [
+            (objective.get("objectiveMetricName", ""), ("spec", "objective", "objectiveMetricName")),
+            *(
+                (name, ("spec", "objective", "additionalMetricNames", index))
+                for index, name in enumerate(objective.get("additionalMetricNames", []))
+            ),
+        ]
+        folder = container.get("workingDir")
+        folder = folder if isinstance(folder, str) else ""
+        yield from check_script(metrics, [word for word, _ in argv], folder, read_script)
 
 
 def _check_job(
@@ -101,10 +129,14 @@ def _check_job(
     try:
         job = template.tested if template.tested["kind"] == "Job" else template.sampled(_sample(defaulted["spec"]))
     except RenderRefused as refused:
-        return [Remark((), f"{refused}: no trial would ever start")]
+        return [Remark((), f"{refused}: no trial would ever start", code="never-renders")]
     job = {**job, "metadata": {**(job.get("metadata") or {}), "namespace": _namespace(defaulted)}}
     primary = defaulted["spec"]["trialTemplate"].get("primaryContainerName", "")
-    return check_job(job, primary, config_maps, pass_env)
+    remarks += check_job(job, primary, config_maps, pass_env)
+    known = {remark.path for remark in remarks if remark.level == "error" and "katib" in remark.on}
+    if (job["apiVersion"], job["kind"]) == ("batch/v1", "Job"):
+        remarks += [remark for remark in check_conversion(template.tested) if remark.path not in known]
+    return remarks
 
 
 def _sample(spec: Mapping[str, Any]) -> dict[str, str]:
@@ -129,53 +161,6 @@ def _config_map_entry(config_maps: Sequence[Document], defaulted: Mapping[str, A
 
 def _namespace(defaulted: Mapping[str, Any]) -> str:
     return str(defaulted.get("metadata", {}).get("namespace", "default"))
-
-
-def _check_rendering(experiment: Experiment, config_maps: Sequence[Manifest], pass_env: Collection[str]) -> Iterator[Remark]:
-    """Renders a point, and each choice that could break the job's text, so that no run meets a render error."""
-    base = {
-        each.name: each.on_grid(0) if each.choices or each.step else each.text(each.bounds[0]) for each in experiment.parameters
-    }
-    points = [(TEMPLATE, base)]
-    for index, parameter in enumerate(experiment.parameters):
-        for number, choice in enumerate(parameter.choices):
-            if experiment.template.is_yaml or not _HARMLESS.match(choice):
-                points.append((("spec", "parameters", index, "feasibleSpace", "list", number), {**base, parameter.name: choice}))
-    for path, point in points[:MAX_RENDERED_CHOICES]:
-        try:
-            manifest = render(experiment, f"{experiment.name}-bbbbbbbb", point)
-            retyped = list(_retyped(manifest)) if experiment.template.is_yaml else []
-            if not retyped:
-                _refuse_nul(job_from_manifest(manifest, experiment.template.primary_container, config_maps, pass_env=pass_env))
-        except RenderRefused as refused:
-            where = path if path != TEMPLATE else next(_bad_references(experiment, refused), TEMPLATE)
-            yield Remark(where, f"{refused}: no trial would ever start")
-        else:
-            yield from (replace(remark, path=path) for remark in retyped)
-            if retyped:
-                return
-
-
-def _refuse_nul(job: Job) -> None:
-    """A template may make a NUL of a choice's harmless backslash and zero."""
-    for container in (replica.container for replica in job.replicas):
-        if any(NUL in text for text in (*container.command, *container.args, container.working_dir)):
-            raise RenderRefused(f"the command that this value makes {NUL_MESSAGE}")
-
-
-def _retyped(manifest: Manifest) -> Iterator[Remark]:
-    """In a YAML template an unquoted placeholder becomes what its value looks like: a number where the job wants text. Katib's
-    admission, which puts text there, does not see it."""
-    for remark in examine(manifest, decoded_by_katib=False).remarks:
-        message = f"the rendered job is wrong at {path_text(remark.path)}: {remark.message}: no trial would ever start"
-        yield Remark((), message, "write the placeholder in quotes in the template")
-
-
-def _bad_references(experiment: Experiment, refused: RenderRefused) -> Iterator[Path]:
-    """The trialParameter that a render error speaks of, when it is one about a metadata reference."""
-    for index, parameter in enumerate(experiment.template.parameters):
-        if METADATA_REFERENCE.search(parameter.reference) and parameter.reference in str(refused):
-            yield (*TEMPLATE, "trialParameters", index, "reference")
 
 
 def _model(defaulted: Manifest, template: TemplateText) -> Experiment:
@@ -222,7 +207,7 @@ def _objective(objective: Mapping[str, Any]) -> Objective:
         metric=objective["objectiveMetricName"],
         goal=None if goal is None else float(goal),
         additional=tuple(dict.fromkeys(objective.get("additionalMetricNames", ()))),
-        strategies=MappingProxyType({each["name"]: each["value"] for each in objective["metricStrategies"]}),
+        strategies=MappingProxyType({each["name"]: each["value"] for each in reversed(objective["metricStrategies"])}),
     )
 
 

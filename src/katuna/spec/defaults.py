@@ -21,6 +21,8 @@ _TEMPLATE_DEFAULTS: dict[str, tuple[str, dict[str, str]]] = {
 }
 """Kind, whatever its apiVersion: the condition that means success, and the labels of the pod that reports."""
 
+KINDS_WITH_DEFAULTS = tuple(_TEMPLATE_DEFAULTS)
+
 _FILE_SYSTEM_DEFAULTS = {
     "File": {"kind": "File", "path": "/var/log/katib/metrics.log", "format": "TEXT"},
     "TensorFlowEvent": {"kind": "Directory", "path": "/var/log/katib/tfevent/"},

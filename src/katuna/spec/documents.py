@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from katuna.errors import LOCAL, Finding
+from katuna.errors import KATUNA, LOCAL, Finding
 from katuna.spec.defaults import EXPERIMENT
-from katuna.spec.fields import examine, kinds
+from katuna.spec.fields import API_SERVER, examine, kinds
+from katuna.spec.jobcheck import KINDS_HERE, check_alone
 from katuna.spec.remark import Path, Remark, did_you_mean, listed, shown
 from katuna.spec.yamltext import Document, Source, parse
 
@@ -34,7 +35,7 @@ class Documents:
         self.config_maps: list[Document] = []
         self.others: list[Document] = []
         if not sources:
-            self.findings.append(Finding("", 0, 0, "", "no file was given", hint="name one or more YAML files"))
+            self.findings.append(Finding("", 0, 0, "", "no file was given", hint="name one or more YAML files", code="no-file"))
         for source in sources:
             documents, findings = parse(source)
             self.findings += findings
@@ -44,12 +45,19 @@ class Documents:
     def _sort(self, document: Document) -> None:
         value = document.value
         if not isinstance(value, dict):
-            remark = Remark((), f"a manifest must be a mapping, not {shown(value)}", "it begins with apiVersion and kind")
+            remark = Remark(
+                (),
+                f"a manifest must be a mapping, not {shown(value)}",
+                "it begins with apiVersion and kind",
+                code="not-a-manifest",
+            )
             self.findings.append(document.finding(remark))
             return
         missing = [name for name in ("apiVersion", "kind") if not isinstance(value.get(name), str) or not value[name]]
         if missing:
-            self.findings += [document.finding(Remark((name,), "must be specified, as text")) for name in missing]
+            self.findings += [
+                document.finding(Remark((name,), "must be specified, as text", code="missing-field")) for name in missing
+            ]
         elif f"{value['apiVersion']} {value['kind']}" == EXPERIMENT:
             self.experiments.append(document)
         elif (value["apiVersion"], value["kind"]) == ("v1", "ConfigMap"):
@@ -57,13 +65,16 @@ class Documents:
         else:
             self.others.append(document)
 
-    def check_others(self) -> Iterator[Finding]:
-        """ConfigMaps and jobs: their fields. Of what else there is, a note, or an error where an Experiment was meant."""
+    def check_others(self, pass_env: Collection[str] = ()) -> Iterator[Finding]:
+        """ConfigMaps: their fields; jobs: all rules. Of what else there is, a note, or an error where an Experiment was meant."""
+        maps = [examine(each.value).known for each in self.config_maps]
         for document in chain(self.config_maps, self.others):
             value = document.value
             remarks: Iterable[Remark] = [_foreign(value)]
-            if (value["apiVersion"], value["kind"]) in kinds():
-                remarks = examine(value).remarks
+            if (value["apiVersion"], value["kind"]) in KINDS_HERE:
+                remarks = check_alone(value, maps, pass_env)
+            elif (value["apiVersion"], value["kind"]) in kinds():
+                remarks = examine(value, reader=API_SERVER).remarks
             yield from map(document.finding, remarks)
 
     def check_choice(self, chosen: Sequence[Document], name: str | None) -> Iterator[Finding]:
@@ -71,14 +82,14 @@ class Documents:
         names = [name_of(document) for document in self.experiments]
         if not self.experiments and not self.findings and not any(finding.level == "error" for finding in self.check_others()):
             first = next(iter(self._order), "")
-            yield Finding(first, 0, 0, "", "there is no Experiment", hint="apiVersion: kubeflow.org/v1beta1, kind: Experiment")
+            hint = "apiVersion: kubeflow.org/v1beta1, kind: Experiment"
+            yield Finding(first, 0, 0, "", "there is no Experiment", hint=hint, code="no-experiment")
         elif self.experiments and not chosen:
             message = f"there is no Experiment named {shown(name)}"
-            yield Finding(self.experiments[0].file, 0, 0, "", message, hint=f"there are: {listed(names)}")
+            yield Finding(self.experiments[0].file, 0, 0, "", message, hint=f"there are: {listed(names)}", code="no-experiment")
         if name is None and len(set(names)) > 1:
-            yield self.experiments[1].finding(
-                Remark(NAME, f"several Experiments are given: {listed(names)}", "--experiment NAME picks one")
-            )
+            message = f"several Experiments are given: {listed(names)}"
+            yield self.experiments[1].finding(Remark(NAME, message, "--experiment NAME picks one", code="several-experiments"))
 
     def check_doubles(self) -> Iterator[Finding]:
         """Two Experiments of one name, or ConfigMaps: which of them a cluster keeps depends on the order of sending."""
@@ -88,7 +99,7 @@ class Documents:
             if key[2] and key in first:
                 there = first[key]
                 message = f"a second {key[0]} is named {shown(key[2])}; the first is at {there.file}:{there.place(NAME)[0]}"
-                yield document.finding(Remark(NAME, message, "give it another name"))
+                yield document.finding(Remark(NAME, message, "give it another name", code="repeated-name"))
             first.setdefault(key, document)
 
     def ordered(self, findings: Iterable[Finding]) -> list[Finding]:
@@ -102,14 +113,13 @@ def _foreign(value: Mapping[str, Any]) -> Remark:
     known = [name for _, name in kinds()]
     if (version, kind) == ("v1", "Secret"):
         hint = "leave it out of the files and give trials its values by --pass-env NAME"
-        return Remark(
-            ("kind",), "the run folder keeps the files that it was started from, and must not keep a Secret", hint, on=LOCAL
-        )
+        message = "the run folder keeps the files that it was started from, and must not keep a Secret"
+        return Remark(("kind",), message, hint, on=KATUNA, code="secret-beside")
     if kind in known:
         right = next(api for api, name in kinds() if name == kind)
-        return Remark(("apiVersion",), f"{shown(version)} has no kind {kind}", f"write {right}")
+        return Remark(("apiVersion",), f"{shown(version)} has no kind {kind}", f"write {right}", code="unknown-kind")
     meant = did_you_mean(kind, known)
     if meant or "kubeflow.org" in version:
         hint = f"did you mean {meant}?" if meant else f"kinds: {listed(known)}"
-        return Remark(("kind",), f"the kind {shown(kind)} of {version} is not known", hint)
-    return Remark(("kind",), f"a {kind} is ignored here", level="note", on=LOCAL)
+        return Remark(("kind",), f"the kind {shown(kind)} of {version} is not known", hint, code="unknown-kind")
+    return Remark(("kind",), f"a {kind} is ignored here", level="note", on=LOCAL, code="ignored-object")

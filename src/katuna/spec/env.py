@@ -78,9 +78,8 @@ class _Reader:
     def read_all(self, source: Mapping[str, Any], path: Path) -> None:
         if source.get("secretRef"):
             if not source["secretRef"].get("optional"):
-                self._refuse(
-                    (*path, "secretRef"), "all variables of a Secret: there are no Secrets here", "name each in env, and pass it"
-                )
+                message, hint = "all variables of a Secret: there are no Secrets here", "name each in env, and pass it"
+                self.remarks.append(Remark((*path, "secretRef"), message, hint, on=LOCAL, code="no-secret"))
             return
         reference = source.get("configMapRef") or {}
         prefix = source.get("prefix") or ""
@@ -103,7 +102,8 @@ class _Reader:
     def _read_field(self, name: str, field_path: str, path: Path) -> None:
         value = self.facts.get(field_path)
         if value is None:
-            self._refuse(path, f"{field_path} of the pod is not known here", f"known: {listed(_FIELDS)}, metadata.labels['KEY']")
+            message, hint = f"{field_path} of the pod is not known here", f"known: {listed(_FIELDS)}, metadata.labels['KEY']"
+            self.remarks.append(Remark(path, message, hint, on=LOCAL, code="no-pod-field"))
         else:
             self._add(name, _literal(value), path, (*path[:-3], "name"))
 
@@ -113,9 +113,9 @@ class _Reader:
         if key in entries:
             self._add(name, _literal(entries[key]), path, (*path[:-2], "name"))
         elif entries and not reference.get("optional"):
-            self._refuse(
-                (*path, "key"), f"the ConfigMap {reference.get('name')} has no key {key!r}", f"it has: {listed(sorted(entries))}"
-            )
+            message = f"the ConfigMap {reference.get('name')} has no key {key!r}"
+            hint = f"it has: {listed(sorted(entries))}"
+            self.remarks.append(Remark((*path, "key"), message, hint, on=LOCAL, code="no-config-map-key"))
 
     def _read_elsewhere(self, name: str, origin: Mapping[str, Any], path: Path) -> None:
         kind = next(iter(origin), "")
@@ -124,11 +124,8 @@ class _Reader:
             self.secrets.append(name)
         elif not (isinstance(reference, dict) and reference.get("optional")):
             what = "a Secret" if kind == "secretKeyRef" else kind or "nothing"
-            self._refuse(
-                (*path, kind) if kind else path,
-                f"the value of {name} comes from {what}, which is not here",
-                f"--pass-env {name} passes your shell's",
-            )
+            message, hint = f"the value of {name} comes from {what}, which is not here", f"--pass-env {name} passes your shell's"
+            self.remarks.append(Remark((*path, kind) if kind else path, message, hint, on=LOCAL, code="no-secret"))
 
     def _entries(self, reference: Mapping[str, Any], path: Path) -> Iterator[tuple[str, str]]:
         name = str(reference.get("name", ""))
@@ -136,25 +133,18 @@ class _Reader:
         if found is not None:
             yield from (found.get("data") or {}).items()
         elif not reference.get("optional"):
-            self._refuse(
-                path,
-                f"the ConfigMap {name} in namespace {self.facts.namespace} is not among the files given",
-                "give its file beside this one",
-            )
+            message = f"the ConfigMap {name} in namespace {self.facts.namespace} is not among the files given"
+            self.remarks.append(Remark(path, message, "give its file beside this one", on=LOCAL, code="no-config-map"))
 
     def _add(self, name: str, value: str, value_path: Path, name_path: Path) -> None:
         """Keeps a variable, unless it is none: the kernel ends names at `=`, and both texts at NUL."""
         if NUL in name or "=" in name:
-            self.remarks.append(
-                Remark(name_path, f"{shown(name)} is not a name for a variable", "no '=' and no control characters")
-            )
+            message, hint = f"{shown(name)} is not a name for a variable", "no '=' and no control characters"
+            self.remarks.append(Remark(name_path, message, hint, code="variable-name"))
         elif NUL in value:
-            self.remarks.append(Remark(value_path, f"the value of {shown(name)} {NUL_MESSAGE}"))
+            self.remarks.append(Remark(value_path, f"the value of {shown(name)} {NUL_MESSAGE}", code="nul"))
         else:
             self.pairs.append((name, value))
-
-    def _refuse(self, path: Path, message: str, hint: str) -> None:
-        self.remarks.append(Remark(path, message, hint, on=LOCAL))
 
 
 def _literal(value: str) -> str:

@@ -7,18 +7,55 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib.resources import files
-from typing import Any
+from pathlib import Path as File
+from typing import Any, NamedTuple
 
-from katuna.errors import EVERYWHERE, LOCAL, Engine
+from katuna.errors import CLUSTERS, EVERYWHERE, KATIB, KATUNA, LOCAL, Engine
 from katuna.spec.quantity import quantity
 from katuna.spec.remark import Path, Remark, did_you_mean, listed, shown
 
 Type = Any
 """A type name, ["list of"], {"*": "map of"} or {"field": "type"}; see tools/make_fields.py."""
+
+
+class Reach(NamedTuple):
+    """For which engines a remark is an error and for which a warning."""
+
+    errors: tuple[Engine, ...] = ()
+    warnings: tuple[Engine, ...] = ()
+
+    def of(self, remark: Remark) -> Iterator[Remark]:
+        if self.errors:
+            yield replace(remark, level="error", on=self.errors)
+        if self.warnings:
+            yield replace(remark, level="warning", on=self.warnings)
+
+
+REFUSED = Reach(EVERYWHERE)
+LATER = Reach(KATUNA, KATIB)
+"""Katib takes the Experiment, and then no trial of it gets a pod."""
+DROPPED = Reach(LOCAL, CLUSTERS)
+"""A cluster drops such a field without a word (kubectl refuses it, unless asked not to); here it is a mistake."""
+
+
+class Reader(NamedTuple):
+    """Who reads a manifest, as the reaches of what it says of unknown fields, wrong types and missing fields."""
+
+    unknown: Reach
+    wrong: Reach
+    missing: Reach
+
+
+WEBHOOK = Reader(DROPPED, REFUSED, Reach())
+"""Katib's admission of an Experiment. It has rules of its own for what must be there."""
+API_SERVER = Reader(DROPPED, REFUSED, REFUSED)
+STRICT = Reader(REFUSED, REFUSED, LATER)
+"""Katib decodes the Job of a trial strictly; the API server then wants what must be there."""
+UNREAD = Reader(DROPPED, LATER, LATER)
+"""Katib passes a trial's object of another kind on unread."""
 
 
 _FLOAT = re.compile(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?\Z", re.ASCII)
@@ -41,22 +78,17 @@ def kinds() -> tuple[tuple[str, str], ...]:
     return tuple((name.split()[0], name.split()[1]) for name in _schema()["kinds"])
 
 
-def examine(manifest: Mapping[str, Any], kind: str | None = None, decoded_by_katib: bool = True) -> Examined:
-    """The manifest against the fields of its kind, or of `kind` ("apiVersion Kind").
-
-    A field that no such object has is an error for a run here: a cluster drops it without a word, unless Katib decodes the
-    object strictly. `decoded_by_katib` False says that Katib passes the object on unread, so that every remark is of the
-    cluster's next stage and not Katib's.
-    """
+def examine(manifest: Mapping[str, Any], kind: str | None = None, reader: Reader = WEBHOOK) -> Examined:
+    """The manifest against the fields of its kind, or of `kind` ("apiVersion Kind"), as `reader` takes it."""
     name = kind or f"{manifest.get('apiVersion')} {manifest.get('kind')}"
-    walk = _Walk(unknown=EVERYWHERE if name == "batch/v1 Job" else LOCAL, wrong=EVERYWHERE if decoded_by_katib else LOCAL)
+    walk = _Walk(reader)
     known = walk.visit(manifest, _schema()["kinds"][name], ())
     return Examined(known if isinstance(known, dict) else {}, tuple(walk.remarks), frozenset(walk.lost))
 
 
 @cache
 def _schema() -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(files(__package__).joinpath("fields.json").read_text(encoding="utf-8"))
+    loaded: dict[str, Any] = json.loads(File(__file__).with_name("fields.json").read_text(encoding="utf-8"))
     return loaded
 
 
@@ -69,8 +101,7 @@ _MISSING = _Missing()
 
 @dataclass
 class _Walk:
-    unknown: tuple[Engine, ...]
-    wrong: tuple[Engine, ...]
+    reader: Reader
     remarks: list[Remark] = field(default_factory=list)
     lost: set[Path] = field(default_factory=set)
 
@@ -84,9 +115,7 @@ class _Walk:
         problem = _scalar_problem(value, wanted)
         if problem:
             message, hint = problem
-            self.remarks.append(Remark(path, message, hint, on=self.wrong))
-            self.lost.add(path)
-            return _MISSING
+            return self._wrong(Remark(path, message, hint, code="wrong-type"))
         return value
 
     def _list(self, value: Any, wanted: Type, path: Path) -> Any:
@@ -103,27 +132,54 @@ class _Walk:
         if not isinstance(value, dict):
             return self._refuse(value, "a mapping", path)
         known: dict[str, Any] = {}
+        demanded = [name[:-1] for name in wanted if name.endswith("!")]
         for name, child in value.items():
-            wanted_child = wanted.get("*", wanted.get(name))
+            wanted_child = wanted.get("*", wanted.get(name, wanted.get(f"{name}!") if name in demanded else None))
             if wanted_child is None:
                 self._unknown(name, wanted, path)
             elif child is not None or wanted_child == "any":
                 visited = self.visit(child, wanted_child, (*path, name))
                 if visited is not _MISSING:
                     known[name] = visited
+        self._demand([name for name in demanded if name not in known], path)
         return known
 
+    def _demand(self, names: list[str], path: Path) -> None:
+        for name in names if self.reader.missing.errors else ():
+            if (*path, name) not in self.lost:
+                self.remarks += self.reader.missing.of(Remark((*path, name), "must be specified", code="missing-field"))
+                self.lost.add((*path, name))
+
     def _refuse(self, value: Any, wanted: str, path: Path) -> _Missing:
-        self.remarks.append(Remark(path, f"must be {wanted}, not {_named(value)}", on=self.wrong))
-        self.lost.add(path)
+        return self._wrong(Remark(path, f"must be {wanted}, not {_named(value)}", code="wrong-type"))
+
+    def _wrong(self, remark: Remark) -> _Missing:
+        self.remarks += self.reader.wrong.of(remark)
+        self.lost.add(remark.path)
         return _MISSING
 
     def _unknown(self, name: str, wanted: Mapping[str, Type], path: Path) -> None:
-        meant = did_you_mean(name, wanted)
-        hint = f"did you mean {meant}?" if meant else f"fields here: {listed(sorted(wanted))}" if len(wanted) <= 10 else ""
+        names = [each.removesuffix("!") for each in wanted]
+        meant = did_you_mean(name, names)
+        holder = "" if meant else _holder(name, wanted)
+        hint = f"fields here: {listed(sorted(names))}" if len(names) <= 10 else ""
         if meant:
+            hint = f"did you mean {meant}?"
             self.lost.add((*path, meant))
-        self.remarks.append(Remark((*path, name), "there is no such field", hint, on=self.unknown, at_key=True))
+        elif holder:
+            hint = f"write it inside {holder}"
+        remark = Remark((*path, name), "there is no such field", hint, at_key=True, code="unknown-field")
+        self.remarks += self.reader.unknown.of(remark)
+
+
+def _holder(name: str, wanted: Mapping[str, Type]) -> str:
+    """The field here whose object has a field `name`, or ""."""
+    for holder, fields in wanted.items():
+        while isinstance(fields, str) and fields.startswith("#"):
+            fields = _schema()["definitions"][fields[1:]]  # noqa: PLW2901
+        if isinstance(fields, dict) and (name in fields or f"{name}!" in fields):
+            return holder.removesuffix("!")
+    return ""
 
 
 def _is_object(wanted: Type) -> bool:

@@ -6,15 +6,16 @@ of the next stage (the API server, the operator) or of this machine.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from katuna.errors import KATIB, LOCAL
+from katuna.errors import CLUSTERS, KATIB, LOCAL
 from katuna.spec.env import Facts, container_env
-from katuna.spec.fields import examine
+from katuna.spec.fields import API_SERVER, LATER, REFUSED, STRICT, UNREAD, Reach, examine
 from katuna.spec.job import GPU
 from katuna.spec.model import Manifest
+from katuna.spec.pytorchjob import REPLICAS, ROLES, check_name, check_operator
 from katuna.spec.quantity import quantity
 from katuna.spec.remark import NUL, NUL_MESSAGE, Path, Remark, did_you_mean, listed, shown
 
@@ -36,156 +37,229 @@ def check_kind(manifest: Mapping[str, Any]) -> Iterator[Remark]:
     here = listed(f"{name} ({api})" for api, name in KINDS_HERE)
     for api, name in KINDS_HERE:
         if name == kind:
-            yield Remark(("apiVersion",), f"{shown(version)} has no kind {kind} that runs here", f"write {api}", on=LOCAL)
+            message = f"{shown(version)} has no kind {kind} that runs here"
+            yield Remark(("apiVersion",), message, f"write {api}", on=LOCAL, code="job-kind")
             return
     meant = did_you_mean(kind, (name for _, name in KINDS_HERE)) if kind else ""
     hint = f"did you mean {meant}? " if meant else ""
-    yield Remark(("kind",), f"trials of kind {shown(kind)} do not run here", f"{hint}kinds here: {here}", on=LOCAL)
+    message = f"trials of kind {shown(kind)} do not run here"
+    yield Remark(("kind",), message, f"{hint}kinds here: {here}", on=LOCAL, code="job-kind")
 
 
 def check_job(
     manifest: Mapping[str, Any], primary: str, config_maps: Sequence[Manifest], pass_env: Collection[str]
 ) -> list[Remark]:
-    """All remarks on a job of a kind that runs here; `manifest` may hold placeholders' sample values."""
+    """All remarks on a trial's job, of a kind that runs here; `manifest` may hold placeholders' sample values."""
     is_batch = manifest["kind"] == "Job"
-    examined = examine(manifest, decoded_by_katib=is_batch)
-    remarks = list(examined.remarks)
-    spec = examined.known.get("spec")
-    if not spec:
-        return remarks or [Remark(("spec",), "must be specified")]
-    checker = _Checker(examined.known, primary, config_maps, pass_env)
-    remarks += checker.batch_job(spec) if is_batch else checker.pytorch_job(spec)
-    return remarks
+    examined = examine(manifest, reader=STRICT if is_batch else UNREAD)
+    checker = _Checker(examined.known, primary, config_maps, pass_env, LATER, LATER)
+    return [*examined.remarks, *_without(examined.lost, checker.remarks())]
 
 
-_REPLICAS: Path = ("spec", "pytorchReplicaSpecs")
+def check_alone(
+    manifest: Mapping[str, Any], config_maps: Sequence[Manifest] = (), pass_env: Collection[str] = ()
+) -> list[Remark]:
+    """All remarks on a job that is no trial's: what a cluster refuses, what it does otherwise, what means nothing here."""
+    examined = examine(manifest, reader=API_SERVER)
+    checker = _Checker(examined.known, "", config_maps, pass_env, REFUSED, Reach((), CLUSTERS))
+    alone = [remark for remark in checker.remarks() if remark.code not in _NOT_ALONE]
+    names = check_name(examined.known) if manifest["kind"] == "PyTorchJob" else ()
+    return gathered([*examined.remarks, *_without(examined.lost, [*names, *alone])])
+
+
+_NOT_ALONE = ("several-pods", "elastic-job", "no-master")
+"""What only a trial cannot be."""
+
+
+def _without(lost: Collection[Path], remarks: Iterable[Remark]) -> Iterator[Remark]:
+    """The remarks without those that only repeat what a wrong type or a missing field has caused."""
+    for remark in remarks:
+        if not any(remark.path[:end] in lost for end in range(1, len(remark.path) + 1)):
+            yield remark
 
 
 class _Checker:
-    def __init__(self, job: Mapping[str, Any], primary: str, config_maps: Sequence[Manifest], pass_env: Collection[str]) -> None:
-        self.job, self.primary, self.config_maps, self.pass_env = job, primary, config_maps, pass_env
-        self.kind = job["kind"]
+    """`refused` is the reach of what the API server or the operator refuses, `stuck` of what it accepts and never runs. Without
+    a `primary` container all are looked at."""
 
-    def batch_job(self, spec: Mapping[str, Any]) -> Iterator[Remark]:
+    def __init__(
+        self,
+        job: Mapping[str, Any],
+        primary: str,
+        config_maps: Sequence[Manifest],
+        pass_env: Collection[str],
+        refused: Reach,
+        stuck: Reach,
+    ) -> None:
+        self.job, self.primary, self.config_maps, self.pass_env = job, primary, config_maps, pass_env
+        self.kind, self.refused, self.stuck = job["kind"], refused, stuck
+        self.there = THERE if refused is LATER else Reach(CLUSTERS)
+
+    def remarks(self) -> Iterator[Remark]:
+        spec = self.job.get("spec")
+        if not spec:
+            yield Remark(("spec",), "must be specified", code="missing-field")
+        elif self.kind == "Job":
+            yield from self._batch_job(spec)
+        else:
+            yield from self._pytorch_job(spec)
+
+    def _batch_job(self, spec: Mapping[str, Any]) -> Iterator[Remark]:
         for name in ("completions", "parallelism"):
             if spec.get(name, 1) != 1:
-                yield _local(
-                    ("spec", name), f"{spec[name]} pods do not run here yet: a trial is one process", "leave it out, or write 1"
-                )
-        yield from _check_run_limits(spec, ("spec",))
-        if "template" not in spec:
-            yield _local(("spec", "template"), "must be specified")
-            return
-        policy = (spec["template"].get("spec") or {}).get("restartPolicy", "")
-        where: Path = ("spec", "template", "spec", "restartPolicy")
-        yield from self._check_restart(policy, where)
-        yield from self._check_template(spec["template"], ("spec", "template"))
+                message = f"{spec[name]} pods do not run here yet: a trial is one process"
+                yield Remark(("spec", name), message, "leave it out, or write 1", on=LOCAL, code="several-pods")
+        yield from self._check_numbers(spec, ("spec",), ("activeDeadlineSeconds", "backoffLimit"))
+        if spec.get("suspend"):
+            suspended = Remark(("spec", "suspend"), "a suspended job never starts", "leave it out", code="suspended")
+            yield from self.stuck.of(suspended)
+        template = spec.get("template", {})
+        policy = template.get("spec", {}).get("restartPolicy", "")
+        yield from self._check_restart(policy, ("spec", "template", "spec", "restartPolicy"))
+        yield from self._check_template(template, ("spec", "template"))
         yield from _ignored(spec, _USED_JOB, ("spec",))
 
-    def pytorch_job(self, spec: Mapping[str, Any]) -> Iterator[Remark]:
-        policy = spec.get("runPolicy", {})
-        yield from _check_run_limits(policy, ("spec", "runPolicy"))
+    def _pytorch_job(self, spec: Mapping[str, Any]) -> Iterator[Remark]:
+        yield from check_operator(self.job, self.refused, self.stuck)
         if "elasticPolicy" in spec:
-            yield _local(("spec", "elasticPolicy"), "elastic jobs do not run here", "leave it out", at_key=True)
-        replicas, path = spec.get("pytorchReplicaSpecs", {}), _REPLICAS
-        for role in replicas:
-            if role == "Worker":
-                hint = "leave the Worker out, so that the Master trains alone"
-                yield _local((*path, role), "several replicas do not run here yet: a trial is one process", hint, at_key=True)
-            elif role != "Master":
-                meant = did_you_mean(role, ("Master", "Worker"))
-                yield _local(
-                    (*path, role),
-                    f"{shown(role)} is not a replica type",
-                    f"did you mean {meant}?" if meant else "Master or Worker",
-                    at_key=True,
-                )
-        master = replicas.get("Master")
-        if master is None:
-            yield _local(path, "there is no Master: it is the replica that runs here", "name the replica Master")
-            return
-        path = (*path, "Master")
-        if master.get("replicas") != 1:
-            yield _local((*path, "replicas"), "must be 1, and written: the operator refuses the job otherwise")
-        yield from self._check_restart(master.get("restartPolicy", "OnFailure"), (*path, "restartPolicy"))
-        if "template" not in master:
-            yield _local((*path, "template"), "must be specified")
-            return
-        yield from self._check_template(master["template"], (*path, "template"))
+            message = "elastic jobs do not run here"
+            yield Remark(("spec", "elasticPolicy"), message, "leave it out", on=LOCAL, at_key=True, code="elastic-job")
+        replicas = {role: each for role, each in spec.get("pytorchReplicaSpecs", {}).items() if role in ROLES}
+        if "Worker" in replicas:
+            message, hint = (
+                "several replicas do not run here yet: a trial is one process",
+                "leave the Worker out, so that the Master trains alone",
+            )
+            yield Remark((*REPLICAS, "Worker"), message, hint, on=LOCAL, at_key=True, code="several-pods")
+        if "Master" not in replicas:
+            message = "there is no Master: it is the replica that runs here"
+            yield Remark(REPLICAS, message, "name the replica Master", on=LOCAL, code="no-master")
+        for role, replica in replicas.items():
+            path = (*REPLICAS, role)
+            yield from self._check_restart(replica.get("restartPolicy", "OnFailure"), (*path, "restartPolicy"))
+            if role == "Master" or not self.primary:
+                yield from self._check_template(replica.get("template", {}), (*path, "template"))
+            else:
+                yield from self._check_containers(replica.get("template", {}), (*path, "template", "spec", "containers"))
         yield from _ignored(spec, _USED_PYTORCHJOB, ("spec",))
-        yield from _ignored(policy, _USED_RUN_POLICY, ("spec", "runPolicy"))
+        yield from _ignored(spec.get("runPolicy", {}), _USED_RUN_POLICY, ("spec", "runPolicy"))
 
     def _check_restart(self, policy: str, path: Path) -> Iterator[Remark]:
         known = RESTART_POLICIES[self.kind]
         if policy in known:
             return
         if not policy:
-            yield Remark(
-                path, f"a cluster refuses a {self.kind} without it", f"write Never; one of: {listed(known)}", "warning", KATIB
-            )
-        else:
-            meant = did_you_mean(policy, known)
-            hint = f"did you mean {meant}?" if meant else f"one of: {listed(known)}"
-            yield _local(path, f"{shown(policy)} is not a restart policy of a {self.kind}", hint)
+            # Katib takes the Job without it, and a run here needs none.
+            message = f"a cluster refuses a {self.kind} without it"
+            yield from self.there.of(Remark(path, message, f"write Never; one of: {listed(known)}", code="missing-field"))
+            return
+        meant = did_you_mean(policy, known)
+        hint = f"did you mean {meant}?" if meant else f"one of: {listed(known)}"
+        remark = Remark(path, f"{shown(policy)} is not a restart policy of a {self.kind}", hint, code="unknown-value")
+        yield from (self.refused if self.kind == "Job" else self.stuck).of(remark)
+
+    def _check_containers(self, template: Mapping[str, Any], path: Path) -> Iterator[Remark]:
+        """What the API server and the operator's webhook demand of containers."""
+        containers = template.get("spec", {}).get("containers", [])
+        if not containers:
+            yield from self.refused.of(Remark(path, "must be specified", code="missing-field"))
+        elif self.kind == "PyTorchJob" and not any(each.get("name") == "pytorch" for each in containers):
+            hint = "name it so, here and in primaryContainerName" if self.primary else "name it so"
+            yield from self.refused.of(Remark(path, "the operator wants a container named pytorch", hint, code="container-name"))
+        seen: set[str] = set()
+        for index, container in enumerate(containers):
+            name = container.get("name")
+            if name == "":
+                yield from self.refused.of(Remark((*path, index, "name"), "must be specified", code="missing-field"))
+            elif name in seen:
+                message = f"{shown(name)} is a container already"
+                remark = Remark((*path, index, "name"), message, "names must differ", code="repeated-name")
+                yield from self.refused.of(remark)
+            if not container.get("image"):
+                message = "must be specified: a cluster refuses the job otherwise"
+                yield from self.refused.of(Remark((*path, index, "image"), message, code="missing-field"))
+            seen.add(name or "")
 
     def _check_template(self, template: Mapping[str, Any], path: Path) -> Iterator[Remark]:
         pod, path = template.get("spec", {}), (*path, "spec")
+        where: Path = (*path, "containers")
         containers = pod.get("containers", [])
-        names = [container.get("name", "") for container in containers]
+        yield from self._check_containers(template, where)
         if not containers:
-            yield _local((*path, "containers"), "must be specified")
             return
-        if self.kind == "PyTorchJob" and "pytorch" not in names:
-            yield _local(
-                (*path, "containers"),
-                "the operator wants a container named pytorch",
-                "name it so, here and in primaryContainerName",
-            )
+        names = [container.get("name", "") for container in containers]
         elsewhere = bool(self.primary) and self.primary not in names
         if elsewhere:
             meant = did_you_mean(self.primary, names)
             hint = f"containers: {listed(names)}" if not meant else f"did you mean {meant}?"
             message = f"no container is named {shown(self.primary)}, which primaryContainerName asks for: trials would never end"
-            yield _local((*path, "containers"), message, hint)
-        yield from _check_names(containers, (*path, "containers"))
-        yield from _check_numbers(pod, path, ("activeDeadlineSeconds", "terminationGracePeriodSeconds"))
-        others = [name for name in names if name and name != self.primary]
+            yield from LATER.of(Remark(where, message, hint, code="no-primary-container"))
+        yield from self._check_numbers(pod, path, ("activeDeadlineSeconds", "terminationGracePeriodSeconds"))
+        trains = self.primary or ("pytorch" if self.kind == "PyTorchJob" else names[0])
+        others = [name for name in names if name and name != trains]
         others += [container.get("name", "") for container in pod.get("initContainers", [])]
-        if others and self.primary and not elsewhere:
-            yield _note((*path, "containers"), f"only the primary container runs here, not: {listed(others)}")
+        if others and not elsewhere:
+            yield _note(where, f"only the container that trains runs here, not: {listed(others)}", code="other-containers")
         for index, container in enumerate(containers):
-            if container.get("name") == self.primary:
-                yield from self._check_container(container, template, (*path, "containers", index))
+            yield from self._check_resources(container.get("resources", {}), (*where, index, "resources"))
+            yield from self._check_mounts(container.get("volumeMounts", []), pod, (*where, index, "volumeMounts"))
+            if container.get("name") == trains:
+                yield from self._check_trainer(container, template, (*where, index))
         yield from _ignored(pod, _USED_POD, path)
 
-    def _check_container(self, container: Mapping[str, Any], template: Mapping[str, Any], path: Path) -> Iterator[Remark]:
+    def _check_trainer(self, container: Mapping[str, Any], template: Mapping[str, Any], path: Path) -> Iterator[Remark]:
         yield from _check_text(container, path)
         metadata = self.job.get("metadata", {})
         about = template.get("metadata", {})
         facts = Facts("pod", metadata.get("namespace", "default"), about.get("labels", {}), about.get("annotations", {}))
         for index, entry in enumerate(container.get("env", [])):
             if not entry.get("name"):
-                yield _local((*path, "env", index, "name"), "must be specified")
+                yield Remark((*path, "env", index, "name"), "must be specified", code="missing-field")
                 return
         for remark in container_env(container, facts, self.config_maps, self.pass_env).remarks:
             yield remark.below(path)
-        yield from _check_gpus(container.get("resources", {}), (*path, "resources"))
         mounts = container.get("volumeMounts", [])
         if mounts:
-            paths = listed(str(mount.get("mountPath", "")) for mount in mounts)
-            yield _note(
-                (*path, "volumeMounts"), f"volumes are not mounted here: {paths}", "--map /IN/IMAGE=./HERE gives a path a folder"
-            )
+            message = f"volumes are not mounted here: {listed(str(mount.get('mountPath', '')) for mount in mounts)}"
+            hint = "--map /IN/IMAGE=./HERE gives a path a folder"
+            yield _note((*path, "volumeMounts"), message, hint, code="volumes-not-mounted")
         yield from _ignored(container, _USED_CONTAINER, path)
 
+    def _check_mounts(self, mounts: Sequence[Mapping[str, Any]], pod: Mapping[str, Any], path: Path) -> Iterator[Remark]:
+        volumes = [volume.get("name", "") for volume in pod.get("volumes", [])]
+        for index, mount in enumerate(mounts):
+            if "name" in mount and mount["name"] not in volumes:
+                meant = did_you_mean(mount["name"], volumes)
+                hint = f"did you mean {meant}?" if meant else "name it in the pod's volumes"
+                message = f"the pod has no volume {shown(mount['name'])}: a cluster refuses it"
+                yield from self.there.of(Remark((*path, index, "name"), message, hint, code="no-volume"))
 
-def _local(path: Path, message: str, hint: str = "", at_key: bool = False) -> Remark:
-    return Remark(path, message, hint, on=LOCAL, at_key=at_key)
+    def _check_resources(self, resources: Mapping[str, Any], path: Path) -> Iterator[Remark]:
+        limits, requests = resources.get("limits", {}), resources.get("requests", {})
+        for section, amounts in (("limits", limits), ("requests", requests)):
+            if GPU in amounts and (quantity(amounts[GPU]) < 0 or quantity(amounts[GPU]) % 1):
+                message = f"must be a whole number, not {amounts[GPU]}"
+                yield from self.refused.of(Remark((*path, section, GPU), message, code="resource-amount"))
+        if GPU in requests and (GPU not in limits or quantity(requests[GPU]) != quantity(limits[GPU])):
+            yield from self.refused.of(Remark((*path, "requests", GPU), "must equal the limit", code="resource-amount"))
+        for name in requests:
+            if name != GPU and name in limits and quantity(requests[name]) > quantity(limits[name]):
+                message = f"{requests[name]} is more than the limit, {limits[name]}"
+                yield from self.refused.of(Remark((*path, "requests", name), message, code="resource-amount"))
+
+    def _check_numbers(self, fields: Mapping[str, Any], path: Path, names: Sequence[str]) -> Iterator[Remark]:
+        for name in names:
+            if fields.get(name, 0) < 0:
+                message = f"must not be less than 0, as {fields[name]} is"
+                yield from self.refused.of(Remark((*path, name), message, code="negative-number"))
 
 
-def _note(path: Path, message: str, hint: str = "") -> Remark:
-    return Remark(path, message, hint, level="note", on=LOCAL, at_key=True)
+def _note(path: Path, message: str, hint: str = "", code: str = "ignored-field") -> Remark:
+    return Remark(path, message, hint, level="note", on=LOCAL, at_key=True, code=code)
 
+
+THERE = Reach(("cluster",), KATIB)
+"""What a cluster refuses of a trial, and a run here has no use for."""
 
 IGNORED = "ignored here"
 """The message of notes that load gathers into one a file."""
@@ -210,44 +284,10 @@ def gathered(remarks: Sequence[Remark]) -> list[Remark]:
     return [remark for remark in remarks if remark.message != IGNORED] + [one]
 
 
-def _check_run_limits(policy: Mapping[str, Any], path: Path) -> Iterator[Remark]:
-    yield from _check_numbers(policy, path, ("activeDeadlineSeconds", "backoffLimit"))
-    if policy.get("suspend"):
-        yield _local((*path, "suspend"), "a suspended job never starts", "leave it out")
-
-
-def _check_numbers(fields: Mapping[str, Any], path: Path, names: Sequence[str]) -> Iterator[Remark]:
-    for name in names:
-        if fields.get(name, 0) < 0:
-            yield _local((*path, name), f"must not be less than 0, as {fields[name]} is")
-
-
 def _check_text(container: Mapping[str, Any], path: Path) -> Iterator[Remark]:
     for name in ("command", "args"):
         for index, word in enumerate(container.get(name, [])):
             if NUL in word:
-                yield Remark((*path, name, index), f"{shown(word)} {NUL_MESSAGE}")
+                yield Remark((*path, name, index), f"{shown(word)} {NUL_MESSAGE}", code="nul")
     if NUL in container.get("workingDir", ""):
-        yield Remark((*path, "workingDir"), f"{shown(container['workingDir'])} {NUL_MESSAGE}")
-
-
-def _check_names(containers: Sequence[Mapping[str, Any]], path: Path) -> Iterator[Remark]:
-    seen: set[str] = set()
-    for index, container in enumerate(containers):
-        name = container.get("name", "")
-        if not name:
-            yield _local((*path, index, "name"), "must be specified")
-        elif name in seen:
-            yield _local((*path, index, "name"), f"{shown(name)} is a container already", "names must differ")
-        if not container.get("image"):
-            yield _local((*path, index, "image"), "must be specified: a cluster refuses the job otherwise")
-        seen.add(name)
-
-
-def _check_gpus(resources: Mapping[str, Any], path: Path) -> Iterator[Remark]:
-    limits, requests = resources.get("limits", {}), resources.get("requests", {})
-    for section, amounts in (("limits", limits), ("requests", requests)):
-        if GPU in amounts and (quantity(amounts[GPU]) < 0 or quantity(amounts[GPU]) % 1):
-            yield _local((*path, section, GPU), f"must be a whole number, not {amounts[GPU]}")
-    if GPU in requests and (GPU not in limits or quantity(requests[GPU]) != quantity(limits[GPU])):
-        yield _local((*path, "requests", GPU), "must equal the limit")
+        yield Remark((*path, "workingDir"), f"{shown(container['workingDir'])} {NUL_MESSAGE}", code="nul")

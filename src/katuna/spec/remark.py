@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from katuna.errors import EVERYWHERE, Engine, Finding, Level
+from katuna.errors import EVERYWHERE, KATIB, KATUNA, Engine, Finding, Level
 from katuna.text import printable
 
 Path = tuple[str | int, ...]
@@ -18,7 +18,9 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 
 @dataclass(frozen=True)
 class Remark:
-    """`at_key` places the remark at the field's name rather than at its value."""
+    """`at_key` places the remark at the field's name rather than at its value. `about` is the field that it speaks of where the
+    webhook names another one, `path`. `code` names the rule; it is written out at each place that makes a remark, and docs/lint.md
+    lists them."""
 
     path: Path
     message: str
@@ -27,22 +29,31 @@ class Remark:
     on: tuple[Engine, ...] = EVERYWHERE
     at_key: bool = False
     code: str = ""
+    about: Path = ()
 
     def below(self, prefix: Path) -> Remark:
         """The same remark on a document that holds this one at `prefix`."""
-        return replace(self, path=prefix + self.path)
+        return replace(self, path=prefix + self.path, about=prefix + self.about if self.about else ())
 
-    def at(self, file: str, place: tuple[int, int]) -> Finding:
+    def at(self, file: str, place: tuple[int, int], value: str = "") -> Finding:
         """The remark as a finding in a file; names and values in it are made safe to show."""
         path, message, hint = map(printable, (path_text(self.path), self.message, self.hint))
-        return Finding(file, *place, path, message, self.level, hint, self.on, self.code)
+        return Finding(file, *place, path, message, self.level, hint, self.on, code=self.code, value=value)
+
+
+def unlike_katib(remark: Remark, there: str) -> Iterator[Remark]:
+    """An error for a search of katuna's that Katib does not make: it takes the field, and `there` is what comes of it."""
+    yield replace(remark, on=KATUNA)
+    message = f"{remark.message}; Katib takes it, and {there}"
+    yield replace(remark, message=message, level="warning", on=KATIB)
 
 
 def path_text(path: Path) -> str:
-    """The path as the Kubernetes API server writes it: `spec.parameters[0].name`, `metadata.labels[a/b]`."""
+    """The path as the Kubernetes API server writes it: `spec.parameters[0].name`, `metadata.labels[a/b]`; and the Training
+    Operator's webhook: `spec.pytorchReplicaSpecs[Master].replicas`."""
     text = ""
-    for part in path:
-        if isinstance(part, int) or not _PLAIN_KEY.match(part):
+    for before, part in zip(("", *path), path, strict=False):
+        if isinstance(part, int) or before == "pytorchReplicaSpecs" or not _PLAIN_KEY.match(part):
             text += f"[{part}]"
         else:
             text += f".{part}" if text else part
@@ -57,6 +68,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
             return choice
     near = difflib.get_close_matches(word, choices, n=1, cutoff=0.7)
     return near[0] if near else ""
+
+
+def one_of(path: Path, value: str, known: Sequence[str], about: Path = ()) -> Remark:
+    """The remark on a text that must be one of `known`."""
+    if not value:
+        return Remark(path, "must be specified", f"one of: {listed(known)}", code="missing-field", about=about)
+    meant = did_you_mean(value, known)
+    hint = f"did you mean {meant}?" if meant else f"one of: {listed(known)}"
+    return Remark(path, f"{shown(value)} is not known", hint, code="unknown-value", about=about)
 
 
 def listed(words: Iterable[str]) -> str:

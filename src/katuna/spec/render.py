@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from katuna.errors import RenderRefused
-from katuna.spec.model import Experiment, Manifest, TrialParameter
+from katuna.spec.model import Experiment, Manifest, TrialParameter, TrialTemplate
 from katuna.spec.remark import shown
 from katuna.spec.yamltext import Source, parse
 
@@ -36,20 +36,24 @@ def render(experiment: Experiment, trial_name: str, assignments: Mapping[str, st
     Raises RenderRefused where Katib's generator would fail: an assignment that is missing or not used, a label or
     annotation that the template does not have, a result that cannot be parsed.
     """
-    template = experiment.template
+    return render_template(experiment.template, trial_name, experiment.namespace, assignments)
+
+
+def render_template(template: TrialTemplate, trial_name: str, namespace: str, assignments: Mapping[str, str]) -> Manifest:
+    """`render` for a template alone."""
     searched = [parameter for parameter in template.parameters if not METADATA_REFERENCE.search(parameter.reference)]
     if len(searched) != len(assignments):
         unused = sorted(set(assignments) - {parameter.reference for parameter in searched})
         raise RenderRefused(
             f"no trialParameter refers to {', '.join(unused) or 'every search parameter'}: Katib renders no such trial"
         )
-    about = _AboutTrial(experiment, trial_name)
+    about = _AboutTrial(template, trial_name, namespace)
     text = template.text
     for parameter in template.parameters:
         text = text.replace(placeholder(parameter.name), _value(parameter, assignments, about))
     manifest = parse_template(text, template.is_yaml)
     manifest.setdefault("metadata", {})
-    manifest["metadata"] = {**manifest["metadata"], "name": trial_name, "namespace": experiment.namespace}
+    manifest["metadata"] = {**manifest["metadata"], "name": trial_name, "namespace": namespace}
     return manifest
 
 
@@ -77,8 +81,8 @@ def parse_template(text: str, is_yaml: bool) -> dict[str, Any]:
 class _AboutTrial:
     """What `${trialSpec...}` can refer to: the trial's name and namespace, the template's kind, version, labels, annotations."""
 
-    def __init__(self, experiment: Experiment, trial_name: str) -> None:
-        self.name, self.namespace, self.template = trial_name, experiment.namespace, experiment.template
+    def __init__(self, template: TrialTemplate, trial_name: str, namespace: str) -> None:
+        self.name, self.namespace, self.template = trial_name, namespace, template
 
     def lookup(self, reference: str) -> str:
         match = METADATA_REFERENCE.search(reference)
@@ -92,8 +96,8 @@ class _AboutTrial:
             return str(template["kind" if what == "Kind" else "apiVersion"])
         indexed = _INDEXED.match(what)
         if indexed and indexed[1] in ("Labels", "Annotations"):
-            table = template.get("metadata", {}).get(indexed[1].lower()) or {}
-            if indexed[2] in table:
+            table = template.get("metadata", {}).get(indexed[1].lower())
+            if isinstance(table, dict) and indexed[2] in table:
                 return str(table[indexed[2]])
             raise RenderRefused(
                 f"{reference} refers to a key that metadata.{indexed[1].lower()} of the template does not have: {indexed[2]!r}"

@@ -1,7 +1,7 @@
 """What an Experiment must keep besides the shape of its fields: Katib's webhook and algorithm checks, and what no run survives.
 
-Rules are generators of remarks over a defaulted, well-typed manifest. Paths and conditions are the webhook's (katib.md 1 and 4.1);
-a rule that only a run here has says `on=LOCAL`. The trial template has its own file, template.py.
+Rules are generators of remarks over a defaulted, well-typed manifest. Paths and conditions are the webhook's (katib.md 1); a rule
+says in `on` which engines it holds for. Metrics collectors and the trial template have files of their own.
 """
 
 from __future__ import annotations
@@ -11,25 +11,26 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from katuna.errors import EVERYWHERE, LOCAL, Engine
-from katuna.metrics.filters import compile_filter
+from katuna.errors import CLUSTERS, EVERYWHERE, KATIB, KATUNA, Engine
 from katuna.spec.algorithms import ALGORITHMS, EARLY_STOPPING, check_algorithm_name, check_settings
+from katuna.spec.collectors import check_collector
 from katuna.spec.model import Parameter
-from katuna.spec.remark import NUL, NUL_MESSAGE, Path, Remark, did_you_mean, listed, shown
+from katuna.spec.remark import NUL, NUL_MESSAGE, Path, Remark, one_of, shown, unlike_katib
 
 SPEC: Path = ("spec",)
 PARAMETER_TYPES = ("double", "int", "discrete", "categorical")
 DISTRIBUTIONS = ("uniform", "logUniform", "normal", "logNormal")
 STRATEGIES = ("min", "max", "latest")
 RESUME_POLICIES = ("Never", "LongRunning", "FromVolume")
-COLLECTORS = ("StdOut", "File", "TensorFlowEvent", "PrometheusMetric", "Custom", "Push")
-COLLECTORS_HERE = ("StdOut",)
 MAX_NAME = 40
 MAX_INT = 2**53
+MAX_REAL = Decimal("1e300")
+GENERATED = 5
+"""Characters that the API server adds to generateName."""
 
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
-_READABLE_METRIC = re.compile(r"[\w|-]+\Z", re.ASCII)
-_TWO_GROUPS = re.compile(r".*\(.*\).*\(.*\).*", re.DOTALL)
+_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?\Z")
 
 
 def check_experiment(experiment: Mapping[str, Any]) -> Iterator[Remark]:
@@ -41,189 +42,258 @@ def check_experiment(experiment: Mapping[str, Any]) -> Iterator[Remark]:
     yield from _check_space(spec)
     yield from _check_algorithm(spec)
     yield from _check_early_stopping(spec)
-    yield from _check_collector(spec)
+    yield from check_collector(spec)
     if spec["resumePolicy"] not in RESUME_POLICIES:
-        yield _one_of(("spec", "resumePolicy"), spec["resumePolicy"], RESUME_POLICIES)
-
-
-def _one_of(path: Path, value: str, known: tuple[str, ...], **more: Any) -> Remark:
-    meant = did_you_mean(value, known) if value else ""
-    message = f"{shown(value)} is not known" if value else "must be specified"
-    return Remark(path, message, f"did you mean {meant}?" if meant else f"one of: {listed(known)}", **more)
+        yield one_of(("spec", "resumePolicy"), spec["resumePolicy"], RESUME_POLICIES)
 
 
 def _check_metadata(metadata: Mapping[str, Any], trial_kind: object) -> Iterator[Remark]:
     name = metadata.get("name", "")
     path: Path = ("metadata", "name")
     if not name and metadata.get("generateName"):
-        yield Remark(("metadata", "generateName"), "a run here needs a name of its own", "write metadata.name", on=LOCAL)
+        path, name = ("metadata", "generateName"), metadata["generateName"]
+        yield Remark(path, "a run here needs a name of its own", "write metadata.name", on=KATUNA, code="missing-field")
+        yield from _check_name(name, path, MAX_NAME - GENERATED, f"{name}x")
     elif not name:
-        yield Remark(path, "must be specified", "lower case letters, digits and '-'")
-    elif not _SUBDOMAIN.match(name) or not name[0].isalpha():
-        yield Remark(
-            path, f"{shown(name)} must be lower case letters, digits and '-', begin with a letter and end with a letter or digit"
-        )
-    elif len(name) > MAX_NAME:
-        yield Remark(path, f"{len(name)} characters are too long", f"at most {MAX_NAME}: trial names are made from it")
-    elif "." in name and trial_kind == "PyTorchJob":
-        yield Remark(
-            path,
-            "the operator refuses a PyTorchJob with a dot in its name, and trials are named after this",
-            "use '-'",
-            on=LOCAL,
-        )
+        yield Remark(path, "must be specified", "lower case letters, digits and '-'", code="missing-field")
+    else:
+        yield from _check_name(name, path, MAX_NAME, name)
+    if "." in name and trial_kind == "PyTorchJob":
+        message = "the operator refuses a PyTorchJob with a dot in its name, and trials are named after this"
+        yield Remark(path, message, "use '-'", on=KATUNA, code="dot-in-name")
+    namespace = metadata.get("namespace", "")
+    if namespace and not _DNS_LABEL.match(namespace):
+        message = f"{shown(namespace)} must be lower case letters, digits and '-', at most 63"
+        yield Remark(("metadata", "namespace"), message, code="bad-name", on=CLUSTERS)
+    for key, value in metadata.get("labels", {}).items():
+        if not _LABEL_VALUE.match(value):
+            message = f"{shown(value)} is not a label's value: at most 63 letters, digits, '-', '_' and '.'"
+            yield Remark(("metadata", "labels", key), message, code="bad-label", on=CLUSTERS)
+
+
+def _check_name(name: str, path: Path, limit: int, whole: str) -> Iterator[Remark]:
+    """`whole` is the name as it will be."""
+    if not _SUBDOMAIN.match(whole) or not name[0].isalpha():
+        rule = "must be lower case letters, digits and '-', begin with a letter and end with a letter or digit"
+        yield Remark(path, f"{shown(name)} {rule}", code="bad-name")
+    elif len(name) > limit:
+        hint = f"at most {limit}: trial names are made from it"
+        yield Remark(path, f"{len(name)} characters are too long", hint, code="name-too-long")
 
 
 def _check_objective(spec: Mapping[str, Any]) -> Iterator[Remark]:
     objective, path = spec.get("objective"), (*SPEC, "objective")
     if objective is None:
-        yield Remark(path, "must be specified", "type: minimize or maximize, objectiveMetricName: NAME")
+        yield Remark(path, "must be specified", "type: minimize or maximize, objectiveMetricName: NAME", code="missing-field")
         return
     kind, metric = objective.get("type", ""), objective.get("objectiveMetricName", "")
     if kind not in ("minimize", "maximize"):
-        yield _one_of((*path, "type"), kind, ("minimize", "maximize"))
+        yield one_of((*path, "type"), kind, ("minimize", "maximize"))
     additional = objective.get("additionalMetricNames", [])
     if not metric:
-        yield Remark((*path, "objectiveMetricName"), "must be specified", "the name before = in the line that the trial prints")
+        hint = "the name before = in the line that the trial prints"
+        yield Remark((*path, "objectiveMetricName"), "must be specified", hint, code="missing-field")
     if metric and metric in additional:
         where = (*path, "additionalMetricNames", additional.index(metric))
-        yield Remark(where, f"{metric} is the objective metric already", "leave it out here")
-    seen: set[str] = set()
+        yield Remark(where, f"{metric} is the objective metric already", "leave it out here", code="repeated-metric")
+    yield from _check_strategies(objective, (metric, *additional), (*path, "metricStrategies"))
+
+
+def _check_strategies(objective: Mapping[str, Any], metrics: tuple[str, ...], path: Path) -> Iterator[Remark]:
+    first: dict[str, str] = {}
     for index, strategy in enumerate(objective["metricStrategies"]):
-        name, value, where = strategy.get("name", ""), strategy.get("value", ""), (*path, "metricStrategies", index)
+        name, value, where = strategy.get("name", ""), strategy.get("value", ""), (*path, index)
         if value not in STRATEGIES:
-            yield _one_of((*where, "value"), value, STRATEGIES, on=LOCAL)
-        if name in seen and name not in additional:
-            yield Remark((*where, "name"), f"{shown(name)} has a strategy already", "keep one of the two", on=LOCAL)
-        if name not in (metric, *additional):
-            yield Remark((*where, "name"), f"{shown(name)} is neither the objective nor an additional metric", level="warning")
-        seen.add(name)
+            there = "then counts the metric as unavailable: no trial is ever the best"
+            yield from unlike_katib(one_of((*where, "value"), value, STRATEGIES), there)
+        if first.setdefault(name, value) != value:
+            message = f"{shown(name)} has the strategy {shown(first[name])} already, which counts"
+            yield Remark((*where, "name"), message, "keep one of the two", "warning", code="repeated-metric")
+        if name not in metrics:
+            message = f"{shown(name)} is neither the objective nor an additional metric: nobody collects it"
+            yield Remark((*where, "name"), message, level="warning", code="unused-strategy")
 
 
 def _check_counts(spec: Mapping[str, Any]) -> Iterator[Remark]:
     parallel, most, failed = (spec.get(name) for name in ("parallelTrialCount", "maxTrialCount", "maxFailedTrialCount"))
     if most is not None and most <= 0:
-        yield Remark(("spec", "maxTrialCount"), f"must be greater than 0, not {most}")
+        yield Remark(("spec", "maxTrialCount"), f"must be greater than 0, not {most}", code="out-of-range")
     if failed is not None and failed < 0:
-        yield Remark(("spec", "maxFailedTrialCount"), f"must not be less than 0, as {failed} is")
+        yield Remark(("spec", "maxFailedTrialCount"), f"must not be less than 0, as {failed} is", code="out-of-range")
     if failed is not None and most is not None and failed > most:
-        yield Remark(("spec", "maxFailedTrialCount"), f"{failed} must be less than or equal to spec.maxTrialCount, {most}")
+        message = f"{failed} must be less than or equal to spec.maxTrialCount, {most}"
+        yield Remark(("spec", "maxFailedTrialCount"), message, code="more-than-max")
     if parallel is not None and parallel <= 0:
-        yield Remark(("spec", "parallelTrialCount"), f"must be greater than 0, not {parallel}")
+        yield Remark(("spec", "parallelTrialCount"), f"must be greater than 0, not {parallel}", code="out-of-range")
     if parallel is not None and most is not None and parallel > most:
         message = f"{parallel} must be less than or equal to spec.maxTrialCount, {most}"
-        yield Remark(("spec", "parallelTrialCount"), message, "3 when it is not written" if parallel == 3 else "")
+        hint = "3 when it is not written" if parallel == 3 else ""
+        yield Remark(("spec", "parallelTrialCount"), message, hint, code="more-than-max")
 
 
 def _check_space(spec: Mapping[str, Any]) -> Iterator[Remark]:
     parameters, nas = spec.get("parameters", []), spec.get("nasConfig")
     if not parameters and nas is None:
-        yield Remark(
-            ("spec", "parameters"),
-            "must be specified: there is nothing to search",
-            "a list of name, parameterType, feasibleSpace",
-        )
+        message, hint = "must be specified: there is nothing to search", "a list of name, parameterType, feasibleSpace"
+        yield Remark(("spec", "parameters"), message, hint, code="missing-field")
     if parameters and nas is not None:
-        yield Remark(("spec", "nasConfig"), "only one of spec.parameters and spec.nasConfig can be specified", at_key=True)
-    if nas is not None:
-        yield Remark(("spec", "nasConfig"), "neural architecture search does not run here", on=LOCAL, at_key=True)
+        message = "only one of spec.parameters and spec.nasConfig can be specified"
+        yield Remark(("spec", "nasConfig"), message, at_key=True, code="one-of-two")
     names: set[str] = set()
     for index, parameter in enumerate(parameters):
         path, name = (*SPEC, "parameters", index), parameter.get("name", "")
         if not name:
-            yield Remark((*path, "name"), "must be specified")
+            yield Remark((*path, "name"), "must be specified", code="missing-field")
         elif name in names:
-            yield Remark((*path, "name"), f"{shown(name)} is a parameter already", "names must differ")
+            message = f"{shown(name)} is a parameter already: no trial would ever start"
+            yield Remark((*path, "name"), message, "names must differ", code="repeated-parameter")
         names.add(name)
-        yield from _check_parameter(parameter, path, (spec.get("algorithm") or {}).get("algorithmName", ""))
+        yield from _check_parameter(parameter, path, _algorithm(spec))
+
+
+def _algorithm(spec: Mapping[str, Any]) -> str:
+    name: str = (spec.get("algorithm") or {}).get("algorithmName", "")
+    return name
 
 
 def _check_parameter(parameter: Mapping[str, Any], path: Path, algorithm: str) -> Iterator[Remark]:
     kind, space = parameter.get("parameterType", ""), parameter["feasibleSpace"]
     if kind not in PARAMETER_TYPES:
-        yield _one_of((*path, "parameterType"), kind, PARAMETER_TYPES)
+        yield one_of((*path, "parameterType"), kind, PARAMETER_TYPES)
         return
     path = (*path, "feasibleSpace")
     if space["distribution"] not in DISTRIBUTIONS:
-        yield _one_of((*path, "distribution"), space["distribution"], DISTRIBUTIONS)
+        yield one_of((*path, "distribution"), space["distribution"], DISTRIBUTIONS)
     if kind in ("double", "int"):
         if "list" in space:
-            yield Remark(
-                (*path, "list"),
-                f"{'an' if kind == 'int' else 'a'} {kind} has no list",
-                "use min and max, or parameterType discrete",
-                at_key=True,
-            )
+            message, hint = f"{'an' if kind == 'int' else 'a'} {kind} has no list", "use min and max, or parameterType discrete"
+            yield Remark((*path, "list"), message, hint, at_key=True, code="field-of-another-type")
         yield from _check_range(space, kind, path, algorithm)
         return
     for name in ("min", "max", "step"):
         if name in space:
-            yield Remark((*path, name), f"a {kind} parameter has no {name}", "it has a list", at_key=True)
+            message = f"a {kind} parameter has no {name}"
+            yield Remark((*path, name), message, "it has a list", at_key=True, code="field-of-another-type")
     choices = space.get("list", [])
     if not choices:
-        yield Remark((*path, "list"), "an empty feasible space: the list has no values", 'list: ["a", "b"]')
+        message = "an empty feasible space: the list has no values"
+        yield Remark((*path, "list"), message, 'list: ["a", "b"]', code="empty-list")
     for index, choice in enumerate(choices):
         if NUL in choice:
-            yield Remark((*path, "list", index), f"{shown(choice)} {NUL_MESSAGE}")
-    if len(set(choices)) < len(choices):
-        yield Remark((*path, "list"), "a value is listed twice: it would be tried more often", level="warning")
+            yield Remark((*path, "list", index), f"{shown(choice)} {NUL_MESSAGE}", code="nul")
+        if choice in choices[:index]:
+            message = f"{shown(choice)} is listed twice: it would be tried more often"
+            yield Remark((*path, "list", index), message, "leave one out", "warning", code="repeated-value")
+
+
+_STRICT_INTS = ("grid", "multivariate-tpe", "bayesianoptimization", "cmaes", "sobol")
+"""Read a bound of an int with Python's int or Go's Atoi, which take no point and no exponent."""
+
+_STRICT_STEPS = ("grid", "multivariate-tpe", "pbt")
+"""Fail for a step that is not greater than 0."""
+
+_DIVIDING = ("random", "tpe", "cmaes", "sobol")
+"""Divide by the step: for an int and a step of 0 they fail, for a double they give no number."""
+
+_LOGARITHMS = ("random", "tpe")
+"""Take the logarithm of min as it is."""
 
 
 def _check_range(space: Mapping[str, str], kind: str, path: Path, algorithm: str) -> Iterator[Remark]:
+    for name in ("min", "max"):
+        if name not in space:
+            message = f"min and max must be specified for a {kind}, and {name} is not"
+            yield Remark((*path, "max"), message, 'as text in quotes: "0.1"', code="missing-field", about=(*path, name))
     numbers: dict[str, Decimal] = {}
     for name in ("min", "max", "step"):
-        if name not in space:
-            if name != "step":
-                yield Remark((*path, name), f"must be specified for a {kind}", 'as text in quotes: "0.1"')
-            continue
-        value = _decimal(space[name])
-        if value is None:
-            yield Remark((*path, name), f"must be a number as text, not {shown(space[name])}")
-        elif kind == "int" and value != value.to_integral_value():
-            yield Remark((*path, name), f"must be a whole number for an int, not {shown(space[name])}", on=LOCAL)
-        elif kind == "int" and abs(value) > MAX_INT:
-            yield Remark((*path, name), f"must be between -2^53 and 2^53, not {shown(space[name])}", on=LOCAL)
+        if name in space:
+            value = decimal(space[name])
+            if value is None:
+                message = f"must be a number as text, not {shown(space[name])}"
+                yield Remark((*path, name), message, code="not-a-number")
+            else:
+                numbers[name] = value
+                yield from _check_number(value, space[name], kind, (*path, name), algorithm)
+    step = numbers.get("step")
+    if step is not None and step <= 0:
+        remark = Remark((*path, "step"), f"must be greater than 0, not {shown(space['step'])}", code="step-not-positive")
+        if algorithm in _STRICT_STEPS or (kind == "int" and step == 0 and algorithm in _DIVIDING):
+            yield remark
         else:
-            numbers[name] = value
-    if numbers.get("step", 1) <= 0:
-        yield Remark(
-            (*path, "step"),
-            f"must be greater than 0, not {shown(space['step'])}",
-            on=EVERYWHERE if algorithm == "grid" else LOCAL,
-        )
-    if "min" not in numbers or "max" not in numbers:
+            yield from unlike_katib(remark, "then draws values that are not meant")
+    if "min" in numbers and "max" in numbers:
+        yield from _check_order(numbers, space, path, algorithm)
+
+
+def _check_number(value: Decimal, text: str, kind: str, path: Path, algorithm: str) -> Iterator[Remark]:
+    if kind == "double" or value == value.to_integral_value():
+        if abs(value) >= (MAX_INT if kind == "int" else MAX_REAL):
+            bounds = "-2^53 and 2^53" if kind == "int" else f"-{MAX_REAL} and {MAX_REAL}"
+            yield Remark(path, f"must be between {bounds}, not {shown(text)}", on=KATUNA, code="out-of-range")
+        if kind == "int" and algorithm in _STRICT_INTS and not _is_plain_int(text):
+            message = f"Katib's {algorithm} reads a bound of an int without point and exponent, not {shown(text)}"
+            yield Remark(path, message, f'write "{int(value)}"' if abs(value) < MAX_INT else "", on=KATIB, code="not-whole")
         return
-    if numbers["min"] > numbers["max"]:
-        yield Remark(path, f"an empty feasible space: min {space['min']} is greater than max {space['max']}")
-    elif numbers["min"] <= 0 and space["distribution"] in ("logUniform", "logNormal") and algorithm != "grid":
-        yield Remark((*path, "min"), f"must be greater than 0 for {space['distribution']}, not {space['min']}")
-    elif numbers.get("step", 0) > numbers["max"] - numbers["min"] > 0:
-        yield Remark((*path, "step"), f"the step is larger than the range: only {space['min']} would be tried", level="warning")
+    remark = Remark(path, f"must be a whole number for an int, not {shown(text)}", code="not-whole")
+    if algorithm in _STRICT_INTS:
+        yield remark
+    else:
+        yield from unlike_katib(remark, "draws between such bounds and cuts values off to whole numbers")
 
 
-def _decimal(text: str) -> Decimal | None:
-    """A finite number in a range that a double can hold."""
+def _is_plain_int(text: str) -> bool:
+    return text.strip().lstrip("+-").isdecimal()
+
+
+def _check_order(numbers: Mapping[str, Decimal], space: Mapping[str, str], path: Path, algorithm: str) -> Iterator[Remark]:
+    low, high = numbers["min"], numbers["max"]
+    if low > high:
+        message = f"an empty feasible space: min {space['min']} is greater than max {space['max']}"
+        yield Remark(path, message, code="min-above-max")
+    elif low <= 0 and space["distribution"] in ("logUniform", "logNormal") and algorithm != "grid":
+        message = f"must be greater than 0 for {space['distribution']}, not {space['min']}"
+        on: tuple[Engine, ...] = KATUNA if algorithm in ALGORITHMS and algorithm not in _LOGARITHMS else EVERYWHERE
+        yield Remark((*path, "min"), message, on=on, code="log-of-zero")
+    elif float(high) - float(low) == float("inf"):
+        yield Remark(path, "the range is wider than a floating point number can be", code="out-of-range")
+    elif numbers.get("step", Decimal(0)) > high - low > 0:
+        message = f"the step is larger than the range: only {space['min']} would be tried"
+        yield Remark((*path, "step"), message, level="warning", code="step-above-range")
+
+
+def decimal(text: str) -> Decimal | None:
+    """A number that a floating point number can hold."""
     try:
         value = Decimal(text.strip()) if "_" not in text else None
     except InvalidOperation:
         return None
-    return value if value is not None and value.is_finite() and abs(value) < Decimal("1e300") else None
+    return value if value is not None and value.is_finite() and abs(value) < Decimal("1.7e308") else None
+
+
+def usable(parameter: Mapping[str, Any]) -> bool:
+    """Whether the feasible space is one that values can be drawn from: what rules about its size may build on."""
+    space, kind = parameter["feasibleSpace"], parameter.get("parameterType")
+    if kind in ("discrete", "categorical"):
+        return bool(space.get("list"))
+    low, high, step = (decimal(space.get(name, default)) for name, default in (("min", ""), ("max", ""), ("step", "1")))
+    if kind not in ("double", "int") or low is None or high is None or step is None:
+        return False
+    whole = kind == "double" or all(each == each.to_integral_value() for each in (low, high, step))
+    return whole and low <= high and step > 0 and max(abs(low), abs(high), step) < MAX_REAL
 
 
 def _check_algorithm(spec: Mapping[str, Any]) -> Iterator[Remark]:
     algorithm, path = spec.get("algorithm"), (*SPEC, "algorithm")
     if algorithm is None:
-        yield Remark(path, "must be specified", "algorithmName: tpe")
+        yield Remark(path, "must be specified", "algorithmName: tpe", code="missing-field")
         return
     name = algorithm.get("algorithmName", "")
     yield from check_algorithm_name(name, (*path, "algorithmName"))
     if name not in ALGORITHMS:
         return
-    known = ALGORITHMS[name]
-    yield from check_settings(algorithm.get("algorithmSettings", []), known.settings, name, (*path, "algorithmSettings"))
-    parameters = [parameter_of(each) for each in spec.get("parameters", [])]
-    if not any(remark.level == "error" for remark in _check_space(spec)):
-        yield from known.space(parameters, spec.get("maxTrialCount"))
+    parameters = spec.get("parameters", [])
+    drawable = [parameter_of(each) for each in parameters] if all(map(usable, parameters)) else []
+    yield from ALGORITHMS[name].check(name, drawable, spec)
 
 
 def parameter_of(parameter: Mapping[str, Any]) -> Parameter:
@@ -245,75 +315,6 @@ def _check_early_stopping(spec: Mapping[str, Any]) -> Iterator[Remark]:
         return
     name = stopping.get("algorithmName", "")
     if name not in EARLY_STOPPING:
-        yield _one_of((*path, "algorithmName"), name, tuple(EARLY_STOPPING))
+        yield one_of((*path, "algorithmName"), name, tuple(EARLY_STOPPING))
         return
     yield from check_settings(stopping.get("algorithmSettings", []), EARLY_STOPPING[name], name, (*path, "algorithmSettings"))
-    yield Remark(path, "early stopping is ignored here: every trial runs to its end", level="note", on=LOCAL, at_key=True)
-
-
-def _check_collector(spec: Mapping[str, Any]) -> Iterator[Remark]:
-    collector_spec, path = spec["metricsCollectorSpec"], (*SPEC, "metricsCollectorSpec")
-    kind = collector_spec["collector"].get("kind", "")
-    if kind not in COLLECTORS:
-        yield _one_of((*path, "collector", "kind"), kind, COLLECTORS)
-        return
-    if kind == "PrometheusMetric":
-        yield Remark(
-            (*path, "collector", "kind"), "no Katib installation serves PrometheusMetric", f"here: {listed(COLLECTORS_HERE)}"
-        )
-    elif kind not in COLLECTORS_HERE:
-        known = f"collectors here: {listed(COLLECTORS_HERE)}"
-        yield Remark((*path, "collector", "kind"), f"the collector {kind} does not run here", known, on=LOCAL)
-    source = collector_spec.get("source", {})
-    yield from _check_source(kind, collector_spec, source, (*path, "source"))
-    filters = source.get("filter", {}).get("metricsFormat", [])
-    for index, text in enumerate(filters):
-        yield from _check_filter(
-            text, (*path, "source", "filter", "metricsFormat", index), LOCAL if kind == "StdOut" else EVERYWHERE
-        )
-    if kind == "StdOut" and not filters:
-        yield from _check_metric_names(spec.get("objective") or {})
-
-
-def _check_source(kind: str, collector_spec: Mapping[str, Any], source: Mapping[str, Any], path: Path) -> Iterator[Remark]:
-    where: Path = (*path, "fileSystemPath")
-    system = source.get("fileSystemPath", {})
-    wanted = {"File": ("File",), "TensorFlowEvent": ("Directory",), "Custom": ("File", "Directory") if system else ()}.get(
-        kind, ()
-    )
-    if wanted and system.get("kind") not in wanted:
-        yield _one_of((*where, "kind"), system.get("kind", ""), wanted)
-    if wanted and not system.get("path", "").startswith("/"):
-        yield Remark((*where, "path"), f"must be an absolute path, not {shown(system.get('path', ''))}")
-    if kind == "File" and system.get("format") not in ("TEXT", "JSON"):
-        yield _one_of((*where, "format"), system.get("format", ""), ("TEXT", "JSON"))
-    if kind == "File" and system.get("format") == "JSON" and "filter" in source:
-        yield Remark((*path, "filter"), "there is no filter for the format JSON", "leave it out", at_key=True)
-    if kind == "TensorFlowEvent" and "format" in system:
-        yield Remark((*where, "format"), "must be empty for TensorFlowEvent", "leave it out", at_key=True)
-    if kind == "Custom" and "customCollector" not in collector_spec["collector"]:
-        yield Remark(("spec", "metricsCollectorSpec", "collector", "customCollector"), "must be specified for Custom")
-
-
-def _check_filter(text: str, path: Path, on: tuple[Engine, ...]) -> Iterator[Remark]:
-    """Katib compiles filters with Go's RE2; it looks at them only for collectors that read files, and StdOut fails later."""
-    try:
-        pattern = compile_filter(text)
-    except ValueError as error:
-        hint = "Go's syntax: no look-around, back-references or possessive repeats"
-        yield Remark(path, f"not a regular expression: {error}", hint, on=on)
-        return
-    if not _TWO_GROUPS.match(text) or pattern.groups < 2:
-        yield Remark(path, "needs two groups: the metric's name and its value", r"such as ([\w-]+)=([0-9.]+)", on=on)
-
-
-def _check_metric_names(objective: Mapping[str, Any]) -> Iterator[Remark]:
-    path: Path = ("spec", "objective")
-    names = [(objective.get("objectiveMetricName", ""), (*path, "objectiveMetricName"))]
-    names += [
-        (name, (*path, "additionalMetricNames", index)) for index, name in enumerate(objective.get("additionalMetricNames", []))
-    ]
-    for name, where in names:
-        if name and not _READABLE_METRIC.match(name):
-            message = f"the default filter reads letters, digits, '_', '-' and '|': it never finds {shown(name)}"
-            yield Remark(where, message, "rename the metric, or write metricsCollectorSpec.source.filter", level="warning")

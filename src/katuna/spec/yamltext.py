@@ -15,12 +15,16 @@ import yaml
 
 from katuna.errors import Finding
 from katuna.spec.remark import Path, Remark, shown
+from katuna.text import printable
 
 MAX_DEPTH = 100
 MAX_ALIASED = 50_000
 """Nodes that aliases may add to a document."""
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_UNSHOWN = frozenset(("env", "envFrom", "stringData"))
+"""Fields below which a finding shows no value: it may be a secret."""
 
 Place = tuple[int, int]
 """Line and column, from 1."""
@@ -36,13 +40,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Document:
-    """One YAML document: its JSON value, and where each field and each field's name stand."""
+    """One YAML document: its JSON value, and where each field and each field's name stand. `root` is the path that its own paths
+    begin with: not empty for a document inside another."""
 
     file: str
     value: Any
     places: Mapping[Path, Place]
     keys: Mapping[Path, Place]
     text: str = ""
+    root: Path = ()
 
     def place(self, path: Path, at_key: bool = False) -> Place:
         """Where the field stands, or the nearest field around it that the file has."""
@@ -53,7 +59,20 @@ class Document:
         return (1, 1)
 
     def finding(self, remark: Remark) -> Finding:
-        return remark.at(self.file, self.place(remark.path, remark.at_key))
+        about = remark.about or remark.path
+        return remark.at(self.file, self.place(about, remark.at_key), self._shown(about[len(self.root) :]))
+
+    def _shown(self, path: Path) -> str:
+        """The field's own value, when it is a scalar and cannot be a secret."""
+        value = self.value
+        secret = isinstance(value, dict) and value.get("kind") == "Secret"
+        for part in path:
+            try:
+                value = value[part]
+            except (KeyError, IndexError, TypeError):
+                return ""
+        hidden = secret or not _UNSHOWN.isdisjoint(path)
+        return "" if hidden or value is None or isinstance(value, (dict, list)) else printable(shown(value))
 
     def inner(self, path: Path) -> Document:
         """The YAML that the text field at `path` holds, as a part of this document: same file, paths below `path`.
@@ -74,7 +93,7 @@ class Document:
                 for table in (documents[0].places, documents[0].keys)
             ]
             places, keys = moved[0] | places, moved[1] | keys
-        return Document(self.file, documents[0].value if documents else None, places, keys, self.text)
+        return Document(self.file, documents[0].value if documents else None, places, keys, self.text, path)
 
 
 class _Refused(Exception):
@@ -85,7 +104,7 @@ class _Refused(Exception):
         super().__init__(message)
 
     def finding(self, file: str) -> Finding:
-        return Remark(self.path, self.message, self.hint).at(file, self.place)
+        return Remark(self.path, self.message, self.hint, code="not-yaml").at(file, self.place)
 
 
 def parse(source: Source) -> tuple[list[Document], list[Finding]]:
@@ -110,6 +129,7 @@ def parse(source: Source) -> tuple[list[Document], list[Finding]]:
             "",
             "the file is empty",
             hint="it must hold a Kubernetes manifest: apiVersion, kind, metadata, spec",
+            code="empty-file",
         )
         return [], [empty]
     return documents, findings
@@ -278,7 +298,8 @@ class _Reader:
             if key in own:
                 line, column = own[key]
                 message = f"the key {shown(key)} is written twice; first at line {line}, column {column}"
-                self.findings.append(_Refused(key_node.place, message, "keep one of the two", (*path, key)).finding(self.file))
+                twice = Remark((*path, key), message, "keep one of the two", code="repeated-key")
+                self.findings.append(twice.at(self.file, key_node.place))
                 continue
             own[key] = key_node.place
             self.keys[(*path, key)] = key_node.place
