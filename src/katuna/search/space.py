@@ -80,6 +80,50 @@ class Axis:
             return self._normal.cdf(self._to_line(float(text)))
         return self.plain(text)
 
+    def at(self, quantile: float) -> str:
+        """The text at a place from 0 to 1 of the parameter's own scale: evenly over its values, or as its distribution has it."""
+        parameter, share = self.parameter, min(max(quantile, 0.0), 1.0)
+        if self._even_steps:
+            return parameter.on_grid(min(int(share * parameter.size), int(parameter.size) - 1))
+        low, high = self._line
+        place = low + share * (high - low)
+        if self._normal is not None:
+            return parameter.text(self._from_line(self._normal.inv_cdf(place)))
+        return parameter.text(math.exp(place) if self._log else place)
+
+    def quantile(self, text: str) -> float:
+        """The place from 0 to 1 of a value: of one on a grid the middle of its cell."""
+        parameter = self.parameter
+        if not parameter.is_numeric:
+            return (parameter.choices.index(text) + 0.5) / parameter.size
+        if self._even_steps:
+            step = float(parameter.exact_step or 1)
+            return (round((float(text) - parameter.bounds[0]) / step) + 0.5) / parameter.size
+        low, high = self._line
+        place = float(text)
+        if self._normal is not None:
+            place = self._normal.cdf(self._to_line(place))
+        elif self._log:
+            place = math.log(max(place, LOWEST_LOG))
+        return min(max((place - low) / (high - low), 0.0), 1.0) if high > low else 0.5
+
+    @property
+    def _even_steps(self) -> bool:
+        stepped = self.parameter.exact_step is not None and self.parameter.distribution == "uniform"
+        return stepped or not self.parameter.is_numeric
+
+    @property
+    def _line(self) -> tuple[float, float]:
+        """The ends of the scale on which equal lengths are equally likely; a whole number reaches half a step to either side."""
+        low, high = self.parameter.bounds
+        if self._normal is not None:
+            return self._normal.cdf(self._to_line(low)), self._normal.cdf(self._to_line(high))
+        if not self._log:
+            return low, high
+        if self.parameter.type == "int":
+            return math.log(max(low, 1) - 0.5), math.log(max(high, 1) + 0.5)
+        return math.log(max(low, LOWEST_LOG)), math.log(max(high, LOWEST_LOG))
+
     def plain(self, text: str) -> OptunaValue:
         """The assignment as a person reads it: a number or a word."""
         if not self.parameter.is_numeric:

@@ -1,54 +1,38 @@
-"""Which point to try next: Katib's algorithm names on Optuna's samplers, rebuilt from the journal and reseeded for each trial.
+"""Which point to try next: Katib's algorithm names, and Optuna's samplers by short names, each as a suggester.
 
 To add an algorithm: its settings in `katuna.spec.algorithms`, its suggester in `SUGGESTERS` below.
 """
 
 from __future__ import annotations
 
-import hashlib
+import math
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import Any
 
 from katuna.contracts import NoSuggestion, Suggester, Suggestion
-from katuna.search.space import Axis, axes, direction
+from katuna.search.cma import CmaSuggester
+from katuna.search.draws import Draws, trial_seed
+from katuna.search.hyperband import HyperbandSuggester
+from katuna.search.pbt import PbtSuggester
+from katuna.search.samplers import SAMPLERS, constructor_settings, sampler_class
+from katuna.search.space import axes
+from katuna.search.study import StudySuggester
 from katuna.spec.model import Experiment
 from katuna.trials import Assignments, Trial
 
-if TYPE_CHECKING:
-    import optuna
-
 
 def suggester_for(experiment: Experiment, seed: int) -> Suggester:
-    """`experiment.algorithm` is one that `katuna.spec.algorithms` lists; its settings have been checked."""
-    return SUGGESTERS[experiment.algorithm](experiment, seed)
+    """`experiment.algorithm` is one of Katib's that run here, or one of SAMPLERS; its settings have been checked."""
+    if experiment.algorithm in SUGGESTERS:
+        return SUGGESTERS[experiment.algorithm](experiment, seed)
+    return _by_short_name(experiment, seed)
 
 
-def trial_seed(seed: int, number: int) -> int:
-    """32 bits for trial `number` of a search: what a trial draws depends on no other trial's draws."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{number}".encode(), digest_size=4).digest(), "big")
-
-
-class GridSuggester:
-    """Every combination once, in an order shuffled by the seed; then EXHAUSTED. Stateless: the number is the place in the order."""
-
-    def __init__(self, experiment: Experiment, seed: int) -> None:
-        self._parameters = sorted(experiment.parameters, key=lambda parameter: parameter.name)
-        self._names = [parameter.name for parameter in experiment.parameters]
-        self._size = int(experiment.space_size)
-        self._random = random.Random(trial_seed(seed, -1))  # noqa: S311  (a search order is no secret)
-        self._order: list[int] = []
-        self._swapped: dict[int, int] = {}
-
-    def ask(self, number: int) -> Suggestion | NoSuggestion:
-        if number >= self._size:
-            return NoSuggestion.EXHAUSTED
-        index = self._index(number)
-        point: dict[str, str] = {}
-        for parameter in reversed(self._parameters):
-            index, place = divmod(index, int(parameter.size))
-            point[parameter.name] = parameter.on_grid(place)
-        return Suggestion({name: point[name] for name in self._names})
+class _Memoryless:
+    """The half of a suggester whose points follow from their numbers alone."""
 
     def learn(self, assignments: Assignments, value: float) -> None:
         del assignments, value
@@ -59,94 +43,140 @@ class GridSuggester:
     def tell(self, trial: Trial) -> None:
         del trial
 
-    def _index(self, number: int) -> int:
-        """The number-th entry of a Fisher-Yates shuffle of range(size), drawn as far as needed: a grid may be far too big to list."""
-        while len(self._order) <= number:
-            here = len(self._order)
-            there = self._random.randrange(here, self._size)
-            self._order.append(self._swapped.get(there, there))
-            self._swapped[there] = self._swapped.pop(here, here)
-        return self._order[number]
 
-
-class SamplerSuggester:
-    """An Optuna sampler that keeps nothing between asks: made anew with the trial's own seed, it sees the study and no more.
-
-    The study lives in memory only and holds, for each trial, the values read back from the assignment texts, so that a study
-    rebuilt from the journal is the same study.
-    """
-
-    def __init__(self, experiment: Experiment, seed: int, sampler: Callable[[int], optuna.samplers.BaseSampler]) -> None:
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._objective = experiment.objective
-        self._axes: Mapping[str, Axis] = axes(experiment)
-        self._distributions = {name: axis.distribution() for name, axis in self._axes.items()}
-        self._seed = seed
-        self._sampler = sampler
-        self._study = optuna.create_study(direction=direction(experiment), sampler=sampler(0))
-        self._study_numbers: dict[int, int] = {}
+class RandomSuggester(_Memoryless):
+    def __init__(self, experiment: Experiment, seed: int) -> None:
+        self._draws = Draws(experiment, seed)
 
     def ask(self, number: int) -> Suggestion | NoSuggestion:
-        import optuna
+        return Suggestion(self._draws.point(number))
 
-        self._study.sampler = self._sampler(trial_seed(self._seed, number))
-        drawn = self._study.ask(fixed_distributions=self._distributions)
-        point = {name: axis.text(drawn.params[name]) for name, axis in self._axes.items()}
-        if self._values(point) == drawn.params:
-            self._study_numbers[number] = drawn.number
-        else:
-            self._study.tell(drawn, state=optuna.trial.TrialState.FAIL)
-            self.restore(number, Suggestion(point))
-        return Suggestion(point)
+
+class SobolSuggester(_Memoryless):
+    """The Sobol sequence, unscrambled, from its second point on, which is the centre; parameters in the order of their names, as
+    Katib's. It has no seed, and of an int every value is reached, which Katib's never does for the greatest."""
+
+    def __init__(self, experiment: Experiment, seed: int) -> None:
+        del seed
+        self._axes = axes(experiment)
+        self._engine: Any = None
+
+    def ask(self, number: int) -> Suggestion | NoSuggestion:
+        from scipy.stats.qmc import Sobol
+
+        if self._engine is None or self._engine.num_generated > number + 1:
+            self._engine = Sobol(len(self._axes), scramble=False)
+        ahead = number + 1 - self._engine.num_generated
+        if ahead:
+            self._engine.fast_forward(ahead)
+        place = dict(zip(sorted(self._axes), self._engine.random(1)[0], strict=True))
+        return Suggestion({name: axis.at(float(place[name])) for name, axis in self._axes.items()})
+
+
+class GridSuggester:
+    """Every combination once, in an order shuffled by the seed; then EXHAUSTED. Points that are known, or were given to `restore`,
+    are left out of what is to come."""
+
+    def __init__(self, experiment: Experiment, seed: int) -> None:
+        self._parameters = sorted(experiment.parameters, key=lambda parameter: parameter.name)
+        self._names = [parameter.name for parameter in experiment.parameters]
+        self._size = int(experiment.space_size)
+        self._random = random.Random(trial_seed(seed, -1))  # noqa: S311  (a search order is no secret)
+        self._given = 0
+        self._swapped: dict[int, int] = {}
+        self._had: Counter[tuple[str, ...]] = Counter()
+
+    def ask(self, number: int) -> Suggestion | NoSuggestion:
+        del number
+        while self._given < self._size:
+            point = self._point(self._next())
+            key = self._key(point)
+            if not self._had[key]:
+                return Suggestion(point)
+            self._had[key] -= 1
+        return NoSuggestion.EXHAUSTED
 
     def learn(self, assignments: Assignments, value: float) -> None:
-        import optuna
-
-        self._study.add_trial(
-            optuna.trial.create_trial(value=value, params=self._values(assignments), distributions=self._distributions)
-        )
+        del value
+        self._had[self._key(assignments)] += 1
 
     def restore(self, number: int, suggestion: Suggestion) -> None:
-        import optuna
-
-        self._study_numbers[number] = len(self._study.get_trials(deepcopy=False))
-        self._study.add_trial(
-            optuna.trial.create_trial(
-                state=optuna.trial.TrialState.RUNNING,
-                params=self._values(suggestion.assignments),
-                distributions=self._distributions,
-            )
-        )
+        del number
+        self._had[self._key(suggestion.assignments)] += 1
 
     def tell(self, trial: Trial) -> None:
-        import optuna
+        del trial
 
-        value = trial.value(self._objective)
-        state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
-        self._study.tell(self._study_numbers[trial.number], value, state=state)
+    def _key(self, point: Assignments) -> tuple[str, ...]:
+        return tuple(point[name] for name in self._names)
 
-    def _values(self, point: Assignments) -> dict[str, float | int | str]:
-        return {name: axis.value(point[name]) for name, axis in self._axes.items()}
+    def _point(self, index: int) -> dict[str, str]:
+        point: dict[str, str] = {}
+        for parameter in reversed(self._parameters):
+            index, place = divmod(index, int(parameter.size))
+            point[parameter.name] = parameter.on_grid(place)
+        return {name: point[name] for name in self._names}
 
-
-def _random_search(experiment: Experiment, seed: int) -> Suggester:
-    from optuna.samplers import RandomSampler
-
-    return SamplerSuggester(experiment, seed, lambda number_seed: RandomSampler(seed=number_seed))
+    def _next(self) -> int:
+        """The next entry of a Fisher-Yates shuffle of range(size), drawn as far as needed: a grid may be far too big to list."""
+        here = self._given
+        there = self._random.randrange(here, self._size)
+        self._given += 1
+        entry = self._swapped.pop(there, there)
+        if there != here:
+            self._swapped[there] = self._swapped.pop(here, here)
+        return entry
 
 
 def _tpe(experiment: Experiment, seed: int) -> Suggester:
-    """Optuna 5's own default: multivariate, with the constant liar for trials that still run."""
-    from optuna.samplers import TPESampler
+    """Optuna 5's own default for tpe and multivariate-tpe alike: multivariate, with the constant liar for trials that still run.
 
-    candidates = int(experiment.settings.get("n_EI_candidates", "24"))
-    return SamplerSuggester(experiment, seed, lambda number_seed: TPESampler(seed=number_seed, n_ei_candidates=candidates))
+    `gamma` has hyperopt's meaning: of n results, gamma times the root of n count as good, 25 at most.
+    """
+    settings = dict(experiment.settings)
+    options: dict[str, Any] = {}
+    if "n_EI_candidates" in settings:
+        options["n_ei_candidates"] = int(settings.pop("n_EI_candidates"))
+    if "gamma" in settings:
+        share = float(settings.pop("gamma"))
+        options["gamma"] = lambda results: min(math.ceil(share * math.sqrt(results)), 25)
+    return _study(experiment, seed, "tpe", settings, options)
+
+
+def _gaussian_process(experiment: Experiment, seed: int) -> Suggester:
+    """Optuna's GPSampler; of skopt's settings the number of random points is heeded. With 0 of them it would have nothing to fit."""
+    settings = {
+        name: text for name, text in experiment.settings.items() if name not in ("base_estimator", "acq_func", "acq_optimizer")
+    }
+    options = {"n_startup_trials": max(1, int(settings.pop("n_initial_points")))} if "n_initial_points" in settings else {}
+    return _study(experiment, seed, "gp", settings, options)
+
+
+def _by_short_name(experiment: Experiment, seed: int) -> Suggester:
+    if SAMPLERS[experiment.algorithm].finite:
+        even = tuple(replace(parameter, distribution="uniform") for parameter in experiment.parameters)
+        experiment = replace(experiment, parameters=even)
+    return _study(experiment, seed, experiment.algorithm, experiment.settings, {})
+
+
+def _study(experiment: Experiment, seed: int, short: str, settings: Mapping[str, str], options: Mapping[str, Any]) -> Suggester:
+    sampler = SAMPLERS[short]
+    arguments = {**constructor_settings(short, settings), **options}
+
+    def make(number_seed: int) -> Any:
+        return sampler_class(short)(seed=number_seed, **arguments)
+
+    return StudySuggester(experiment, seed, make, takes_notes=sampler.takes_notes, ends=sampler.ends)
 
 
 SUGGESTERS: Mapping[str, Callable[[Experiment, int], Suggester]] = {
-    "random": _random_search,
+    "random": RandomSuggester,
     "grid": GridSuggester,
     "tpe": _tpe,
+    "multivariate-tpe": _tpe,
+    "bayesianoptimization": _gaussian_process,
+    "cmaes": CmaSuggester,
+    "sobol": SobolSuggester,
+    "hyperband": HyperbandSuggester,
+    "pbt": PbtSuggester,
 }
