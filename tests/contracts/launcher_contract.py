@@ -150,6 +150,28 @@ class LauncherContract:
         assert not launcher.poll(0.0)
         launcher.close()
 
+    def test_what_a_stopped_trial_had_reported_is_kept(self) -> None:
+        launcher = self.make_launcher()
+        launcher.start(self.request(0, Behaviour(("0.1", "0.2", "0.3"), hangs=True)))
+        events: list[LaunchEvent] = []
+        while "0.3" not in self.values(events, 0):
+            events += self.until_reported(launcher, 0)
+        launcher.stop(0, 5.0)
+        events += self.until_exited(launcher, 0)
+        self.in_order(events, 0)
+        assert self.values(events, 0) == ["0.1", "0.2", "0.3"]
+        launcher.close()
+
+    def test_reports_of_trials_side_by_side_do_not_mix(self) -> None:
+        launcher = self.make_launcher()
+        for number in range(3):
+            launcher.start(self.request(number, Behaviour((f"0.{number}", f"1.{number}"), pause_s=0.02)))
+        events = self.until_exited(launcher, 0, 1, 2)
+        for number in range(3):
+            self.in_order(events, number)
+            assert self.values(events, number) == [f"0.{number}", f"1.{number}"]
+        launcher.close()
+
     def test_a_trial_that_ignores_the_request_is_killed_after_the_grace_period(self) -> None:
         launcher, clock = self.make_launcher(), self.make_clock()
         launcher.start(self.request(0, Behaviour(("0.1",), hangs=True, ignores_term=True)))

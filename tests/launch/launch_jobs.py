@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from katuna.contracts import LaunchEvent, TrialRequest
-from katuna.launch.local import Collecting, LocalLauncher
+from katuna.launch.local import LocalLauncher
+from katuna.metrics.collect import Collecting
+from katuna.spec.model import Collector
 from katuna.trials import Exited
 
 PATIENCE_S = 60.0
@@ -35,9 +37,9 @@ def a_request(number: int, *argv: str, **more: Any) -> TrialRequest:
     return TrialRequest(number, f"t{number}", a_job(*argv, name=f"t{number}", **more))
 
 
-def a_launcher(folder: Path, **options: Any) -> LocalLauncher:
+def a_launcher(folder: Path, collector: Collector = Collector(), **options: Any) -> LocalLauncher:  # noqa: B008
     """Trials' folders below `folder`, the objective `accuracy`."""
-    return LocalLauncher(lambda name: folder / name, "main", Collecting(("accuracy", "loss")), WallClock(), **options)
+    return LocalLauncher(lambda name: folder / name, "main", Collecting(("accuracy", "loss"), collector), WallClock(), **options)
 
 
 def run_one(

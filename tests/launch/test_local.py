@@ -9,9 +9,9 @@ from launch_jobs import a_job, a_launcher, a_request, run_one, the_end, until
 
 from katuna.contracts import TrialRequest
 from katuna.launch import guard
-from katuna.launch.local import Collecting, LocalLauncher
+from katuna.launch.local import LocalLauncher
 from katuna.launch.options import LocalOptions
-from katuna.metrics.filters import compile_filter
+from katuna.spec.model import Collector
 from katuna.spec.yamltext import Source, parse
 from katuna.trials import Exited, Reported, Started
 
@@ -131,9 +131,7 @@ def test_a_trial_that_starts_again_does_not_read_its_old_metrics(tmp_path: Path)
 
 
 def test_own_filters_are_used(tmp_path: Path) -> None:
-    collecting = Collecting(("accuracy",), (compile_filter(r"([\w|-]+)\s*is\s*([+-]?\d*(\.\d+)?)"),))
-    base = a_launcher(tmp_path)
-    launcher = LocalLauncher(lambda name: tmp_path / name, "main", collecting, base._clock)
+    launcher = a_launcher(tmp_path, Collector(filters=(r"([\w|-]+)\s*is\s*([+-]?\d*(\.\d+)?)",)))
     events = run_one(launcher, a_request(0, "echo", "accuracy is 0.75, accuracy=0.5"))
     assert [report.value for event in events if isinstance(event, Reported) for report in event.reports] == ["0.75"]
     launcher.close()

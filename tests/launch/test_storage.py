@@ -164,7 +164,7 @@ def test_a_log_that_the_disk_no_longer_gives(trials: Path, monkeypatch: pytest.M
     launcher.start(a_request(0, "sh", "-c", f"echo accuracy=1; sleep 600; echo {mark}"))
     while not any(isinstance(event, Reported) for event in launcher.poll(1.0)):
         pass
-    monkeypatch.setattr("katuna.launch.local.LogTail.read", failing_with(errno.EIO))
+    monkeypatch.setattr("katuna.metrics.tail.LogTail.read", failing_with(errno.EIO))
     with pytest.raises(StoreFailed, match="Input/output error"):
         launcher.poll(PATIENCE_S)
     assert carriers(mark) == []

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from katuna.metrics import tail as tail_module
+from katuna.metrics import near
 from katuna.metrics.filters import compile_filter
-from katuna.metrics.tail import PIECE_BYTES, READ_BYTES, LogTail, last_lines, shown
+from katuna.metrics.follow import READ_BYTES
+from katuna.metrics.near import shown
+from katuna.metrics.tail import PIECE_BYTES, LogTail, last_lines
 
 METRICS = ("loss", "accuracy")
 
@@ -149,7 +151,7 @@ def test_near_lines_are_few_short_and_harmless(tmp_path: Path) -> None:
     read_all(tail)
     assert len(tail.nearest) == 3
     assert all(len(text) <= 100 and text.isprintable() for text in tail.nearest)
-    assert len(tail._near._lines) <= tail_module._NAMES + 1  # type: ignore[union-attr]
+    assert len(tail._sieve._near._lines) <= near._NAMES + 1  # type: ignore[union-attr]
 
 
 def test_the_last_lines_tell_the_story(tmp_path: Path) -> None:

@@ -31,15 +31,17 @@ def command(
     port: int,
     defaults: Mapping[str, str],
     extra: Mapping[str, str],
+    own: Mapping[str, str] | None = None,
 ) -> Command:
     """The command that stands for a replica's container here. Pure but for looking whether interpreters exist.
 
     `environ` is katuna's own environment; of the variables, `defaults` go below what the options pass, that below what the job
     sets, and `extra` above it.
+    `own` are paths of the container that each trial has for itself, and where they lie; they go before those of the options.
     `port` stands for the master's. The argv is empty where neither the file nor the options say what to run.
     """
     container = replica.container
-    mapped = _mapper(options)
+    mapped = _mapper(options, own or {})
     asked = dict(replica_environment(job, replica, port=port, passed=environ))
     argv = [mapped(word) for word in _words(container, options, asked)]
     interpreter = _interpreter(options.pythons.get(container.image, sys.executable), options, environ)
@@ -53,8 +55,9 @@ def command(
     return Command(tuple(argv), env, folder)
 
 
-def problems(replica: Replica, given: Command) -> Iterator[tuple[str, str]]:
-    """Why the command cannot run here, as (message, hint), found without running anything."""
+def problems(replica: Replica, given: Command, own: Collection[str] = ()) -> Iterator[tuple[str, str]]:
+    """Why the command cannot run here, as (message, hint), found without running anything. Folders of the trial's `own` count as
+    there: they are made before it starts."""
     container = replica.container
     where = f"container {container.name!r}"
     if not given.argv:
@@ -63,7 +66,7 @@ def problems(replica: Replica, given: Command) -> Iterator[tuple[str, str]]:
             f"--entrypoint {container.image}='python /app/train.py' says what the image would run",
         )
         return
-    if not given.folder.is_dir():
+    if not given.folder.is_dir() and str(given.folder) not in own:
         yield f"{where}: workingDir {str(given.folder)!r} does not exist here", _MAP_HINT.format(container.working_dir)
         return
     program = given.argv[0]
@@ -116,16 +119,16 @@ def option_problems(options: LocalOptions, jobs: Sequence[Job], environ: Mapping
     for image, python in options.pythons.items():
         if shutil.which(_interpreter(python, options, environ), path="") is None:
             yield f"--python {image}={python}: there is no such program here", "give its path, or a name that is in PATH"
-    texts = [text for job in jobs for replica in job.replicas for text in _texts(job, replica, options, environ)]
+    mappable = [text for job in jobs for replica in job.replicas for text in texts(job, replica, options, environ)]
     for source, target in options.maps:
-        if not any(map_paths(text, {source.rstrip("/"): ""}) != text for text in texts):
+        if not any(map_paths(text, {source.rstrip("/"): ""}) != text for text in mappable):
             message = f"--map {source}={target}: {source} occurs nowhere in the job's command, env or workingDir"
             yield message, "write the path as the job has it, or leave the option out"
     secrets = {name for container in containers for name in container.secrets}
     yield from _unset(options.pass_env, secrets, environ)
 
 
-def _texts(job: Job, replica: Replica, options: LocalOptions, environ: Mapping[str, str]) -> Iterator[str]:
+def texts(job: Job, replica: Replica, options: LocalOptions, environ: Mapping[str, str]) -> Iterator[str]:
     """Everything of a replica that paths are mapped in."""
     asked = dict(replica_environment(job, replica, passed=environ))
     yield from (*_words(replica.container, options, asked), *asked.values(), replica.container.working_dir)
@@ -153,8 +156,8 @@ def map_paths(text: str, maps: Mapping[str, str]) -> str:
     return re.sub(pattern, lambda match: maps[match[1]], text)
 
 
-def _mapper(options: LocalOptions) -> Callable[[str], str]:
-    maps = {source.rstrip("/"): str(options.here(target)) for source, target in options.maps}
+def _mapper(options: LocalOptions, own: Mapping[str, str]) -> Callable[[str], str]:
+    maps = {source.rstrip("/"): str(options.here(target)) for source, target in options.maps} | dict(own)
     return lambda text: map_paths(text, maps)
 
 

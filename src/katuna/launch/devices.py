@@ -7,6 +7,7 @@ The leases are tested with made-up devices; they were not measured on a machine 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -145,3 +146,10 @@ def _lock(path: Path) -> int | None:
         os.close(file)
         return None
     return file
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may run on."""
+    with contextlib.suppress(AttributeError):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

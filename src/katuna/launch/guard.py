@@ -9,9 +9,10 @@ double the time that it takes to start). Its standard input is a socket to katun
          {"event": "failed", "errno": N, "stage": "chdir" | "exec"}     it could not be started
          {"event": "exited", "code": N, "signal": N, "core": 0 | 1, "cause": WORD, "left": N}
 
-Its output is the trial's log, which the trial inherits. `code` is as a container has it (128 + signal). `cause` says what the
-guard did before the trial ended: nothing (""), "stop" or "deadline" as told, or "orphaned" as katuna was gone. `left` counts
-the processes that outlived the trial's main process and that the guard then ended.
+Its output is the trial's log, which the trial inherits. Each message has `at` too, the time in seconds since the epoch, as katuna
+may be busy when it comes. `code` is as a container has it (128 + signal). `cause` says what the guard did before the trial
+ended: nothing (""), "stop" or "deadline" as told, or "orphaned" as katuna was gone. `left` counts the processes that outlived the
+trial's main process and that the guard then ended.
 
 On Linux every descendant is found, also one that forked twice and called setsid, because the guard is child subreaper.
 Elsewhere the trial's process group is what can be reached.
@@ -91,16 +92,16 @@ class Guard:
         failed = self.start()
         if failed:
             stage, number = failed.decode().split()
-            say(f'{{"event": "failed", "errno": {number}, "stage": "{stage}"}}')
+            say(f'"event": "failed", "errno": {number}, "stage": "{stage}"')
             return
-        say(f'{{"event": "started", "pid": {self.main}}}')
+        say(f'"event": "started", "pid": {self.main}')
         self.watch()
         left = self.clear()
         assert self.status is not None
         signal = os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
         code = 128 + signal if signal else os.WEXITSTATUS(self.status)
         core = int(os.WCOREDUMP(self.status))
-        say(f'{{"event": "exited", "code": {code}, "signal": {signal}, "core": {core}, "cause": "{self.cause}", "left": {left}}}')
+        say(f'"event": "exited", "code": {code}, "signal": {signal}, "core": {core}, "cause": "{self.cause}", "left": {left}')
 
     def start(self) -> bytes:
         """Forks and executes the trial. Returns b"", or the stage that failed and its errno."""
@@ -262,9 +263,9 @@ def descendants(ancestor: int) -> list[int]:
     return below
 
 
-def say(line: str) -> None:
+def say(fields: str) -> None:
     try:
-        os.write(0, line.encode() + b"\n")
+        os.write(0, f'{{"at": {time.time():.6f}, {fields}}}\n'.encode())
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.ECONNRESET):
             raise

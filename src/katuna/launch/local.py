@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
 import selectors
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from katuna.contracts import Clock, LaunchEvent, TrialRequest
 from katuna.errors import LOCAL, Finding, KatunaError, LaunchFailed, StoreFailed
-from katuna.launch.command import command, option_problems, problems
-from katuna.launch.devices import DevicePool, Lease, cuda_devices, lease_folder
+from katuna.launch.command import command, option_problems, problems, texts
+from katuna.launch.devices import DevicePool, Lease, cuda_devices, lease_folder, usable_cpus
 from katuna.launch.ending import Ending, ending
 from katuna.launch.options import LocalOptions
+from katuna.launch.ports import check_unused, free_port
 from katuna.launch.process import Claim, Command, GuardedProcess, await_release, claim
 from katuna.launch.storage import full, is_of_the_disk, store_failed
+from katuna.launch.volumes import METRICS, Volumes
+from katuna.metrics.collect import Collecting, MetricSource
 from katuna.metrics.line import Report
-from katuna.metrics.tail import LogTail
 from katuna.spec.dump import to_yaml
 from katuna.spec.job import MASTER_PORT, Job, job_from_manifest
 from katuna.spec.model import Manifest
@@ -35,14 +34,6 @@ CLOSE_GRACE_S = 10.0
 OLD_GUARD_TIMEOUT_S = 15.0
 UNRESPONSIVE_S = 10.0
 """What a guard gets beyond the grace period before it is given up itself."""
-
-
-@dataclass(frozen=True)
-class Collecting:
-    """What to look for in the trials' output: the objective metric first. No filters means Katib's default."""
-
-    metrics: tuple[str, ...]
-    filters: tuple[re.Pattern[str], ...] = ()
 
 
 class _Run:
@@ -59,14 +50,20 @@ class _Run:
         self.claim: Claim | None = None
         self.lease: Lease | None = None
         self.process: GuardedProcess | None = None
-        self.tail: LogTail | None = None
+        self.source: MetricSource | None = None
         self.command: Command
         self.said: dict[str, dict[str, Any]] = {}
         self.began = 0.0
+        self.last_at = 0.0
 
     @property
     def log(self) -> Path:
         return self.folder / "log"
+
+    def at(self, moment: float) -> float:
+        """The moment of an event, never before that of the one before: the guard and katuna each look at the clock."""
+        self.last_at = max(self.last_at, moment)
+        return self.last_at
 
     def release(self) -> None:
         """Lets go of the folder and the devices; only when no process is left."""
@@ -74,13 +71,16 @@ class _Run:
             if held is not None:
                 held.close()
         self.claim = self.lease = None
+        if self.source is not None:
+            self.source.close()
 
 
 class LocalLauncher:
     """Implements `contracts.Launcher`; see there. A trial that needs devices waits, without Started, until they are free.
 
-    `trial_dir` gives a trial's folder by its name. `parallel` is how many trials share the CPUs. `devices` and `environ` are
-    this machine's and this process's unless given.
+    So does one whose metrics are served at a port that a trial has. `trial_dir` gives a trial's folder by its name. `checkpoints`
+    is the container's folder that a trial finds its parent's checkpoints in, "" where the search has no parents. `parallel` is how
+    many trials share the CPUs. `devices` and `environ` are this machine's and this process's unless given.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class LocalLauncher:
         collecting: Collecting,
         clock: Clock,
         *,
+        checkpoints: str = "",
         options: LocalOptions | None = None,
         parallel: int = 1,
         config_maps: Sequence[Manifest] = (),
@@ -99,9 +100,10 @@ class LocalLauncher:
         self._trial_dir = trial_dir
         self._primary = primary_container
         self._collecting = collecting
+        self._volumes = Volumes(collecting, checkpoints)
         self._clock = clock
         self._options = options or LocalOptions()
-        self._threads = max(1, _usable_cpus() // max(1, parallel))
+        self._threads = max(1, usable_cpus() // max(1, parallel))
         self._config_maps = tuple(config_maps)
         self._devices = devices
         self._environ = dict(os.environ if environ is None else environ)
@@ -123,9 +125,14 @@ class LocalLauncher:
 
         for request in requests:
             try:
-                jobs.append(self._job(request))
-                for reason in self._problems(jobs[-1], self._command(jobs[-1], request, (), MASTER_PORT)):
+                job = self._job(request)
+                jobs.append(job)
+                for reason in self._problems(job, self._command(job, request, (), MASTER_PORT), request):
                     note(request, *reason)
+                for reason in self._volumes.problems(texts(job, job.replicas[0], self._options, self._environ)):
+                    note(request, *reason)
+                if self._collecting.port:
+                    check_unused(self._collecting.port)
             except KatunaError as error:
                 note(request, str(error))
         if jobs:
@@ -150,7 +157,7 @@ class LocalLauncher:
             left_s = give_up - time.monotonic()
             if self._ready or self._failure or left_s <= 0:
                 break
-            behind = any(run.tail and not run.tail.at_end for run in self._runs.values())
+            behind = any(run.source and not run.source.at_end for run in self._runs.values())
             self._selector.select(0 if behind else min(left_s, LOOK_S) if self._runs else left_s)
         if self._failure and not self._ready:
             raise self._failure
@@ -161,6 +168,8 @@ class LocalLauncher:
         run = self._runs.get(number)
         if run is None:
             return
+        if run.source is not None and not run.stopping:
+            run.source.hurry()
         run.stopping = True
         if run.process is not None:
             run.process.stop(grace_s)
@@ -209,19 +218,20 @@ class LocalLauncher:
         self._failure = self._failure or failure
 
     def _admit(self, run: _Run) -> None:
-        """Starts a waiting trial, unless its devices are still taken."""
+        """Starts a waiting trial, unless its devices, or its port, are still taken."""
         if run.job is None:
             run.job = self._job(run.request)
         run.lease = self._lease(run.job)
         if run.lease is None:
             return
-        port = _free_port() if run.job.kind == "PyTorchJob" else MASTER_PORT
+        port = free_port() if run.job.kind == "PyTorchJob" else MASTER_PORT
         run.command = self._command(run.job, run.request, run.lease.devices, port)
-        for message, hint in self._problems(run.job, run.command):
+        for message, hint in self._problems(run.job, run.command, run.request):
             raise LaunchFailed(f"{message} ({hint})" if hint else message)
         run.folder.mkdir(parents=True, exist_ok=True)
         run.claim = claim(run.folder)
         (run.folder / "job.yaml").write_text(to_yaml(run.request.manifest), encoding="utf-8")
+        self._volumes.begin(run.folder, self._trial_dir(run.request.parent) if run.request.parent else None)
         run.began = time.monotonic()
         self._spawn(run)
 
@@ -231,11 +241,16 @@ class LocalLauncher:
         run.attempt += 1
         run.said = {}
         run.measured = False
+        if self._collecting.port:
+            check_unused(self._collecting.port)
+        self._volumes.begin_attempt(run.folder)
         with run.log.open("ab") as log:
             if log.tell():
                 log.write(f"\n--- katuna: attempt {run.attempt} ---\n".encode())
             run.log_start = log.tell()
-        run.tail = LogTail(run.log, self._collecting.metrics, self._collecting.filters, run.log_start)
+        if run.source is not None:
+            run.source.close()
+        run.source = self._collecting.source(run.folder / METRICS, run.log, run.log_start)
         left_s = 0.0
         if run.job.deadline_s is not None:
             left_s = max(0.001, run.began + run.job.deadline_s - time.monotonic())
@@ -245,19 +260,19 @@ class LocalLauncher:
         self._selector.register(run.process, selectors.EVENT_READ)
 
     def _observe(self, run: _Run) -> Iterator[LaunchEvent]:
-        assert run.process is not None and run.tail is not None  # noqa: PT018
+        assert run.process is not None and run.source is not None  # noqa: PT018
         for message in run.process.read():
             run.said[message["event"]] = message
             if message["event"] == "started":
                 process = {"pid": message["pid"], "guard": run.process.guard_pid}
-                yield Started(self._clock.now(), run.request.number, run.attempt, process)
+                yield Started(run.at(message["at"]), run.request.number, run.attempt, process)
         over = run.process.over
-        reports = run.tail.read()
-        while over and not run.tail.at_end:
+        reports = run.source.read()
+        while over and not run.source.at_end:
             yield from self._reported(run, reports)
-            reports = run.tail.read()
+            reports = run.source.read()
         if over:
-            reports += run.tail.finish()
+            reports += run.source.finish()
         yield from self._reported(run, reports)
         if over:
             yield from self._conclude(run)
@@ -265,7 +280,8 @@ class LocalLauncher:
     def _reported(self, run: _Run, reports: Sequence[Report]) -> Iterator[LaunchEvent]:
         if reports:
             run.measured = run.measured or any(report.metric == self._collecting.metrics[0] for report in reports)
-            yield Reported(self._clock.now(), run.request.number, tuple(reports))
+            at = run.at(run.said.get("exited", {}).get("at") or self._clock.now())
+            yield Reported(at, run.request.number, tuple(reports))
 
     def _conclude(self, run: _Run) -> Iterator[LaunchEvent]:
         """After an attempt: another one where the job asks for it, else the trial's end."""
@@ -290,8 +306,9 @@ class LocalLauncher:
     def _exited(self, run: _Run, end: Ending) -> Exited:
         run.release()
         del self._runs[run.request.number]
-        nearest = run.tail.nearest if run.tail else ()
-        return Exited(self._clock.now(), run.request.number, end.code, end.reason, end.message, nearest)
+        nearest = run.source.nearest if run.source else ()
+        at = run.said.get("exited", {}).get("at") or self._clock.now()
+        return Exited(run.at(at), run.request.number, end.code, end.reason, end.message, nearest)
 
     # From a manifest to a command
 
@@ -299,14 +316,20 @@ class LocalLauncher:
         return job_from_manifest(request.manifest, self._primary, self._config_maps, request.name, self._options.pass_env)
 
     def _command(self, job: Job, request: TrialRequest, devices: Sequence[str], port: int) -> Command:
-        extra = {"KATUNA_TRIAL_DIR": str(self._trial_dir(request.name).absolute()), "CUDA_VISIBLE_DEVICES": ",".join(devices)}
+        folder = self._trial_dir(request.name).absolute()
+        extra = {"KATUNA_TRIAL_DIR": str(folder), "CUDA_VISIBLE_DEVICES": ",".join(devices)}
         defaults = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(self._threads)}
-        return command(job, job.replicas[0], self._options, self._environ, port=port, defaults=defaults, extra=extra)
+        own = self._volumes.maps(folder)
+        given = command(job, job.replicas[0], self._options, self._environ, port=port, defaults=defaults, extra=extra, own=own)
+        return replace(
+            given, env={**given.env, **self._collecting.environment(folder / METRICS, given.env.get("PYTHONPATH", ""))}
+        )
 
-    def _problems(self, job: Job, given: Command) -> Iterator[tuple[str, str]]:
+    def _problems(self, job: Job, given: Command, request: TrialRequest) -> Iterator[tuple[str, str]]:
         if len(job.replicas) != 1:
             yield f"{job.kind} {job.name} has {len(job.replicas)} replicas; trials of one replica run here", "remove the Workers"
-        yield from problems(job.replicas[0], given)
+        own = self._volumes.maps(self._trial_dir(request.name).absolute())
+        yield from problems(job.replicas[0], given, own.values())
         wanted = self._gpus(job)
         if wanted and wanted > len(self._pool().devices):
             here = len(self._pool().devices) or "none"
@@ -318,11 +341,15 @@ class LocalLauncher:
 
     def _lease(self, job: Job) -> Lease | None:
         wanted = self._gpus(job)
-        if not wanted:
-            return Lease((), ())
-        pool = self._pool()
         # More than there are: not to be waited for; `_problems` says so.
-        return pool.lease(wanted) if wanted <= len(pool.devices) else Lease((), ())
+        devices = self._pool().lease(wanted) if 0 < wanted <= len(self._pool().devices) else Lease((), ())
+        if devices is None or not self._collecting.port:
+            return devices
+        port = DevicePool((f"port-{self._collecting.port}",), lease_folder(self._environ)).lease(1)
+        if port is None:
+            devices.close()
+            return None
+        return Lease(devices.devices, (*devices.locks, *port.locks))
 
     def _pool(self) -> DevicePool:
         if self._devices is None:
@@ -344,16 +371,3 @@ def _reason(error: Exception, run: _Run) -> str:
     if isinstance(error, OSError):
         return f"{error.filename or run.folder}: {error.strerror}"
     return str(error)
-
-
-def _usable_cpus() -> int:
-    with contextlib.suppress(AttributeError):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _free_port() -> int:
-    """A port that was free a moment ago; the job's own rendezvous takes it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -21,6 +21,9 @@ KATIB_FILTER = r"([\w|-]+)\s*=\s*([+-]?\d*(\.\d+)?([Ee][+-]?\d+)?)"
 DEFAULT_FILTER = re.compile(r"([\w|-]++)\s*+=\s*+([+-]?\d*(\.\d+)?([Ee][+-]?\d+)?)|[\w|-]++", re.ASCII)
 """Finds what KATIB_FILTER finds, in linear time: a word without `=` is skipped whole (the second branch, without groups)."""
 
+LAST_S = 253_402_300_800
+"""The end of the year 9999, beyond which there are no timestamps."""
+
 _NAME = re.compile(r"[\w|-]+", re.ASCII)
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:[.,](\d+))?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -61,7 +64,7 @@ def read_metrics(line: str, metrics: Sequence[str], filters: Iterable[re.Pattern
     """All reports in a line, as Katib's TEXT parser finds them (katib.md 4.2): any text as value, the empty one too."""
     if not any(metric in line for metric in metrics):
         return []
-    time_us = _timestamp(line.partition(" ")[0])
+    time_us = timestamp_us(line.partition(" ")[0])
     found = []
     for pattern in filters:
         if pattern.groups < 2:
@@ -90,7 +93,7 @@ def _number(name: str, value: SupportsFloat) -> str:
     return str(int(value)) if isinstance(value, int) else repr(number)
 
 
-def _timestamp(text: str) -> int | None:
+def timestamp_us(text: str) -> int | None:
     """Microseconds since the epoch of an RFC 3339 text, cut off as Katib's database does; None when it is none."""
     match = _RFC3339.fullmatch(text)
     if match is None:

@@ -1,4 +1,4 @@
-"""Following a trial's log while it grows: metric reports out of bytes nobody has checked, in bounded memory.
+"""A trial's growing files: text read as Katib's TEXT parser reads it: metric reports out of bytes nobody has checked, in bounded memory.
 
 A very long line is read in pieces, cut at white space where there is some: nothing of it is skipped, only a timestamp at its
 beginning counts for the first piece alone.
@@ -8,76 +8,84 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from difflib import SequenceMatcher
 from pathlib import Path
 
+from katuna.metrics.follow import Follower
 from katuna.metrics.line import DEFAULT_FILTER, Report, read_metrics
-from katuna.text import printable, shorten
-from katuna.trials import number
+from katuna.metrics.near import Sieve, shown
 
 PIECE_BYTES = 8192
-READ_BYTES = 1 << 20
-"""At most this much of the log is taken in at one `read`, so that a chatty trial does not hold up the others."""
-
-_LOOKED_AT = 512
-_SHOWN = 100
-_NAMES = 64
-_PAIR = re.compile(
-    r"(?<![\w./|-])([A-Za-z_][\w./|-]{0,63})[\"']?\s{0,4}[=:]\s{0,4}[\"'(\[]?(?:[+-]?\.?\d|nan|-?inf|none|tensor)", re.IGNORECASE
-)
-
-_COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-class LogTail:
-    """Reads a growing log from byte `offset` on. `metrics` names the objective first, then the additional metrics.
+class FileTail:
+    """A `MetricSource` (metrics/collect.py) over the lines of a growing file. `metrics` names the objective first.
 
-    A log that does not exist yet is empty. Reports whose value is no finite number are dropped (katib.md 10, B11).
+    A file that does not exist yet is empty. `stands_for` is the path that a trial's container would know it by.
     """
 
-    def __init__(self, path: Path, metrics: Sequence[str], filters: Sequence[re.Pattern[str]] = (), offset: int = 0) -> None:
-        self._path = path
+    def __init__(self, path: Path, metrics: Sequence[str], offset: int = 0, stands_for: str = "") -> None:
+        self._file = Follower(path, offset)
         self._metrics = tuple(metrics)
-        self._filters = tuple(filters) or (DEFAULT_FILTER,)
-        self._offset = offset
+        self._sieve = Sieve(self._metrics)
         self._pending = b""
-        self._near: _NearLines | None = _NearLines(self._metrics[0])
-        self.at_end = False
+        self._stands_for = stands_for
+
+    @property
+    def at_end(self) -> bool:
+        return self._file.at_end
 
     def read(self) -> list[Report]:
-        """The reports in what was written since the last call, up to READ_BYTES of it; `at_end` says whether that was all."""
-        try:
-            with self._path.open("rb") as log:
-                log.seek(self._offset)
-                data = log.read(READ_BYTES)
-        except FileNotFoundError:
-            data = b""
-        self._offset += len(data)
-        self.at_end = len(data) < READ_BYTES
-        *lines, self._pending = (self._pending + data).split(b"\n")
-        reports = [report for line in lines for piece in _pieces(line) for report in self._reports(piece)]
-        *pieces, self._pending = _pieces(self._pending)
-        return reports + [report for piece in pieces for report in self._reports(piece)]
+        *lines, self._pending = (self._pending + self._file.read()).split(b"\n")
+        return [report for line in self._parts(lines) for report in self._reports(line)]
+
+    def hurry(self) -> None:
+        """A file waits."""
 
     def finish(self) -> list[Report]:
-        """The reports in a last line without an end. Call it after `read` has come to the end."""
         last, self._pending = self._pending, b""
         return self._reports(last)
 
+    def close(self) -> None:
+        self._file.close()
+
     @property
     def nearest(self) -> tuple[str, ...]:
-        """Up to three log lines that look most like the objective metric; empty once it was found."""
-        return self._near.best() if self._near else ()
+        if self._file.found or not self._stands_for:
+            return self._sieve.nearest
+        literally = (
+            f"; {self._stands_for} itself is there: is it written in the trainer?" if Path(self._stands_for).exists() else ""
+        )
+        return (f"nothing was written to {self._file.path}, which stands for {self._stands_for}{literally}",)
 
-    def _reports(self, piece: bytes) -> list[Report]:
-        text = piece.decode("utf-8", errors="replace")
-        reports = [r for r in read_metrics(text, self._metrics, self._filters) if number(r.value) is not None]
-        if self._near:
-            if any(report.metric == self._metrics[0] for report in reports):
-                self._near = None
-            else:
-                self._near.look_at(text[:_LOOKED_AT])
-        return reports
+    def _parts(self, lines: list[bytes]) -> list[bytes]:
+        """What is to be read now: whole lines, and where `_pending` grows too long, something of that."""
+        raise NotImplementedError
+
+    def _reports(self, line: bytes) -> list[Report]:
+        raise NotImplementedError
+
+
+class LogTail(FileTail):
+    """Reads text from byte `offset` on; without `filters` by Katib's default one."""
+
+    def __init__(
+        self,
+        path: Path,
+        metrics: Sequence[str],
+        filters: Sequence[re.Pattern[str]] = (),
+        offset: int = 0,
+        stands_for: str = "",
+    ) -> None:
+        super().__init__(path, metrics, offset, stands_for)
+        self._filters = tuple(filters) or (DEFAULT_FILTER,)
+
+    def _parts(self, lines: list[bytes]) -> list[bytes]:
+        *pieces, self._pending = _pieces(self._pending)
+        return [piece for line in lines for piece in _pieces(line)] + pieces
+
+    def _reports(self, line: bytes) -> list[Report]:
+        text = line.decode("utf-8", errors="replace")
+        return self._sieve.sift(read_metrics(text, self._metrics, self._filters), text)
 
 
 def _pieces(line: bytes) -> Iterator[bytes]:
@@ -91,34 +99,6 @@ def _pieces(line: bytes) -> Iterator[bytes]:
     yield line[begin:]
 
 
-class _NearLines:
-    """Log lines of the form `name=value` or `name: value`, one a name: material for saying why a metric was not found."""
-
-    def __init__(self, objective: str) -> None:
-        self._objective = objective
-        self._own = re.compile(rf"(?<!\w){re.escape(objective)}[\"']?\s{{0,4}}[=:]")
-        self._lines: dict[str, str] = {}
-
-    def look_at(self, text: str) -> None:
-        # Colours hide a name from filters too; only here they shall not.
-        original, text = text, _COLOUR.sub(lambda match: " " * len(match[0]), text)
-        if self._objective in text and self._objective not in self._lines and (own := self._own.search(text)):
-            self._keep(self._objective, original, own.start())
-        if len(self._lines) < _NAMES:
-            for match in _PAIR.finditer(text):
-                if match[1] not in self._lines and len(self._lines) < _NAMES:
-                    self._keep(match[1], original, match.start())
-
-    def _keep(self, name: str, text: str, start: int) -> None:
-        self._lines[name] = shown(text if start < _SHOWN // 2 else "…" + text[start - 20 :], _SHOWN)
-
-    def best(self) -> tuple[str, ...]:
-        wanted = self._objective.lower()
-        likeness = {name: SequenceMatcher(None, name.lower(), wanted).ratio() for name in self._lines}
-        ranked = sorted(self._lines, key=lambda name: (name != self._objective, -likeness[name]))
-        return tuple(dict.fromkeys(self._lines[name] for name in ranked))[:3]
-
-
 def last_lines(path: Path, offset: int = 0, count: int = 2, width: int = 200) -> list[str]:
     """The last lines from byte `offset` on that hold a letter or digit, each as `shown` gives it: the end of a failed trial's story."""
     try:
@@ -130,8 +110,3 @@ def last_lines(path: Path, offset: int = 0, count: int = 2, width: int = 200) ->
         return []
     lines = [line for line in re.split(r"[\r\n]+", text) if any(character.isalnum() for character in line)]
     return [shown(line, width) for line in lines[-count:]]
-
-
-def shown(text: str, width: int) -> str:
-    """A trial's text fit for a message: stripped, at most `width` characters, nothing in it that a terminal would obey."""
-    return shorten(printable(text.strip()[: width + 1]), width)

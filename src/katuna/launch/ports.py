@@ -1,0 +1,30 @@
+"""Ports of this machine: one that is free, and one that a trial is to have for itself."""
+
+from __future__ import annotations
+
+import socket
+
+from katuna.errors import LaunchFailed
+
+HOST = "127.0.0.1"
+LOOK_S = 1.0
+
+
+def free_port() -> int:
+    """A port that was free a moment ago; the job's own rendezvous takes it."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def check_unused(port: int) -> None:
+    """Raises LaunchFailed when a process answers at the port: its metrics would be taken for the trial's."""
+    try:
+        with socket.create_connection((HOST, port), LOOK_S):
+            pass
+    except OSError:
+        return
+    raise LaunchFailed(
+        f"another process has port {port} of this machine, where the trial is to serve its metrics; end that process, or write "
+        "another port in metricsCollectorSpec.source.httpGet.port and give it to the trainer"
+    )

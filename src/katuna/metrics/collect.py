@@ -1,0 +1,104 @@
+"""Which reader takes a trial's metrics in, chosen from the Experiment; none of them knows a trial's state."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from katuna.metrics.events import EventFiles
+from katuna.metrics.filters import compile_filter
+from katuna.metrics.jsonlines import JsonTail, katib_json, pushed_json
+from katuna.metrics.line import Report
+from katuna.metrics.shim import FILE_VARIABLE, FOLDER
+from katuna.metrics.tail import LogTail
+from katuna.spec.model import Collector, Experiment
+
+PUSH_FILE = "pushed.jsonl"
+
+
+class MetricSource(Protocol):
+    """Where one attempt of a trial leaves its metrics. Values that are no finite numbers never come out of it."""
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the last `read` took in all that there was."""
+
+    @property
+    def nearest(self) -> tuple[str, ...]:
+        """Up to three texts that say why the objective was not found, those that look most like it; none once it was."""
+
+    def read(self) -> list[Report]:
+        """What came since the last call, a bounded amount of it; does not wait. Raises OSError."""
+
+    def hurry(self) -> None:
+        """The trial is about to be told to end: what goes away with it is taken in first, within a fraction of a second."""
+
+    def finish(self) -> list[Report]:
+        """The last reports, once nothing of the trial is left and `read` has come to the end."""
+
+    def close(self) -> None:
+        """Lets go of everything. Idempotent."""
+
+
+@dataclass(frozen=True)
+class Collecting:
+    """What to look for, the objective metric first, and where."""
+
+    metrics: tuple[str, ...]
+    collector: Collector = field(default_factory=Collector)
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Collecting:
+        return cls(experiment.objective.metrics, experiment.collector)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The container's paths, the most general first, that each trial shall have for itself: a folder, and the file in it."""
+        path = posixpath.normpath(self.collector.path)
+        if self.collector.kind == "TensorFlowEvent":
+            return (path,)
+        if self.collector.kind == "File":
+            folder = posixpath.dirname(path)
+            return (folder, path) if folder.strip("/") else (path,)
+        return ()
+
+    @property
+    def port(self) -> int:
+        """The port of this machine that a trial shall have for itself; 0 for none."""
+        return self.collector.port if self.collector.kind == "PrometheusMetric" else 0
+
+    def here(self, folder: Path) -> dict[str, Path]:
+        """Where `paths` lie when `folder` is the trial's for its metrics."""
+        *above, last = self.paths or ("",)
+        if self.collector.kind == "File":
+            return {**dict.fromkeys(above, folder), last: folder / posixpath.basename(last)}
+        return {last: folder} if last else {}
+
+    def environment(self, folder: Path, path: str) -> Mapping[str, str]:
+        """Variables that a trial needs so that its metrics arrive; `path` is the PYTHONPATH that it would have."""
+        if self.collector.kind != "Push":
+            return {}
+        return {FILE_VARIABLE: str(folder / PUSH_FILE), "PYTHONPATH": f"{FOLDER}:{path}" if path else str(FOLDER)}
+
+    def source(self, folder: Path, log: Path, offset: int) -> MetricSource:
+        """The reader for an attempt whose output is `log` from byte `offset` on and whose metrics' folder is `folder`, empty yet."""
+        kind, metrics = self.collector.kind, self.metrics
+        if kind == "StdOut":
+            return LogTail(log, metrics, [compile_filter(text) for text in self.collector.filters], offset)
+        if kind == "Push":
+            return JsonTail(folder / PUSH_FILE, metrics, pushed_json, "kubeflow.katib.report_metrics")
+        if kind == "PrometheusMetric":
+            from katuna.metrics.scrape import Scraper
+
+            return Scraper(self.collector.port, self.collector.path, metrics)
+        path = self.paths[-1]
+        if kind == "TensorFlowEvent":
+            return EventFiles(folder, metrics, path)
+        assert kind == "File", f"a collector {kind} is refused before anything runs"
+        if self.collector.format == "JSON":
+            return JsonTail(self.here(folder)[path], metrics, katib_json, path)
+        filters = [compile_filter(text) for text in self.collector.filters]
+        return LogTail(self.here(folder)[path], metrics, filters, stands_for=path)
