@@ -10,12 +10,16 @@ from factories import a_life, make_objective, make_trial, opened
 from katuna.metrics.line import Report
 from katuna.spec.model import ObjectiveType
 from katuna.trials import (
+    EARLY_STOPPED,
     NAME_ALPHABET,
     Asked,
+    Edited,
     Ended,
     Exited,
     Reported,
+    Resumed,
     Started,
+    Stopping,
     Summary,
     Trial,
     TrialState,
@@ -107,6 +111,30 @@ def test_a_final_state_is_never_left() -> None:
     once = fold([opened(), *events], OBJECTIVE).trials[0]
     for late in (Started(9.0, 0, 2, {}), Reported(9.0, 0, (Report("accuracy", "1.0"),)), Exited(9.0, 0, 1, "Error")):
         assert advance(once, late, OBJECTIVE) == once
+
+
+@pytest.mark.parametrize(
+    ("reason", "state"), [(EARLY_STOPPED, TrialState.EARLY_STOPPED), ("ExperimentGoalReached", TrialState.KILLED)]
+)
+def test_a_trial_that_is_being_stopped_stays_as_it_was_until_it_exits(reason: str, state: TrialState) -> None:
+    """By itself or not, and whatever it still reports: its value is the one that was decided on."""
+    events = [*a_life(0, {"lr": "0.1"}, 0.5)[:3], Stopping(2.5, 0, reason)]
+    late = [Reported(2.6, 0, (Report("accuracy", "0.9"),)), Started(2.7, 0, 2, {}), Stopping(2.8, 0, "another")]
+    for code in (0, 1, 143, None):
+        trial = fold([opened(), *events, *late, Exited(3.0, 0, code, "x")], OBJECTIVE).trials[0]
+        assert (trial.state, trial.reason, trial.attempt, trial.summary("accuracy").latest) == (state, reason, 1, "0.5")
+
+
+def test_an_attempt_after_a_resume_knows_nothing_of_an_earlier_stop() -> None:
+    events = [*a_life(0, {"lr": "0.1"}, 0.5)[:3], Stopping(2.5, 0, EARLY_STOPPED), Resumed(3.0, (0,))]
+    trial = fold([opened(), *events, *a_life(0, {"lr": "0.1"}, 0.7)[1:]], OBJECTIVE).trials[0]
+    assert (trial.state, trial.value(OBJECTIVE)) == (TrialState.SUCCEEDED, 0.7)
+
+
+def test_an_edit_takes_up_a_search_that_has_ended() -> None:
+    search = fold([opened(), Ended(9.0, True, "r", "m"), Edited(11.0, {"maxTrialCount": 9})], OBJECTIVE)
+    assert (search.ended, search.restarted_at, search.completed_at) == (None, 11.0, 9.0)
+    assert search.budget == {"maxTrialCount": 9}
 
 
 def test_an_end_is_kept_and_its_search_is_over() -> None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from types import MappingProxyType
 from typing import Protocol
 
 from katuna.spec.model import Manifest
-from katuna.trials import Assignments, Event, Exited, Reported, Started, StopRule, Trial, TrialEvent
+from katuna.trials import NOTHING, Assignments, Event, Exited, Reported, Started, StopRule, Trial, TrialEvent
 
 
 class NoSuggestion(Enum):
@@ -33,7 +32,7 @@ class Suggestion:
     """A point, and the labels that the algorithm gives its trial (katib.md 2.2)."""
 
     assignments: Assignments
-    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    labels: Mapping[str, str] = field(default_factory=lambda: NOTHING)
 
 
 class Suggester(Protocol):
@@ -74,7 +73,10 @@ class Stopper(Protocol):
         """The rules that a trial asked for now is given."""
 
     def see(self, event: TrialEvent, trial: Trial) -> bool:
-        """Told of every trial event in journal order, with the trial after it. True: stop this trial now; said once a trial."""
+        """Told of every trial event in journal order, with the trial after it. True: stop this trial now; said once an attempt."""
+
+    def forget(self, number: int) -> None:
+        """Trial `number` begins again: what it has reported so far counts for nothing. A Started says the same."""
 
 
 class Launcher(Protocol):
@@ -108,13 +110,14 @@ class Store(Protocol):
     """The journal. One writer."""
 
     def append(self, event: Event) -> None:
-        """Adds the event. All but Reported are on disk when this returns. Raises StoreFailed, and then nothing was added."""
+        """Adds the event. What the search decides (all but LaunchEvents) is on disk when this returns, with all that came before;
+        what trials tell is there after the next decision or `sync`. Raises StoreFailed, and then nothing was added."""
 
     def replay(self) -> Iterator[Event]:
         """All events in order. A torn last line is not an event. Raises JournalDamaged at the first line that cannot be trusted."""
 
     def sync(self) -> None:
-        """Puts Reported events on disk that have waited for half a second; called at least every half second while trials run."""
+        """Puts on disk what has waited for half a second; called at least every half second while trials run."""
 
 
 class Clock(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from katuna.search.budget import edited
 from katuna.spec.model import Experiment
 from katuna.spec.render import render
 from katuna.trials import Search, Trial, TrialState
@@ -40,11 +41,11 @@ Json = dict[str, Any]
 def katib_experiment(experiment: Experiment, search: Search) -> Json:
     """The Experiment object as Katib would store it, status included. Times are RFC 3339 in UTC, cut to the second.
 
-    As on a cluster `completionTime` is null until a trial exists, absent while trials run, and set at the end.
-    Differences: names are listed in the order of creation; a search that was resumed is not `Restarting`, since no budget
-    was raised.
+    The spec shows the budget as it was last edited. As on a cluster `completionTime` is null until a trial exists, absent while
+    trials run, and set at the end; it stays when an edit takes the search up again, which is then `Restarting` for ever.
+    Differences: names are listed in the order of creation; a search that was merely interrupted and resumed shows nothing of it.
     """
-    return {**experiment.manifest, "status": _experiment_status(experiment, search)}
+    return {**edited(experiment, search).manifest, "status": _experiment_status(experiment, search)}
 
 
 def katib_trial(experiment: Experiment, trial: Trial) -> Json:
@@ -53,7 +54,7 @@ def katib_trial(experiment: Experiment, trial: Trial) -> Json:
     Differences: job reasons and messages are those of a process; a trial whose metrics are unavailable says which lines were
     nearest; a trial that the search stopped is `Killed`, a condition that Katib declares and never sets.
     """
-    labels = {**experiment.labels, EXPERIMENT_LABEL: experiment.name}
+    labels = {**experiment.labels, EXPERIMENT_LABEL: experiment.name, **trial.labels}
     return {
         "apiVersion": "kubeflow.org/v1beta1",
         "kind": "Trial",
@@ -97,12 +98,12 @@ def _condition(kind: str, reason: str, message: str, at: float, *, holds: bool =
 
 
 def _experiment_status(experiment: Experiment, search: Search) -> Json:
-    trials, ended = list(search.trials.values()), search.ended
+    trials = list(search.trials.values())
     status: Json = {"conditions": _experiment_conditions(search)}
     if search.opened is not None:
         status["startTime"] = timestamp(search.opened.at)
-    if ended is not None:
-        status["completionTime"] = timestamp(ended.at)
+    if search.completed_at is not None:
+        status["completionTime"] = timestamp(search.completed_at)
     elif not trials:
         status["completionTime"] = None
     if trials:
@@ -127,9 +128,11 @@ def _experiment_conditions(search: Search) -> list[Json]:
     conditions = []
     if search.opened is not None:
         conditions.append(_condition("Created", "ExperimentCreated", "Experiment is created", search.opened.at))
+    if search.restarted_at is not None:
+        conditions.append(_condition("Restarting", "ExperimentRestarting", "Experiment is restarted", search.restarted_at))
     first = next(iter(search.trials.values()), None)
     if first is not None:
-        since = first.created_at if search.ended is None else search.ended.at
+        since = search.restarted_at or first.created_at if search.ended is None else search.ended.at
         running = _condition("Running", "ExperimentRunning", "Experiment is running", since, holds=search.ended is None)
         conditions.append(running)
     if search.ended is not None:
@@ -149,6 +152,13 @@ def _trial_spec(experiment: Experiment, trial: Trial) -> Json:
         "successCondition": template.success_condition,
         "failureCondition": template.failure_condition,
     }
+    if trial.rules:
+        fields["earlyStoppingRules"] = [
+            {"name": rule.metric, "value": rule.value, "comparison": rule.comparison, "startStep": rule.start_step}
+            for rule in trial.rules
+        ]
+    if trial.labels:
+        fields["labels"] = dict(trial.labels)
     if template.primary_pod_labels:
         fields["primaryPodLabels"] = dict(template.primary_pod_labels)
     if template.retain:

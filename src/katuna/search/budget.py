@@ -1,9 +1,12 @@
-"""When a search ends and how many trials it may start now: Katib's rules (katib.md 2.4, 13) as pure functions."""
+"""When a search ends, how many trials it may start now, what may be changed of that: Katib's rules as pure functions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
+from katuna.errors import InputRefused
 from katuna.spec.model import Experiment
 from katuna.trials import Search, TrialState
 
@@ -34,7 +37,10 @@ TIME_IN_VAIN = End(
 
 
 def verdict(experiment: Experiment, search: Search) -> End | None:
-    """Whether the trials so far end the search, tested in Katib's order: goal, failed limit, number of trials."""
+    """Whether the trials so far end the search, tested in Katib's order: goal, failed limit, number of trials (katib.md 2.4).
+
+    Here as in `room` the Experiment's counts are as `edited` gives them.
+    """
     objective, best = experiment.objective, search.best
     if best is not None and objective.goal is not None:
         value = best.value(objective)
@@ -58,3 +64,67 @@ def room(experiment: Experiment, search: Search) -> int:
     if experiment.max_trials is not None:
         want = min(want, experiment.max_trials - search.finished)
     return max(0, want - (len(search.trials) - search.finished))
+
+
+_FIELDS = {"parallelTrialCount": "parallel_trials", "maxTrialCount": "max_trials", "maxFailedTrialCount": "max_failed"}
+"""What may be edited of an Experiment, and where the model has it."""
+
+RESTARTABLE = ("LongRunning", "FromVolume")
+"""The resume policies under which a search that has ended may go on."""
+
+
+def edited(experiment: Experiment, search: Search) -> Experiment:
+    """The Experiment with the counts that Edited events have given it, in its manifest too."""
+    if not search.budget:
+        return experiment
+    manifest = {**experiment.manifest, "spec": {**experiment.manifest.get("spec", {}), **search.budget}}
+    counts: dict[str, Any] = {_FIELDS[name]: count for name, count in search.budget.items()}
+    return replace(experiment, manifest=manifest, **counts)
+
+
+def check_edit(experiment: Experiment, search: Search, counts: Mapping[str, int]) -> None:
+    """Whether `counts` (Katib's names of the three to their new values) may be set now: Katib's rules (katib.md 1.7).
+
+    What changes nothing is allowed at any time. Raises InputRefused.
+    """
+    now = edited(experiment, search)
+    if all(getattr(now, _FIELDS[name]) == count for name, count in counts.items()):
+        return
+    wanted = {name: counts.get(name, getattr(now, field)) for name, field in _FIELDS.items()}
+    _check_counts(wanted)
+    _check_restart(now, search)
+    most = wanted["maxTrialCount"]
+    if most is not None and most <= len(search.trials):
+        raise InputRefused(
+            f"spec.maxTrialCount: {most} is not more than the {len(search.trials)} trials that the search has asked for; "
+            f"a budget can be changed only to one that leaves some to do: give {len(search.trials) + 1} or more"
+        )
+
+
+def _check_counts(wanted: Mapping[str, int | None]) -> None:
+    most = wanted["maxTrialCount"]
+    for name, least in (("maxTrialCount", 1), ("parallelTrialCount", 1), ("maxFailedTrialCount", 0)):
+        count = wanted[name]
+        if count is not None and count < least:
+            raise InputRefused(f"spec.{name}: {count} is too small; give {least} or more")
+        if count is not None and most is not None and count > most:
+            raise InputRefused(
+                f"spec.{name}: {count} is more than maxTrialCount, {most}; give {most} or less, or raise maxTrialCount"
+            )
+
+
+def _check_restart(experiment: Experiment, search: Search) -> None:
+    """A search that has ended goes on only after its number of trials, and only where the file's resumePolicy says so."""
+    if search.ended is None:
+        return
+    way_out = "start another that knows its results with `katuna tune FILE --warm-start RUN`"
+    if search.ended.reason != MAX_TRIALS.reason:
+        raise InputRefused(
+            f"the search has ended with {search.ended.reason}; only one that has ended with {MAX_TRIALS.reason} can go on with "
+            f"another budget; {way_out}"
+        )
+    if experiment.resume_policy not in RESTARTABLE:
+        raise InputRefused(
+            f"spec.resumePolicy: {experiment.resume_policy!r} ends the search for good once it has succeeded; only "
+            f"{' and '.join(RESTARTABLE)} let it go on with another budget; {way_out}"
+        )

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from types import MappingProxyType
 
-from katuna.contracts import PARENT_LABEL, Clock, Launcher, NoSuggestion, Store, Suggester, Suggestion, TrialRequest
-from katuna.search.budget import SPACE_EXHAUSTED, TIME_IN_VAIN, TIME_IS_UP, End, room, verdict
+from katuna.contracts import PARENT_LABEL, Clock, Launcher, NoSuggestion, Stopper, Store, Suggester, Suggestion, TrialRequest
+from katuna.metrics.line import Report
+from katuna.search.budget import SPACE_EXHAUSTED, TIME_IN_VAIN, TIME_IS_UP, End, edited, room, verdict
 from katuna.spec.model import Experiment
 from katuna.spec.render import render
-from katuna.trials import Asked, Ended, Event, Exited, Known, Resumed, Search, Stopping, Trial, trial_name
+from katuna.trials import (
+    EARLY_STOPPED,
+    Asked,
+    Assignments,
+    Edited,
+    Ended,
+    Event,
+    Exited,
+    Known,
+    Reported,
+    Resumed,
+    Search,
+    Stopping,
+    Trial,
+    TrialEvent,
+    trial_name,
+)
 
 POLL_S = 0.5
 GRACE_S = 10.0
@@ -21,9 +38,11 @@ Watcher = Callable[[Event, Search], None]
 class Engine:
     """One search in one process.
 
-    `deadline` is on `clock`'s scale. `interruptions` is asked once a round: how often the search was asked to pause. The first
-    time, running trials are stopped and the journal is left resumable; the second time they are stopped at once. `watch` sees
-    every event after it was journalled.
+    `stopper` says which running trials to stop early. `tries` are the points of the first trials. With `let_running_finish` the
+    trials that run when the budget ends the search go on to their own end, as on a cluster; else they are stopped.
+    `deadline` is on `clock`'s scale; what runs then is stopped in any case. `interruptions` is asked once a round: how often the
+    search was asked to pause. The first time, running trials are stopped and the journal is left resumable; the second time they
+    are stopped at once. `watch` sees every event after it was journalled.
     """
 
     def __init__(
@@ -34,6 +53,9 @@ class Engine:
         store: Store,
         clock: Clock,
         *,
+        stopper: Stopper | None = None,
+        tries: Sequence[Assignments] = (),
+        let_running_finish: bool = False,
         deadline: float | None = None,
         interruptions: Callable[[], int] = lambda: 0,
         watch: Watcher | None = None,
@@ -43,11 +65,15 @@ class Engine:
         self._launcher = launcher
         self._store = store
         self._clock = clock
+        self._stopper = stopper
+        self._tries = tries
+        self._let_running_finish = let_running_finish
         self._deadline = deadline
         self._interruptions = interruptions
         self._watch = watch
         self._to_restart: list[int] = []
         self._search = Search(experiment.objective)
+        self._end: End | None = None
         self._exhausted = False
 
     def run(self) -> End | None:
@@ -57,7 +83,8 @@ class Engine:
         """
         try:
             self._recover()
-            return self._loop()
+            ended = self._search.ended
+            return self._loop() if ended is None else End(ended.succeeded, ended.reason, ended.message)
         finally:
             self._close()
 
@@ -74,48 +101,100 @@ class Engine:
             if self._interruptions():
                 self._pause()
                 return None
-            end = verdict(self._experiment, self._search)
-            if end is None and self._deadline is not None and self._clock.now() >= self._deadline:
-                end = TIME_IS_UP if self._search.best else TIME_IN_VAIN
-            if end is None:
+            late = self._deadline is not None and self._clock.now() >= self._deadline
+            if self._end is None and late:
+                self._end = TIME_IS_UP if self._search.best else TIME_IN_VAIN
+            if self._end is None:
+                self._restart()
                 self._ask_for_more()
                 if self._exhausted and not self._search.unfinished:
-                    end = SPACE_EXHAUSTED
-            if end is not None:
-                return self._finish(end)
+                    self._end = SPACE_EXHAUSTED
+            elif self._let_running_finish and not late:
+                self._restart()
+            if self._end is not None and (late or not self._let_running_finish or not self._search.unfinished):
+                return self._finish(self._end)
             self._poll(self._patience())
 
-    def _recover(self) -> None:
-        """Rebuilds the search and the suggester in journal order, and finds what an earlier process left unfinished."""
-        events = list(self._store.replay())
-        told: set[int] = set()
-        for event in events:
-            self._search.apply(event)
-            match event:
-                case Asked():
-                    self._suggester.restore(event.number, Suggestion(event.assignments, event.labels))
-                case Known():
-                    self._suggester.learn(event.assignments, event.value)
-                case Exited() if event.number not in told:
-                    told.add(event.number)
-                    self._suggester.tell(self._search.trials[event.number])
-        self._to_restart = [trial.number for trial in self._search.unfinished if not self._launcher.attach(trial)]
-        if len(events) > 1:
-            self._record(Resumed(self._clock.now(), tuple(self._to_restart)))
+    # What has been
 
-    def _ask_for_more(self) -> None:
+    def _recover(self) -> None:
+        """Rebuilds everything in journal order, and finds what an earlier process left unfinished."""
+        to_stop: set[int] = set()
+        events = 0
+        for event in self._store.replay():
+            events += not isinstance(event, Known)
+            if isinstance(event, Asked):
+                self._suggester.restore(event.number, Suggestion(event.assignments, event.labels))
+            if self._follow(event) and isinstance(event, TrialEvent):
+                to_stop.add(event.number)
+        if self._search.ended is not None:
+            return
+        unfinished = self._search.unfinished
+        self._to_restart = [trial.number for trial in unfinished if not self._launcher.attach(trial)]
+        if events > 1:
+            self._record(Resumed(self._clock.now(), tuple(self._to_restart)))
+        for trial in unfinished:
+            # It still runs: what was decided of it may not have been journalled, or not have reached it.
+            if trial.number in to_stop and trial.number not in self._to_restart:
+                self._stop_early(trial.number)
+
+    def _follow(self, event: Event) -> bool:
+        """What comes of an event in memory, be it new or replayed: the search, who is told, the end decided. True: stop its trial."""
+        search = self._search
+        if isinstance(event, Exited) and search.trials[event.number].state.is_final:
+            return False
+        search.apply(event)
+        match event:
+            case Known():
+                self._suggester.learn(event.assignments, event.value)
+            case Edited():
+                self._experiment = edited(self._experiment, search)
+                self._end = verdict(self._experiment, search)
+            case Resumed() if self._stopper is not None:
+                for number in event.restarted:
+                    self._stopper.forget(number)
+            case Exited():
+                self._suggester.tell(search.trials[event.number])
+                # The first verdict stands, whatever trials that still run bring.
+                self._end = self._end or verdict(self._experiment, search)
+        if self._stopper is None or not isinstance(event, TrialEvent):
+            return False
+        return self._stopper.see(event, search.trials[event.number])
+
+    def _record(self, event: Event) -> bool:
+        """Journal first, then memory, then whoever watches. True: its trial shall be stopped early."""
+        self._store.append(event)
+        stop = self._follow(event)
+        if self._watch is not None:
+            self._watch(event, self._search)
+        return stop
+
+    # What comes
+
+    def _restart(self) -> None:
         while self._to_restart:
             self._start(self._search.trials[self._to_restart.pop(0)])
+
+    def _ask_for_more(self) -> None:
         for _ in range(room(self._experiment, self._search)):
             number = len(self._search.trials)
-            answer = self._suggester.ask(number)
+            answer = self._suggestion(number)
             if isinstance(answer, NoSuggestion):
                 self._exhausted = answer is NoSuggestion.EXHAUSTED
                 assert self._exhausted or self._search.unfinished, "a suggester may only WAIT for trials that run"
                 return
             name = trial_name(self._experiment.name, self._seed, number)
-            self._record(Asked(self._clock.now(), number, name, MappingProxyType(dict(answer.assignments)), answer.labels))
+            rules = self._stopper.rules() if self._stopper is not None else ()
+            point = MappingProxyType(dict(answer.assignments))
+            self._record(Asked(self._clock.now(), number, name, point, answer.labels, rules))
             self._start(self._search.trials[number])
+
+    def _suggestion(self, number: int) -> Suggestion | NoSuggestion:
+        if number >= len(self._tries):
+            return self._suggester.ask(number)
+        wanted = Suggestion(self._tries[number])
+        self._suggester.restore(number, wanted)
+        return wanted
 
     @property
     def _seed(self) -> int:
@@ -133,10 +212,25 @@ class Engine:
 
     def _poll(self, timeout_s: float) -> None:
         for event in self._launcher.poll(timeout_s):
-            self._record(event)
-            if isinstance(event, Exited):
-                self._suggester.tell(self._search.trials[event.number])
+            if isinstance(event, Reported) and self._stopper is not None:
+                self._record_steps(event)
+            else:
+                self._record(event)
         self._store.sync()
+
+    def _record_steps(self, event: Reported) -> None:
+        """Line by line, so that a decision to stop early falls on a report and not on what was read at a time. What comes after it
+        is left out: the trial's value is the one that was decided on, as when Katib's collector reads its metrics then."""
+        for reports in _lines(event.reports):
+            if self._search.trials[event.number].stop_reason:
+                return
+            if self._record(Reported(event.at, event.number, reports)):
+                self._stop_early(event.number)
+
+    def _stop_early(self, number: int) -> None:
+        if not self._search.trials[number].stop_reason:
+            self._record(Stopping(self._clock.now(), number, EARLY_STOPPED))
+        self._launcher.stop(number, GRACE_S)
 
     def _pause(self) -> None:
         """Stops what runs and journals nothing of how it ends: these trials begin again when the search goes on."""
@@ -154,7 +248,8 @@ class Engine:
     def _finish(self, end: End) -> End:
         """Stops what still runs (a cluster would let it run on; katib.md 10, B10) and closes the journal."""
         for trial in self._search.unfinished:
-            self._record(Stopping(self._clock.now(), trial.number, end.reason))
+            if not trial.stop_reason:
+                self._record(Stopping(self._clock.now(), trial.number, end.reason))
             if trial.number in self._to_restart:
                 self._record(Exited(self._clock.now(), trial.number, None, end.reason))
             else:
@@ -167,9 +262,13 @@ class Engine:
         self._record(Ended(self._clock.now(), end.succeeded, end.reason, end.message))
         return end
 
-    def _record(self, event: Event) -> None:
-        """Journal first, then memory, then whoever watches."""
-        self._store.append(event)
-        self._search.apply(event)
-        if self._watch is not None:
-            self._watch(event, self._search)
+
+def _lines(reports: Sequence[Report]) -> Iterator[tuple[Report, ...]]:
+    """The reports in pieces in each of which no metric comes twice."""
+    line: list[Report] = []
+    for report in reports:
+        if any(report.metric == other.metric for other in line):
+            yield tuple(line)
+            line = []
+        line.append(report)
+    yield tuple(line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import astuple, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -13,16 +13,21 @@ from katuna.trials import Asked, Edited, Ended, Event, Exited, Known, Opened, Re
 _KINDS: Mapping[str, type[Event]] = MappingProxyType(
     {kind.__name__: kind for kind in (Opened, Known, Asked, Started, Reported, Stopping, Exited, Edited, Resumed, Ended)}
 )
+_PLAIN = (int, float, str, tuple)
+"""Not looked at twice, as most values are one of these."""
+
+_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in _KINDS.values()}
 
 
 def to_json(event: Event) -> dict[str, Any]:
     """`{"event": NAME, ...fields}` of plain JSON values; a Report is `[metric, value]` or `[metric, value, time_us]`."""
-    plain: dict[str, Any] = {"event": type(event).__name__}
-    for field in fields(event):
-        value = getattr(event, field.name)
-        plain[field.name] = dict(value) if isinstance(value, Mapping) else value
+    kind = type(event)
+    plain: dict[str, Any] = {"event": kind.__name__}
+    for name in _FIELDS[kind]:
+        value = getattr(event, name)
+        plain[name] = value if type(value) in _PLAIN or not isinstance(value, Mapping) else dict(value)
     if isinstance(event, Asked):
-        plain["rules"] = [list(vars(rule).values()) for rule in event.rules]
+        plain["rules"] = [list(astuple(rule)) for rule in event.rules]
         plain = {name: value for name, value in plain.items() if value or name not in ("labels", "rules")}
     if isinstance(event, Reported):
         plain["reports"] = [
@@ -40,9 +45,11 @@ def from_json(plain: Mapping[str, Any]) -> Event:
         raise ValueError(f"unknown event {plain.get('event')!r}")
     if kind is Reported:
         arguments["reports"] = tuple(Report(*entry) for entry in arguments["reports"])
-    if kind is Asked:
+    elif kind is Asked:
         arguments["rules"] = tuple(StopRule(*entry) for entry in arguments.get("rules", ()))
     for name, value in arguments.items():
+        if type(value) in _PLAIN:
+            continue
         if isinstance(value, dict):
             arguments[name] = MappingProxyType(value)
         elif isinstance(value, list):
