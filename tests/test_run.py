@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import katuna
-from katuna.errors import RunNotFound, SpecRefused
+from katuna.errors import InputRefused, RunNotFound, SpecRefused
 from katuna.launch.options import LocalOptions
 from katuna.run import RunOptions
 from katuna.trials import Event, Exited, Search
@@ -65,8 +65,32 @@ def test_options_survive_the_journal() -> None:
             cwd="/",
         ),
         keep=3,
+        algorithm="tpe",
+        settings={"n_startup_trials": "5"},
+        early_stopping="asha",
+        stopping_settings={"min_step": "2"},
+        let_running_finish=True,
+        tries=({"lr": "0.1"}, {}),
     )
     assert RunOptions.from_json(json.loads(json.dumps(options.as_json()))) == options
+    before = {name: value for name, value in options.as_json().items() if name in ("local", "keep")}
+    assert RunOptions.from_json(before) == RunOptions(options.local, keep=3)
+
+
+def test_a_run_begins_with_the_results_of_another(tmp_path: Path) -> None:
+    path = write_experiment(tmp_path)
+    first = katuna.tune(path, home=tmp_path / "mine")
+    second = katuna.tune(path, home=tmp_path / "mine", warm_start=["toy"], options=RunOptions(algorithm="tpe"))
+    assert [known.assignments for known in second.search.known] == [trial.assignments for trial in first.trials]
+    assert second.experiment.algorithm == "tpe"
+    again = katuna.load(second.path)
+    assert (again.experiment, again.search) == (second.experiment, second.search)
+
+
+def test_pbt_keeps_what_its_trials_begin_with(tmp_path: Path) -> None:
+    pbt = Path(__file__).parents[1] / "katib" / "digits-pbt.yaml"
+    with pytest.raises(InputRefused, match="leave --keep out"):
+        katuna.tune(pbt, home=tmp_path, options=RunOptions(keep=3))
 
 
 def test_the_command_line_is_one_line_whatever_is_in_it(tmp_path: Path) -> None:

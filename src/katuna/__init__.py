@@ -6,6 +6,10 @@ run = katuna.tune("katib/digits-tpe.yaml")
 run.best.assignments, run.to_dataframe()
 
 katuna.load()            # the latest run
+
+search = katuna.Search("katib/digits-tpe.yaml")   # only what to try; see docs/asktell.md
+point = search.ask()
+search.tell(point, 0.97)
 """
 
 from __future__ import annotations
@@ -14,17 +18,18 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = ["Run", "load", "tune"]
+__all__ = ["Run", "Search", "load", "tune"]
 
 if TYPE_CHECKING:
+    from katuna.asktell import Search
     from katuna.conduct import tune
     from katuna.run import Run, load
 
 
 def __getattr__(name: str) -> object:
     """Imported when first asked for: `katuna --help` and trainers, which import this package too, need none of it."""
-    if name in __all__:
-        from katuna import conduct, run
+    if name not in __all__:
+        raise AttributeError(f"module 'katuna' has no attribute {name!r}")
+    from importlib import import_module
 
-        return getattr(conduct if name == "tune" else run, name)
-    raise AttributeError(f"module 'katuna' has no attribute {name!r}")
+    return getattr(import_module({"tune": "katuna.conduct", "Search": "katuna.asktell"}.get(name, "katuna.run")), name)

@@ -6,24 +6,29 @@ import contextlib
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from katuna.errors import InputRefused
-from katuna.run import PathLike, Plan, Run, RunOptions, read_sources
+from katuna.run import PathLike, Plan, Run, RunOptions, overridden, read_sources
+from katuna.search.budget import check_edit, edited
+from katuna.search.given import Taken, checked_tries
 from katuna.spec.dump import to_yaml
 from katuna.spec.load import load_experiment
-from katuna.spec.model import Manifest
+from katuna.spec.model import Experiment, Manifest
 from katuna.spec.render import render
 from katuna.store import journal, rundir
 from katuna.store.rundir import RunDir
-from katuna.trials import Event, Exited, Opened, Search, Trial, ranking, trial_name
+from katuna.trials import Assignments, Edited, Ended, Event, Exited, Opened, Search, Trial, fold, ranking, trial_name
 
 if TYPE_CHECKING:
+    from katuna.contracts import Launcher, Store, Suggester
     from katuna.launch.local import LocalLauncher
-    from katuna.search.engine import Watcher
+    from katuna.search.engine import Engine, Watcher
 
 
 class SystemClock:
@@ -32,31 +37,58 @@ class SystemClock:
 
 
 def plan(
-    paths: Sequence[PathLike], *, options: RunOptions | None = None, name: str | None = None, seed: int | None = None
+    paths: Sequence[PathLike],
+    *,
+    options: RunOptions | None = None,
+    name: str | None = None,
+    seed: int | None = None,
+    warm_start: Sequence[PathLike] = (),
+    home: Path | None = None,
 ) -> Plan:
     """Reads and checks everything that can be checked before a trial runs.
 
-    `name` picks one of several Experiments; `seed` overrides the file's `random_state`. Raises SpecRefused with all findings of
-    all files, or InputRefused when this machine cannot run the trials (a command that does not exist, GPUs that are not there).
+    `name` picks one of several Experiments; `seed` overrides the file's `random_state`; `warm_start` are runs (in `home`) or CSV
+    files whose results the search begins with. Raises SpecRefused with all findings of all files, or InputRefused for options
+    that the Experiment cannot be run with.
     """
     options = options or RunOptions()
     sources = read_sources(paths)
     loaded = load_experiment(sources, name, pass_env=options.local.pass_env)
-    if seed is None:
-        written = loaded.experiment.settings.get("random_state")
-        seed = int(written) if written is not None else secrets.randbelow(2**31)
-    return Plan(sources, loaded, options, seed)
+    experiment = overridden(loaded.experiment, options)
+    if options.keep is not None and experiment.algorithm == "pbt":
+        raise InputRefused(f"--keep best:{options.keep}: pbt begins trials with the checkpoints of others; leave --keep out")
+    options = replace(options, tries=checked_tries(experiment, options.tries))
+    taken: tuple[Taken, ...] = ()
+    if warm_start:
+        from katuna.warmstart import taken_from
+
+        taken = taken_from(experiment, [str(source) for source in warm_start], home)
+    return Plan(sources, loaded, options, seed_of(experiment, loaded.experiment) if seed is None else seed, experiment, taken)
 
 
-def first_trials(planned: Plan, count: int) -> list[tuple[str, Mapping[str, str], Manifest]]:
+def seed_of(*experiments: Experiment) -> int:
+    """The seed that the first of them writes which writes one, else a new one."""
+    from katuna.search.draws import written_seed
+
+    return next((seed for seed in map(written_seed, experiments) if seed is not None), secrets.randbelow(2**31))
+
+
+def first_trials(planned: Plan, count: int) -> list[tuple[str, Assignments, Manifest]]:
     """(name, assignments, rendered job) of the first trials, as they will be asked before any result is known."""
-    from katuna.contracts import NoSuggestion
+    from katuna.contracts import NoSuggestion, Suggestion
     from katuna.search.suggest import suggester_for
 
     suggester = suggester_for(planned.experiment, planned.seed)
+    for known in planned.known:
+        suggester.learn(known.assignments, known.value)
+    tries = planned.tries
     trials = []
     for number in range(count):
-        point = suggester.ask(number)
+        if number < len(tries):
+            point: Suggestion | NoSuggestion = Suggestion(tries[number])
+            suggester.restore(number, Suggestion(tries[number]))
+        else:
+            point = suggester.ask(number)
         if isinstance(point, NoSuggestion):
             break
         name = trial_name(planned.experiment.name, planned.seed, number)
@@ -70,20 +102,23 @@ def tune(
     seed: int | None = None,
     timeout_s: float | None = None,
     options: RunOptions | None = None,
+    warm_start: Sequence[PathLike] = (),
     home: PathLike | None = None,
     watch: Watcher | None = None,
 ) -> Run:
     """Runs the search of an Experiment file to its end and returns the run; prints nothing.
 
-    `paths` are the Experiment and, where its template is kept in one, the ConfigMap; `experiment` picks one of several. `home`
-    is where runs are kept, else KATUNA_HOME or `runs`. `watch(event, search)` is called with each event as it happens.
+    `paths` are the Experiment and, where its template is kept in one, the ConfigMap; `experiment` picks one of several.
+    `warm_start` are runs or CSV files whose results the search begins with. `home` is where runs are kept, else KATUNA_HOME or
+    `runs`. `watch(event, search)` is called with each event as it happens.
     Raises SpecRefused and InputRefused before anything runs. A KeyboardInterrupt stops the trials; `katuna resume` goes on.
     """
-    planned = plan(paths, options=options, name=experiment, seed=seed)
+    here = None if home is None else Path(home)
+    planned = plan(paths, options=options, name=experiment, seed=seed, warm_start=warm_start, home=here)
     return start(
         planned,
         timeout_s=timeout_s,
-        home=None if home is None else Path(home),
+        home=here,
         watch=None if watch is None else lambda _: watch,
     )
 
@@ -98,19 +133,26 @@ def start(
 ) -> Run:
     """Makes the run folder and runs the search to its end, or until it is interrupted. Returns the run either way."""
     preflight(planned)
+    folder, begin = make_run(planned, home)
+    with folder.locked():
+        _search(Run(folder, planned), begin, timeout_s, interruptions, watch)
+    return Run(folder, planned)
+
+
+def make_run(planned: Plan, home: Path | None = None) -> tuple[RunDir, deque[Event]]:
+    """A new run folder, and the events that its journal begins with. Raises InputRefused when it cannot be made."""
     experiment, files = planned.experiment, _as_given(planned)
     digest = hashlib.sha256(b"".join(files.values())).hexdigest()
     opened = Opened(time.time(), experiment.name, planned.seed, digest, _versions(), planned.options.as_json())
-    files |= {"defaulted.yaml": to_yaml(experiment.manifest).encode(), "journal.jsonl": journal.encode(opened)}
-    folder = rundir.create(experiment.name, files, home)
-    with folder.locked(), contextlib.closing(journal.Journal(folder.journal)) as store:
-        _search(Run(folder), planned, store, timeout_s, interruptions, watch)
-    return Run(folder)
+    begin: deque[Event] = deque([opened, *planned.known])
+    files |= {"defaulted.yaml": to_yaml(experiment.manifest).encode(), "journal.jsonl": b"".join(map(journal.encode, begin))}
+    return rundir.create(experiment.name, files, home), begin
 
 
 def resume(
     run: str | None = None,
     *,
+    counts: Mapping[str, int] | None = None,
     timeout_s: float | None = None,
     home: Path | None = None,
     drop_after: int | None = None,
@@ -119,19 +161,37 @@ def resume(
 ) -> Run:
     """Goes on with a search that was interrupted or killed; one that has ended is returned as it is.
 
-    `drop_after` keeps that many lines of a damaged journal. Raises RunNotFound, RunLocked, JournalDamaged, and InputRefused when
-    the trials can no longer run here: then nothing has been changed.
+    `counts` sets parallelTrialCount, maxTrialCount or maxFailedTrialCount anew, as an edit of the Experiment would on a cluster:
+    a search that has ended goes on where Katib's rules let it. `drop_after` keeps that many lines of a damaged journal. Raises
+    RunNotFound, RunLocked, JournalDamaged, and InputRefused when the counts cannot be set or the trials can no longer run here:
+    then nothing has been changed.
     """
     folder = rundir.find(run, home)
     with folder.locked():
         if drop_after is not None:
             journal.drop_after(folder.journal, drop_after)
         found = Run(folder)
-        if found.search.ended is None:
-            preflight(found.plan)
-            with contextlib.closing(journal.Journal(folder.journal)) as store:
-                _search(found, found.plan, store, timeout_s, interruptions, watch)
-    return Run(folder)
+        events, edit = deque(found.events), _edit(found, counts or {})
+        if edit is not None:
+            events.append(edit)
+        if isinstance(events[-1], Ended):
+            return found
+        edits = fold((event for event in events if isinstance(event, Edited)), found.plan.experiment.objective)
+        planned = replace(found.plan, experiment=edited(found.plan.experiment, edits))
+        preflight(planned)
+        found = Run(folder, planned)
+        _search(found, events, timeout_s, interruptions, watch, edit)
+    return found
+
+
+def _edit(found: Run, counts: Mapping[str, int]) -> Edited | None:
+    """The change of the budget; None where it changes nothing. Raises InputRefused."""
+    spec = found.experiment.manifest["spec"]
+    changed = {name: count for name, count in counts.items() if spec.get(name) != count}
+    if not changed:
+        return None
+    check_edit(found.plan.experiment, found.search, changed)
+    return Edited(time.time(), changed)
 
 
 def preflight(planned: Plan) -> None:
@@ -145,7 +205,7 @@ def preflight(planned: Plan) -> None:
             for choice in parameter.choices:
                 other = render(planned.experiment, name, {**point, parameter.name: choice})
                 requests.append(TrialRequest(0, name, other))
-    findings = _launcher(planned, Path).preflight(requests)
+    findings = launcher_for(planned, Path).preflight(requests)
     if findings:
         raise InputRefused(
             "\n".join(f"{finding.message} ({finding.hint})" if finding.hint else finding.message for finding in findings)
@@ -161,57 +221,95 @@ def _as_given(planned: Plan) -> dict[str, bytes]:
     return files
 
 
+class _Replayed:
+    """A run's journal whose events have been read already: its replay gives these, and lets go of each."""
+
+    def __init__(self, store: journal.Journal, events: deque[Event]) -> None:
+        self._events = events
+        self.append = store.append
+        self.sync = store.sync
+
+    def replay(self) -> Iterator[Event]:
+        while self._events:
+            yield self._events.popleft()
+
+
 def _search(
     run: Run,
-    planned: Plan,
-    store: journal.Journal,
+    events: deque[Event],
     timeout_s: float | None,
     interruptions: Callable[[], int],
     watch: Callable[[Run], Watcher] | None,
+    edit: Edited | None = None,
 ) -> None:
+    """Runs the search whose journal holds `events`; `edit`, the last of them, is to be written first."""
+    with contextlib.closing(journal.Journal(run.folder.journal)) as store:
+        if edit is not None:
+            store.append(edit)
+        watchers = [watch(run)] if watch is not None else []
+        if run.options.keep is not None:
+            watchers.append(_trimmer(run.folder, run.options.keep, lambda: store.sync(after_s=0)))
+
+        def tell_all(event: Event, search: Search) -> None:
+            for watcher in watchers:
+                watcher(event, search)
+
+        engine(
+            run.plan, launcher_for(run.plan, run.folder.trial), _Replayed(store, events), timeout_s, interruptions, tell_all
+        ).run()
+
+
+def engine(
+    planned: Plan,
+    launcher: Launcher,
+    store: Store,
+    timeout_s: float | None = None,
+    interruptions: Callable[[], int] = lambda: 0,
+    watch: Watcher | None = None,
+    suggester: Suggester | None = None,
+) -> Engine:
+    """The loop for a plan, with all that its options say; `suggester` is the algorithm's unless given."""
     from katuna.search.engine import Engine
+    from katuna.search.stopping import stopper_for
     from katuna.search.suggest import suggester_for
 
     clock = SystemClock()
-    watchers = [watch(run)] if watch is not None else []
-    if planned.options.keep is not None:
-        watchers.append(_trimmer(run.folder, planned.options.keep))
-
-    def tell_all(event: Event, search: Search) -> None:
-        for watcher in watchers:
-            watcher(event, search)
-
-    Engine(
+    return Engine(
         planned.experiment,
-        suggester_for(planned.experiment, planned.seed),
-        _launcher(planned, run.folder.trial),
+        suggester or suggester_for(planned.experiment, planned.seed),
+        launcher,
         store,
         clock,
+        stopper=stopper_for(planned.experiment),
+        let_running_finish=planned.options.let_running_finish,
+        tries=planned.tries,
         deadline=None if timeout_s is None else clock.now() + timeout_s,
         interruptions=interruptions,
-        watch=tell_all,
-    ).run()
+        watch=watch,
+    )
 
 
-def _launcher(planned: Plan, trial_dir: Callable[[str], Path]) -> LocalLauncher:
-    from katuna.launch.local import Collecting, LocalLauncher
-    from katuna.metrics.filters import compile_filter
+def launcher_for(planned: Plan, trial_dir: Callable[[str], Path]) -> LocalLauncher:
+    """What runs a plan's trials on this machine; `trial_dir` gives a trial's folder by its name."""
+    from katuna.launch.local import LocalLauncher
+    from katuna.metrics.collect import Collecting
 
     experiment = planned.experiment
-    filters = tuple(map(compile_filter, experiment.collector.filters))
     return LocalLauncher(
         trial_dir,
         experiment.template.primary_container,
-        Collecting(experiment.objective.metrics, filters),
+        Collecting.of(experiment),
         SystemClock(),
+        checkpoints=experiment.settings.get("suggestion_trial_dir", "") if experiment.algorithm == "pbt" else "",
         options=planned.options.local,
         parallel=experiment.parallel_trials,
         config_maps=planned.loaded.config_maps,
     )
 
 
-def _trimmer(folder: RunDir, keep: int) -> Watcher:
-    """Takes a trial's artefacts away when it has ended and is not among the best `keep`, or drops out of them."""
+def _trimmer(folder: RunDir, keep: int, on_disk: Callable[[], None]) -> Watcher:
+    """Takes a trial's artefacts away when it has ended and is not among the best `keep`, or drops out of them; `on_disk` is called
+    before, to have on disk that it has."""
     best: list[Trial] = []
 
     def trim(event: Event, search: Search) -> None:
@@ -222,6 +320,7 @@ def _trimmer(folder: RunDir, keep: int) -> Watcher:
         # After a resume the earlier trials are ranked anew; from then on only the newcomer can change the best.
         before = best or ranking((trial for trial in search.trials.values() if trial is not ended), search.objective)[:keep]
         best = ranking([*before, ended], search.objective)[:keep]
+        on_disk()
         for trial in (ended, *before):
             if trial not in best:
                 folder.trim(trial.name)

@@ -6,8 +6,10 @@ KatunaError                 anything katuna reports as one message
 │   ├── RenderRefused       a trial's job cannot be made from the template and these assignments
 │   ├── RunNotFound         no run of that name, or a prefix of several
 │   ├── RunLocked           another katuna process is at work in the run folder
+│   ├── TellFirst           a search driven from Python needs results before its next point; carries the trials' numbers
 │   └── JournalDamaged      a journal line fails its checksum; carries the line
 ├── StoreFailed             the run folder could not be written; the search is resumable (exit 1)
+├── SearchExhausted         a search driven from Python has no point left to ask for
 ├── LaunchFailed            a trial could not be started on this machine (exit 1)
 └── Interrupted             SIGINT or SIGTERM ended the search; resumable (exit 130 or 143)
 
@@ -87,6 +89,14 @@ class RunLocked(InputRefused):
     pass
 
 
+class TellFirst(InputRefused):
+    """`numbers` are the open trials; more can be asked for when some of them have been told."""
+
+    def __init__(self, message: str, numbers: Sequence[int]) -> None:
+        self.numbers = tuple(numbers)
+        super().__init__(message)
+
+
 class JournalDamaged(InputRefused):
     """`line` counts from 1 and is the first line that cannot be trusted."""
 
@@ -104,6 +114,10 @@ class StoreFailed(KatunaError):
             f"{place}: cannot be written: {error.strerror}{how}. Everything recorded before is kept; "
             f"make room and go on with `katuna resume {run}`"
         )
+
+
+class SearchExhausted(KatunaError):
+    pass
 
 
 class LaunchFailed(KatunaError):

@@ -8,16 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from katuna.errors import Finding, InputRefused
 from katuna.launch.options import LocalOptions
+from katuna.search.budget import edited
+from katuna.search.given import UNTAUGHT, Taken, completed
 from katuna.spec.load import Loaded, Source, load_experiment
 from katuna.spec.model import Experiment
 from katuna.spec.render import render
+from katuna.spec.sources import read_source
 from katuna.store import journal, rundir
 from katuna.store.rundir import RunDir
-from katuna.trials import Event, Opened, Search, Trial, fold
+from katuna.trials import Assignments, Event, Known, Opened, Search, Trial, fold
 
 if TYPE_CHECKING:
     import pandas
@@ -29,65 +33,131 @@ PathLike = str | os.PathLike[str]
 class RunOptions:
     """What a user may say of a run beside the file; recorded in the journal, so that a resume means the same.
 
-    `keep` is the number of trials whose artefacts stay, the best ones; None keeps all.
+    `keep` is the number of trials whose artefacts stay, the best ones; None keeps all. `algorithm` and `early_stopping` stand for
+    the file's ("none" is no early stopping), `settings` and `stopping_settings` for single settings of theirs. With
+    `let_running_finish` the trials that still run when the search ends are waited for. `tries` are points to begin with,
+    each perhaps of some parameters only.
     """
 
     local: LocalOptions = field(default_factory=LocalOptions)
     keep: int | None = None
+    algorithm: str | None = None
+    settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    early_stopping: str | None = None
+    stopping_settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    let_running_finish: bool = False
+    tries: tuple[Assignments, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        return {"local": self.local.as_json(), "keep": self.keep}
+        return {
+            "local": self.local.as_json(),
+            "keep": self.keep,
+            "algorithm": self.algorithm,
+            "settings": dict(self.settings),
+            "earlyStopping": self.early_stopping,
+            "stoppingSettings": dict(self.stopping_settings),
+            "letRunningFinish": self.let_running_finish,
+            "tries": [dict(point) for point in self.tries],
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunOptions:
-        """The inverse of `as_json`."""
-        return cls(LocalOptions.from_json(data["local"]), data["keep"])
+        """The inverse of `as_json`; what a journal of an earlier version does not say is as it was then."""
+        return cls(
+            LocalOptions.from_json(data["local"]),
+            data["keep"],
+            data.get("algorithm"),
+            dict(data.get("settings", {})),
+            data.get("earlyStopping"),
+            dict(data.get("stoppingSettings", {})),
+            data.get("letRunningFinish", False),
+            tuple(dict(point) for point in data.get("tries", ())),
+        )
+
+    @property
+    def overrides(self) -> list[str]:
+        """What stands in for the file's own words, as the command line says it."""
+        said = [f"--algorithm {self.algorithm}"] if self.algorithm else []
+        said += [f"--setting {name}={value}" for name, value in self.settings.items()]
+        said += [f"--early-stopping {self.early_stopping}"] if self.early_stopping else []
+        said += [f"--stopping-setting {name}={value}" for name, value in self.stopping_settings.items()]
+        said += ["--let-running-finish"] if self.let_running_finish else []
+        return said + ["--try " + ",".join(f"{name}={value}" for name, value in point.items()) for point in self.tries]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A search that can be started: everything checked, nothing written yet."""
+    """A search that can be started: everything checked, nothing written yet.
+
+    `experiment` is the file's with the overrides of `options`; `taken` are the results from elsewhere that it begins with.
+    """
 
     sources: tuple[Source, ...]
     loaded: Loaded
     options: RunOptions
     seed: int
-
-    @property
-    def experiment(self) -> Experiment:
-        return self.loaded.experiment
+    experiment: Experiment
+    taken: tuple[Taken, ...] = ()
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         return self.loaded.findings
 
+    @property
+    def known(self) -> tuple[Known, ...]:
+        return tuple(known for each in self.taken for known in each.known)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a user is told of the options, a line each."""
+        lines = [str(each) for each in self.taken]
+        if self.taken and self.experiment.algorithm in UNTAUGHT:
+            lines.append(f"warning: {self.experiment.algorithm} learns nothing from known results; tpe or gp would")
+        return lines
+
+    @property
+    def tries(self) -> tuple[Assignments, ...]:
+        """The points that the search begins with, complete."""
+        return completed(self.experiment, self.seed, self.options.tries)
+
+
+def overridden(experiment: Experiment, options: RunOptions) -> Experiment:
+    """The Experiment with the algorithm and the early stopping that the options say. Raises InputRefused for what they cannot be."""
+    if options.algorithm is not None or options.settings:
+        from katuna.search.overrides import with_algorithm
+
+        experiment = with_algorithm(experiment, options.algorithm, options.settings)
+    if options.early_stopping is not None or options.stopping_settings:
+        from katuna.search.stopping import with_early_stopping
+
+        own = experiment.early_stopping
+        name = options.early_stopping or (own.algorithm if own is not None else "")
+        if not name:
+            raise InputRefused("--stopping-setting: the file asks for no early stopping; say which with --early-stopping NAME")
+        kept = own.settings if own is not None and own.algorithm == name else {}
+        experiment = with_early_stopping(experiment, name, {**kept, **options.stopping_settings})
+    return experiment
+
 
 def read_sources(paths: Sequence[PathLike]) -> tuple[Source, ...]:
     """The files as text. Raises InputRefused for one that cannot be read."""
-    sources = []
-    for path in map(Path, paths):
-        try:
-            sources.append(Source(str(path), path.read_bytes().decode()))
-        except UnicodeDecodeError as error:
-            raise InputRefused(f"{path}: not UTF-8 text (byte {error.start}); is it a manifest?") from error
-        except OSError as error:
-            raise InputRefused(f"{path}: {error.strerror or error}") from error
-    return tuple(sources)
+    return tuple(map(read_source, paths))
 
 
-def load(run: str | None = None, *, home: PathLike | None = None) -> Run:
+def load(run: PathLike | None = None, *, home: PathLike | None = None) -> Run:
     """A run by its name, a unique prefix of it or its path; without one the latest. Raises RunNotFound."""
-    return Run(rundir.find(run, None if home is None else Path(home)))
+    return Run(rundir.find(None if run is None else os.fspath(run), None if home is None else Path(home)))
 
 
 class Run:
     """A run folder, read: the Experiment as it was run and the search as its journal tells it when first asked.
 
-    Make a new one to see what has happened since.
+    Make a new one to see what has happened since. `planned` is what it runs with, where the caller knows that already.
     """
 
-    def __init__(self, folder: RunDir) -> None:
+    def __init__(self, folder: RunDir, planned: Plan | None = None) -> None:
         self.folder = folder
+        self._planned = planned
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder.path)!r})"
@@ -105,10 +175,12 @@ class Run:
         """The journal. Raises JournalDamaged."""
         return tuple(event for event, _ in journal.read(self.folder.journal))
 
-    @property
+    @cached_property
     def opened(self) -> Opened:
-        """Raises InputRefused for a journal without its first event, which katuna does not leave."""
-        first = self.events[0] if self.events else None
+        """The first event. Raises InputRefused for a journal without it, which katuna does not leave."""
+        first = self.events[0] if "events" in self.__dict__ and self.events else None
+        if first is None:
+            first = next((event for event, _ in journal.read(self.folder.journal)), None)
         if not isinstance(first, Opened):
             raise InputRefused(
                 f"{self.folder.journal} does not begin as a journal does; start the search anew with `katuna tune`"
@@ -126,17 +198,20 @@ class Run:
     @cached_property
     def plan(self) -> Plan:
         """What the run was started with. Raises InputRefused when its files are gone or no longer read, as after an edit by hand."""
-        sources = read_sources(self.folder.sources)
-        loaded = load_experiment(sources, self.opened.experiment, pass_env=self.options.local.pass_env)
-        return Plan(sources, loaded, self.options, self.opened.seed)
+        if self._planned is not None:
+            return self._planned
+        sources, options = read_sources(self.folder.sources), self.options
+        loaded = load_experiment(sources, self.opened.experiment, pass_env=options.local.pass_env)
+        return Plan(sources, loaded, options, self.opened.seed, overridden(loaded.experiment, options))
 
-    @property
+    @cached_property
     def experiment(self) -> Experiment:
-        return self.plan.experiment
+        """As it runs: with the overrides, and with the budget as it was last edited."""
+        return edited(self.plan.experiment, self.search) if self._planned is None else self._planned.experiment
 
     @cached_property
     def search(self) -> Search:
-        return fold(self.events, self.experiment.objective)
+        return fold(self.events, self.plan.experiment.objective)
 
     @property
     def trials(self) -> list[Trial]:

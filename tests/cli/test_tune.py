@@ -130,6 +130,14 @@ def damaged(change: dict[str, Any] | None = None, **spec: Any) -> str:
     return yaml.safe_dump(whole)
 
 
+def with_one_more_parameter(name: str) -> str:
+    """One that nothing in the trial refers to."""
+    whole = yaml.safe_load(experiment_yaml())
+    more = {"name": name, "parameterType": "double", "feasibleSpace": {"min": "0.1", "max": "0.2"}}
+    whole["spec"]["parameters"].append(more)
+    return yaml.safe_dump(whole)
+
+
 REFUSED = {
     "malformed": ("a: [1,\nb: }", r"experiment\.yaml:2:"),
     "empty": ("", r"experiment\.yaml: error: .*empty|no document"),
@@ -138,15 +146,7 @@ REFUSED = {
     "misspelt field": (damaged(maxTrialCounts=3), r"maxTrialCounts.*did you mean.*maxTrialCount"),
     "two of one name": (experiment_yaml() + "---\n" + experiment_yaml(), r"second Experiment is named"),
     "several": (experiment_yaml() + "---\n" + experiment_yaml(name="other"), r"several Experiments"),
-    "unused parameter": (
-        damaged(
-            parameters=[
-                {"name": name, "parameterType": "double", "feasibleSpace": {"min": "0.1", "max": "0.2"}}
-                for name in ("lr", "momentum")
-            ]
-        ),
-        r"momentum",
-    ),
+    "unused parameter": (with_one_more_parameter("momentum"), r"momentum"),
     "undeclared placeholder": (
         damaged(command=["python", "-c", "pass", "${trialParameters.lr}", "${trialParameters.width}"]),
         r"width",

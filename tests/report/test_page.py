@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 from html.parser import HTMLParser
 
 import pytest
-from synthetic import make_run, tuning
+from synthetic import PARAMETERS, make_run, tuning
 
+from katuna.metrics.line import Report
 from katuna.report.figures import Figure
 from katuna.report.page import duration, figure_section, report_html
-from katuna.spec.model import Parameter
-from katuna.trials import Asked, Ended, Event, Exited, Opened, Started, fold
+from katuna.search.budget import edited
+from katuna.spec.model import EarlyStopping, Parameter
+from katuna.trials import EARLY_STOPPED, Asked, Edited, Ended, Event, Exited, Known, Opened, Reported, Started, Stopping, fold
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -52,6 +55,31 @@ class Outline(HTMLParser):
     @property
     def text(self) -> str:
         return "\n".join(self.texts)
+
+
+def test_the_page_tells_of_early_stopping_known_results_and_an_edited_budget() -> None:
+    experiment = tuning(early_stopping=EarlyStopping("median"))
+    point = {parameter.name: parameter.text(1.0) if parameter.is_numeric else parameter.choices[0] for parameter in PARAMETERS}
+    events: list[Event] = [
+        Opened(0.0, experiment.name, 7, "", {}, {}),
+        Known(0.0, point, 0.5, "another"),
+        Asked(1.0, 0, "digits-tpe-0", point),
+        Started(2.0, 0, 1, {}),
+        Reported(3.0, 0, (Report("accuracy", "0.25"),)),
+        Stopping(4.0, 0, EARLY_STOPPED),
+        Exited(5.0, 0, 143, "Error", "stopped"),
+        Edited(6.0, {"maxTrialCount": 77}),
+    ]
+    search = fold(events, experiment.objective)
+    text = Outline(report_html(edited(experiment, search), search, events)).text.splitlines()
+    facts = dict(itertools.pairwise(text))
+    assert facts["Early stopping"] == "median"
+    assert facts["Results known before"] == "1"
+    assert facts["Trials stopped early"] == "1"
+    assert facts["Trials finished"] == "1 of 77"
+    assert "EarlyStopped" in text
+    assert "0.25" in text
+    assert not [line for line in text if "TrialEarlyStopped" in line], "the state says it"
 
 
 def test_the_page_tells_the_outcome_the_best_trial_and_every_trial() -> None:

@@ -16,6 +16,7 @@ from katuna.errors import KatunaError
 VERBS = {
     "tune": "Run the search of an Experiment file on this machine.",
     "lint": "Check manifests without running anything.",
+    "smoke": "Run short trials at the corners of the space; say which crash or print no metric.",
     "ls": "List the runs.",
     "show": "Show a run; -o json prints Katib's Experiment with its status.",
     "trials": "List the trials of a run; -o json prints Katib's Trials.",

@@ -114,6 +114,17 @@ _LOCAL = (
         show_default=True,
         help="GPUs as the job asks, none, or one a trial.",
     ),
+)
+
+
+def search_options(command: Command) -> Command:
+    """The options that say how the search goes, beside the file or in its place; `run_options` takes them too."""
+    for option in reversed(_SEARCH):
+        command = option(command)
+    return command
+
+
+_SEARCH = (
     click.option(
         "--keep",
         type=Keep(),
@@ -122,14 +133,59 @@ _LOCAL = (
         show_default=True,
         help="Whose checkpoints and other artefacts stay when a trial has ended.",
     ),
+    click.option(
+        "--algorithm", metavar="NAME", help="Search by this algorithm instead of the file's: Katib's, or a sampler of Optuna's."
+    ),
+    click.option(
+        "--setting",
+        "settings",
+        multiple=True,
+        type=Pair("NAME=VALUE"),
+        help="A setting of the algorithm, in the place of the file's.",
+    ),
+    click.option(
+        "--early-stopping",
+        metavar="asha|median|percentile|medianstop|none",
+        help="Stop trials early by this rule instead of the file's, or not at all.",
+    ),
+    click.option(
+        "--stopping-setting", "stopping_settings", multiple=True, type=Pair("NAME=VALUE"), help="A setting of that rule."
+    ),
+    click.option(
+        "--let-running-finish",
+        is_flag=True,
+        help="At the end let trials that still run come to theirs, as on a cluster; default: stop them.",
+    ),
+    click.option(
+        "--try",
+        "tries",
+        multiple=True,
+        metavar="lr=0.01,layers=2",
+        help="A point to begin with; what it leaves out is drawn at random. A pair with a comma in it goes in double quotes.",
+    ),
 )
 
 
-def run_options(maps: Any, entrypoints: Any, pythons: Any, pass_env: Any, device: Any, keep: int | None) -> Any:
+def run_options(
+    *,
+    maps: Any,
+    entrypoints: Any,
+    pythons: Any,
+    pass_env: Any,
+    device: Any,
+    keep: int | None = None,
+    algorithm: str | None = None,
+    settings: Any = (),
+    early_stopping: str | None = None,
+    stopping_settings: Any = (),
+    let_running_finish: bool = False,
+    tries: Any = (),
+) -> Any:
     """RunOptions of what the command line says. Raises InputRefused for what makes no sense."""
     from katuna.errors import InputRefused
     from katuna.launch.options import LocalOptions
     from katuna.run import RunOptions
+    from katuna.search.given import parse_try
 
     commands = {}
     for image, text in entrypoints:
@@ -145,4 +201,23 @@ def run_options(maps: Any, entrypoints: Any, pythons: Any, pass_env: Any, device
         device=device,
         cwd=str(Path.cwd()),
     )
-    return RunOptions(local, keep)
+    return RunOptions(
+        local,
+        keep,
+        algorithm,
+        _once("--setting", settings),
+        early_stopping,
+        _once("--stopping-setting", stopping_settings),
+        let_running_finish,
+        tuple(parse_try(text) for text in tries),
+    )
+
+
+def _once(option: str, pairs: Any) -> dict[str, str]:
+    from katuna.errors import InputRefused
+
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputRefused(f"{option} {name} is given twice")
+    return dict(pairs)

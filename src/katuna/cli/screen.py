@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PLURALS = {
     TrialState.SUCCEEDED: "succeeded",
+    TrialState.EARLY_STOPPED: "stopped early",
     TrialState.FAILED: "failed",
     TrialState.METRICS_UNAVAILABLE: "without metrics",
     TrialState.KILLED: "stopped",
@@ -53,6 +54,11 @@ class Screen:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         pass
+
+    @property
+    def has_seen(self) -> bool:
+        """Whether a search has begun before it."""
+        return self._run is not None
 
     def watch(self, run: Run) -> Watcher:
         """The introduction, and then what takes the events."""
@@ -98,14 +104,16 @@ class Screen:
 
 
 def introduction(run: Run) -> list[str]:
-    """What is about to happen, in three lines at most."""
+    """What is about to happen, in four lines at most."""
     experiment = run.experiment
     objective = experiment.objective
     goal = "" if objective.goal is None else f" to {objective.goal:g}"
     limit = "no limit of trials" if experiment.max_trials is None else f"{experiment.max_trials} trials"
     aim = f"{objective.type.value} {objective.metric}{goal} by {experiment.algorithm}"
+    overrides = run.options.overrides
     return [
         f"{run.name}: {aim}, {limit}, {experiment.parallel_trials} at a time, seed {run.opened.seed}",
+        *([f"other than the file says: {' '.join(overrides)}"] if overrides else []),
         f"images are not pulled: their commands run here, in {run.options.local.cwd}",
         f"run folder {run.path}",
     ]
@@ -120,15 +128,16 @@ def ended_line(trial: Trial, search: Search) -> str:
     value = trial.value(search.objective)
     if value is not None:
         best = search.best
-        star = "  best so far" if best is not None and best.number == trial.number else ""
+        star = "  stopped early" if trial.state is TrialState.EARLY_STOPPED else ""
+        star += "  best so far" if best is not None and best.number == trial.number else ""
         return f"trial {trial.number} {search.objective.metric}={figure(value)} in {took}{star}"
     return f"trial {trial.number} {PLURALS.get(trial.state, trial.state.value)}: {trial.message or trial.reason}"
 
 
 def tally(search: Search) -> str:
     """`9 succeeded, 1 failed`."""
-    states = [trial.state for trial in search.trials.values()]
-    return ", ".join(f"{states.count(state)} {word}" for state, word in PLURALS.items() if state in states) or "no trial ended"
+    counts = search.counts
+    return ", ".join(f"{counts[state]} {word}" for state, word in PLURALS.items() if counts[state]) or "no trial ended"
 
 
 def closing(run: Run) -> list[str]:

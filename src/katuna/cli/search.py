@@ -58,7 +58,11 @@ def attend(search: Callable[..., Run]) -> None:
         run = search(interruptions=lambda: stop.count, watch=screen.watch)
     if run.search.ended is None:
         raise Interrupted(interruption(run), stop.signum)
-    screen.closing_words(run)
+    if screen.has_seen:
+        screen.closing_words(run)
+    else:
+        ended = f"{run.name} has ended: {run.search.ended.message}. There is nothing to resume"
+        click.echo(f"{ended}; `katuna show {run.name}` shows it")
     if not run.search.ended.succeeded:
         sys.exit(1)
 

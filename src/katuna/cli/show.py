@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import click
@@ -42,6 +43,17 @@ def _facts(run: Any) -> list[tuple[str, str]]:
         ("Seed", str(run.opened.seed)),
         ("Trials", f"{tally(search)}; {len(search.unfinished)} unfinished; limit {experiment.max_trials or 'none'}"),
     ]
+    if experiment.early_stopping is not None:
+        rule = experiment.early_stopping
+        words = [rule.algorithm, *(f"{name}={value}" for name, value in rule.settings.items())]
+        facts.insert(4, ("Stopping", " ".join(words)))
+    if search.known:
+        sources = Counter(known.source for known in search.known)
+        facts.append(("Known", ", ".join(f"{count} results of {source}" for source, count in sources.items())))
+    if run.options.overrides:
+        facts.append(("Overrides", " ".join(run.options.overrides)))
+    if search.budget:
+        facts.append(("Edited", ", ".join(f"{name} {count}" for name, count in search.budget.items())))
     if best is not None:
         facts.append(("Best", f"{figure(best.value(objective))}  {best.name}  {assignments(best)}"))
     times = [event.at for event in run.events]

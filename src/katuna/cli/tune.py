@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
-from katuna.cli.options import Duration, local_options, run_options
+from katuna.cli.options import Duration, complete_run, local_options, run_options, search_options
+
+
+def _complete_source(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    from click.shell_completion import CompletionItem
+
+    return [*complete_run(ctx, param, incomplete), CompletionItem(incomplete, type="file")]
 
 
 @click.command("tune")
@@ -15,11 +21,30 @@ from katuna.cli.options import Duration, local_options, run_options
 @click.option("--experiment", "name", metavar="NAME", help="Which Experiment, where the files hold several.")
 @click.option("--timeout", type=Duration(), metavar="2h", help="End the search after this time; running trials are stopped.")
 @click.option("--seed", type=click.IntRange(0), help="Overrides the file's random_state; without either, a new one each time.")
-@click.option("--dry-run", is_flag=True, help="Print the defaulted Experiment and the first trials as rendered; run nothing.")
+@search_options
+@click.option(
+    "--warm-start",
+    multiple=True,
+    metavar="RUN|CSV",
+    shell_complete=_complete_source,
+    help="Begin with the results of another run, or of a table with a column for each parameter and the objective metric.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print the size of the search, the defaulted Experiment and the first trials as rendered; run nothing.",
+)
 @click.option("-n", "count", type=click.IntRange(0), default=3, show_default=True, help="How many trials --dry-run renders.")
 @local_options
 def command(
-    files: tuple[Path, ...], name: str | None, timeout: float | None, seed: int | None, dry_run: bool, count: int, **local: Any
+    files: tuple[Path, ...],
+    name: str | None,
+    timeout: float | None,
+    seed: int | None,
+    warm_start: tuple[str, ...],
+    dry_run: bool,
+    count: int,
+    **options: Any,
 ) -> None:
     """Run the search of a Katib Experiment on this machine.
 
@@ -28,9 +53,12 @@ def command(
     """
     from katuna import conduct
     from katuna.cli.screen import say_findings
+    from katuna.text import printable
 
-    planned = conduct.plan(files, options=run_options(**local), name=name, seed=seed)
+    planned = conduct.plan(files, options=run_options(**options), name=name, seed=seed, warm_start=warm_start)
     say_findings(planned.findings)
+    for line in planned.remarks:
+        click.echo(printable(line), err=True)
     if dry_run:
         _print_plan(planned, count)
         return
@@ -42,11 +70,15 @@ def command(
 def _print_plan(planned: Any, count: int) -> None:
     from katuna import conduct
     from katuna.cli.output import yaml_text
+    from katuna.outlook import outlook
     from katuna.text import printable
 
+    trials = conduct.first_trials(planned, max(1, count))
+    for fact, value in outlook(planned, trials[0][2] if trials else None).items():
+        click.echo(f"# {fact.ljust(14)}{printable(value)}")
     click.echo(f"# {planned.experiment.name}, as Katib would default it")
     click.echo(yaml_text(planned.experiment.manifest), nl=False)
-    for number, (trial, point, manifest) in enumerate(conduct.first_trials(planned, count)):
+    for number, (trial, point, manifest) in enumerate(trials[:count]):
         words = ", ".join(f"{key}={value}" for key, value in point.items())
         click.echo(f"---\n# trial {number}: {trial}: {printable(words)}")
         click.echo(yaml_text(manifest), nl=False)

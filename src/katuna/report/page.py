@@ -80,7 +80,7 @@ def _text(value: str) -> str:
 
 
 def _header(experiment: Experiment, search: Search) -> str:
-    objective, trials = experiment.objective, search.trials.values()
+    objective = experiment.objective
     finished = search.finished
     goal = "" if objective.goal is None else f", goal {objective.goal:g}"
     limit = "" if experiment.max_trials is None else f" of {experiment.max_trials}"
@@ -89,10 +89,13 @@ def _header(experiment: Experiment, search: Search) -> str:
         "Algorithm": experiment.algorithm,
         "Trials finished": f"{finished}{limit}",
     }
+    if experiment.early_stopping is not None:
+        facts["Early stopping"] = experiment.early_stopping.algorithm
+    if search.known:
+        facts["Results known before"] = str(len(search.known))
     for state, word in _LESS_GOOD_ENDS.items():
-        count = sum(trial.state is state for trial in trials)
-        if count:
-            facts[word] = str(count)
+        if search.counts[state]:
+            facts[word] = str(search.counts[state])
     if search.opened is not None:
         facts["Started"] = timestamp(search.opened.at).replace("T", " ").replace("Z", " UTC")
         if search.ended is not None:
@@ -187,6 +190,8 @@ def _row(experiment: Experiment, numeric: dict[str, bool], trial: Trial, best: b
 
 def _why(trial: Trial) -> str:
     """The reason, unless it only repeats the state, and what is known beyond it."""
+    if trial.state is TrialState.EARLY_STOPPED:
+        return ""
     reason = "" if trial.reason == trial.state.value else trial.reason
     return ": ".join(filter(None, (reason, trial.message)))
 

@@ -1,0 +1,147 @@
+"""A search driven from Python: points asked for and results told, by the suggesters that `tune` uses; launches and writes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from katuna import trials
+from katuna.conduct import seed_of
+from katuna.contracts import NoSuggestion
+from katuna.errors import InputRefused, SearchExhausted, TellFirst
+from katuna.metrics.line import Report
+from katuna.run import PathLike, RunOptions, overridden, read_sources
+from katuna.search.given import checked
+from katuna.search.suggest import suggester_for
+from katuna.spec.load import load_experiment
+from katuna.spec.model import Experiment, Parameter
+from katuna.spec.remark import listed
+from katuna.trials import Asked, Assignments, Exited, Reported, Started, Trial, number, trial_name
+
+Value = int | float | str
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A point to try. `assignments` are Katib's texts, `values` the same as int, float or str; `labels` are the algorithm's."""
+
+    number: int
+    name: str
+    assignments: Assignments
+    values: Mapping[str, Value]
+    labels: Mapping[str, str]
+
+
+class Search:
+    """The search of an Experiment, a file or a loaded one, with whoever asks doing the trials.
+
+    `algorithm` and `settings` stand for the file's, as with `tune --algorithm --setting`; `seed` for its `random_state`. The same
+    seed and the same tells in the same order give the points that `tune` would try one at a time. Budget, goal and early
+    stopping are the caller's to heed. Raises SpecRefused and InputRefused as `tune` does.
+    """
+
+    def __init__(
+        self,
+        experiment: PathLike | Experiment,
+        *,
+        algorithm: str | None = None,
+        settings: Mapping[str, object] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if not isinstance(experiment, Experiment):
+            experiment = load_experiment(read_sources([experiment])).experiment
+        options = RunOptions(algorithm=algorithm, settings={name: str(value) for name, value in (settings or {}).items()})
+        self.experiment = overridden(experiment, options)
+        self.seed = seed_of(self.experiment, experiment) if seed is None else seed
+        self._suggester = suggester_for(self.experiment, self.seed)
+        self._search = trials.Search(self.experiment.objective)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Every point asked for, in that order."""
+        return list(self._search.trials.values())
+
+    @property
+    def best(self) -> Trial | None:
+        """The one with the best value told so far; None while there is none. Learnt results are not among them."""
+        return self._search.best
+
+    def learn(self, assignments: Mapping[str, object], value: float) -> None:
+        """A result from elsewhere, before the first ask. Raises InputRefused when it is not of this space."""
+        if self._search.trials:
+            raise InputRefused("learn: only before the first ask; what was asked for is told with tell")
+        texts = {name: str(each) for name, each in assignments.items()}
+        point = checked(self.experiment, texts, "learn", complete=True)
+        if number(repr(float(value))) is None:
+            raise InputRefused(f"learn: {value} is no finite number")
+        self._suggester.learn(MappingProxyType(point), float(value))
+
+    def ask(self) -> Ask:
+        """The next point. Any number may be open at a time.
+
+        Raises SearchExhausted when the space has been tried, and TellFirst, with the numbers, when the algorithm (hyperband, pbt)
+        can go on only after open points have been told.
+        """
+        count = len(self._search.trials)
+        answer = self._suggester.ask(count)
+        if answer is NoSuggestion.EXHAUSTED:
+            raise SearchExhausted(f"{self.experiment.name}: every point of the space was asked for ({count} points)")
+        if isinstance(answer, NoSuggestion):
+            raise TellFirst(
+                f"{self.experiment.algorithm} needs results before its next point: tell {listed(map(str, self._open()))} first",
+                self._open(),
+            )
+        name, now = trial_name(self.experiment.name, self.seed, count), time.time()
+        self._search.apply(Asked(now, count, name, MappingProxyType(dict(answer.assignments)), answer.labels))
+        self._search.apply(Started(now, count, 1, {}))
+        values = {each.name: typed(each, answer.assignments[each.name]) for each in self.experiment.parameters}
+        return Ask(count, name, self._search.trials[count].assignments, MappingProxyType(values), answer.labels)
+
+    def tell(self, trial: Ask | int, value: float | Mapping[str, float] | None = None, *, failed: bool = False) -> None:
+        """The end of a trial: the objective's value, or every metric's by name, or that it failed.
+
+        A value that is not finite counts as none, as it does when a trial prints it. Raises InputRefused for a number that was
+        not asked for or has been told, and for metrics without the objective's.
+        """
+        known = self._search.trials.get(trial.number if isinstance(trial, Ask) else trial)
+        if known is None:
+            raise InputRefused(
+                f"tell: nobody has asked for trial {trial}; open trials: {listed(map(str, self._open())) or 'none'}"
+            )
+        if known.state.is_final:
+            raise InputRefused(f"tell: trial {known.number} has been told already ({known.state.value})")
+        if failed == (value is not None):
+            raise InputRefused(f"tell: give trial {known.number} a value or failed=True, one of the two")
+        reports = () if value is None else self._reports(value)
+        now = time.time()
+        if reports:
+            self._search.apply(Reported(now, known.number, reports))
+        self._search.apply(Exited(now, known.number, 1 if failed else 0, "Error" if failed else "Completed"))
+        self._suggester.tell(self._search.trials[known.number])
+
+    def _reports(self, value: float | Mapping[str, float]) -> tuple[Report, ...]:
+        objective = self.experiment.objective
+        metrics = value if isinstance(value, Mapping) else {objective.metric: value}
+        if objective.metric not in metrics:
+            raise InputRefused(
+                f"tell: no value for {objective.metric}, the objective; metrics given: {listed(metrics) or 'none'}"
+            )
+        texts = {name: repr(float(each)) for name, each in metrics.items()}
+        return tuple(Report(name, text) for name, text in texts.items() if number(text) is not None)
+
+    def _open(self) -> tuple[int, ...]:
+        return tuple(trial.number for trial in self._search.unfinished)
+
+
+def typed(parameter: Parameter, text: str) -> Value:
+    """An assignment as Python has it: an int, a float, or the choice of a list; of a discrete one the number that it is."""
+    if parameter.type == "int":
+        return int(text)
+    if parameter.type == "double":
+        return float(text)
+    value = number(text) if parameter.type == "discrete" else None
+    if value is None:
+        return text
+    return int(text) if text.lstrip("+-").isdecimal() else value
