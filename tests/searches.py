@@ -19,27 +19,32 @@ KATUNA = (sys.executable, "-m", "katuna")
 SCORES = "import sys; lr = float(sys.argv[1]); print(f'accuracy={1 - abs(lr - 0.3):.6f}')"
 """A trial that is over at once; its best lr is 0.3."""
 
+LR = {"name": "lr", "parameterType": "double", "feasibleSpace": {"min": "0.01", "max": "0.9"}}
+
 
 def experiment_yaml(program: str = SCORES, **changes: Any) -> str:
     """An Experiment over one double, four random trials of `program`, two at a time. `changes` go into its spec; `name`, `job`,
     `env` and `parameters` into what they say."""
     name = changes.pop("name", "toy")
+    parameters = changes.get("parameters", [LR])
+    words = [f"${{trialParameters.{parameter['name']}}}" for parameter in parameters]
     container = {
         "name": "main",
         "image": "registry.example/toy:1",
-        "command": changes.pop("command", ["python", "-I", "-S", "-c", program, "${trialParameters.lr}"]),
-        "env": [{"name": key, "value": value} for key, value in changes.pop("env", {}).items()],
+        "command": changes.pop("command", ["python", "-I", "-S", "-c", program, *words]),
     }
+    if env := changes.pop("env", {}):
+        container["env"] = [{"name": key, "value": value} for key, value in env.items()]
     job = {"template": {"spec": {"restartPolicy": "Never", "containers": [container]}}, **changes.pop("job", {})}
     spec = {
         "objective": {"type": "maximize", "objectiveMetricName": "accuracy"},
         "algorithm": {"algorithmName": "random", "algorithmSettings": [{"name": "random_state", "value": "5"}]},
         "parallelTrialCount": 2,
         "maxTrialCount": 4,
-        "parameters": [{"name": "lr", "parameterType": "double", "feasibleSpace": {"min": "0.01", "max": "0.9"}}],
+        "parameters": parameters,
         "trialTemplate": {
             "primaryContainerName": "main",
-            "trialParameters": [{"name": "lr", "reference": "lr"}],
+            "trialParameters": [{"name": parameter["name"], "reference": parameter["name"]} for parameter in parameters],
             "trialSpec": {"apiVersion": "batch/v1", "kind": "Job", "spec": job},
         },
         **changes,
@@ -78,6 +83,29 @@ def objects(*arguments: str) -> Any:
 
 def journal_events(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    """The journal as if nothing had happened to it: without times, pids and resume marks, and without what attempts told that a
+    resume took up again; the reports of a trial in one, however they were read. How soon a stopped trial ended is left out too."""
+    kept: list[dict[str, Any]] = []
+    stopped: set[int] = set()
+    for event in journal_events(run):
+        plain = {name: value for name, value in event.items() if name not in ("at", "crc", "process")}
+        if event["event"] == "Resumed":
+            again = event["restarted"]
+            kept = [each for each in kept if each["event"] == "Asked" or each.get("number") not in again]
+            stopped -= set(again)
+            continue
+        if event["event"] == "Stopping":
+            stopped.add(event["number"])
+        if event["event"] == "Exited" and event["number"] in stopped:
+            plain = {"event": "Exited", "number": event["number"]}
+        if event["event"] == kept[-1]["event"] == "Reported" if kept else False:
+            kept[-1]["reports"] += plain["reports"]
+        else:
+            kept.append(plain)
+    return kept
 
 
 def processes_with(mark: str) -> list[int]:

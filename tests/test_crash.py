@@ -1,4 +1,5 @@
-"""SIGKILL of katuna and its whole process group, at any moment: nothing lost, nothing doubled, nothing left running."""
+"""SIGKILL of katuna and its whole process group, at any moment: nothing lost, nothing doubled, nothing left running, and a
+sequential search goes on as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -8,11 +9,16 @@ import signal
 import sys
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from searches import await_none, journal_events, katuna, spawn, write_experiment
+from katuna.search.suggest import SUGGESTERS
+from searches import await_none, history, journal_events, katuna, spawn, write_experiment
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 # A trial that notices when another process of the same trial is at work beside it, and leaves a child behind.
 LONELY = """
@@ -23,46 +29,69 @@ try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 except OSError:
     open(folder + "/DOUBLED", "w").close()
-lr = float(sys.argv[1])
+point = [float(word) for word in sys.argv[1:]]
 if os.fork() == 0:
     time.sleep(60)
 for step in range(4):
     time.sleep(0.015)
-    print(f"step={step} accuracy={(1 - abs(lr - 0.3)) * (step + 1) / 4:.6f}", flush=True)
+    print(f"step={step} accuracy={(1 - sum(abs(x - 0.3) for x in point) / len(point)) * (step + 1) / 4:.6f}", flush=True)
 """
 
 
-def trials_of(run: Path) -> list[tuple[object, ...]]:
-    """What each trial was and came to, without times, pids and attempts."""
-    asked = {
-        event["number"]: (event["name"], tuple(event["assignments"].items()))
-        for event in journal_events(run)
-        if event["event"] == "Asked"
+def double(name: str, **space: str) -> dict[str, Any]:
+    return {"name": name, "parameterType": "double", "feasibleSpace": {"min": "0.01", "max": "0.9", **space}}
+
+
+PLANE = [double("lr"), double("momentum")]
+GRID = [double("lr", step="0.1"), double("momentum", step="0.1")]
+EPOCHS = {"name": "epochs", "parameterType": "int", "feasibleSpace": {"min": "1", "max": "27"}}
+
+SPACES: Mapping[str, tuple[Mapping[str, str], list[dict[str, Any]]]] = {
+    "random": ({}, PLANE),
+    "grid": ({}, GRID),
+    "tpe": ({}, PLANE),
+    "multivariate-tpe": ({"n_startup_trials": "4"}, PLANE),
+    "bayesianoptimization": ({"n_initial_points": "3"}, PLANE),
+    "cmaes": ({}, PLANE),
+    "sobol": ({}, PLANE),
+    "hyperband": ({"r_l": "27", "eta": "3", "resource_name": "epochs"}, [double("lr"), EPOCHS]),
+    "pbt": ({"suggestion_trial_dir": "/checkpoints", "n_population": "5", "truncation_threshold": "0.25"}, GRID),
+}
+"""What each algorithm is tried with: settings and parameters."""
+
+
+def settings_for(algorithm: str, **changes: Any) -> dict[str, Any]:
+    """The changes to the Experiment of `searches` that make it a search by `algorithm`; `medianstop` is random with that rule."""
+    stopping = algorithm == "medianstop"
+    name = "random" if stopping else algorithm
+    settings, parameters = SPACES[name]
+    pairs = [{"name": key, "value": value} for key, value in settings.items()]
+    return {
+        "algorithm": {"algorithmName": name, "algorithmSettings": pairs},
+        "parameters": parameters,
+        "parallelTrialCount": 1,
+        "resumePolicy": "FromVolume" if algorithm == "pbt" else "LongRunning",
+        **({"earlyStopping": MEDIAN_STOP} if stopping else {}),
+        **changes,
     }
-    reports: dict[int, list[object]] = {}
-    ended: dict[int, list[object]] = {}
-    for event in journal_events(run):
-        match event["event"]:
-            case "Started":
-                reports[event["number"]] = []
-            case "Reported":
-                reports[event["number"]] += map(tuple, event["reports"])
-            case "Exited":
-                ended.setdefault(event["number"], []).append((event["code"], event["reason"]))
-    assert all(len(ends) == 1 for ends in ended.values()), "a trial ended twice"
-    return [(number, *asked[number], tuple(reports[number]), *ended[number]) for number in sorted(asked)]
 
 
-def kill_until_done(folder: Path, mark: str, chance: random.Random, kills: int) -> Path:
+MEDIAN_STOP = {
+    "algorithmName": "medianstop",
+    "algorithmSettings": [{"name": "min_trials_required", "value": "2"}, {"name": "start_step", "value": "2"}],
+}
+
+
+def run_killed(folder: Path, home: Path, mark: str, chance: random.Random, kills: int) -> Path:
     """Runs a search to its end, killing katuna's process group `kills` times at seeded moments: four in five while trials run,
     the fifth while katuna is still on its way there. Returns the run folder."""
-    run = folder / "runs" / "toy"
-    environment = {"KATUNA_HOME": str(folder / "runs")}
+    run = home / "toy"
+    environment = {"KATUNA_HOME": str(home)}
     for kill in range(kills):
-        arguments = ("resume", str(run)) if run.exists() else ("tune", "experiment.yaml")
+        arguments = ("resume", str(run)) if run.exists() else ("tune", "experiment.yaml", "--seed", "11")
         process = spawn(*arguments, cwd=folder, env=environment)
         assert process.stdout is not None
-        if kill % 5:
+        if kill % 5 != 4:
             while "resumed:" not in (line := process.stdout.readline()) and "started" not in line:
                 assert line, process.communicate()
             time.sleep(chance.uniform(0, 0.25))
@@ -72,42 +101,74 @@ def kill_until_done(folder: Path, mark: str, chance: random.Random, kills: int) 
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         assert await_none(mark, within_s=2.0) == [], f"still alive 2 s after kill {kill}"
-    done = katuna("resume", run, cwd=folder, env=environment, timeout=120)
+    done = katuna("resume", run, cwd=folder, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr
     return run
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize(("parallel", "kills", "trials"), [(1, 50, 130), (3, 20, 160)], ids=["sequential", "parallel"])
+def run_whole(folder: Path, home: Path) -> Path:
+    done = katuna("tune", "experiment.yaml", "--seed", "11", cwd=folder, env={"KATUNA_HOME": str(home)}, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return home / "toy"
+
+
+def check_killed_search(folder: Path, algorithm: str, kills: int, trials: int, **changes: Any) -> Path:
+    """A search of `trials` trials that is killed `kills` times: each trial once, and one at a time as without a kill."""
+    mark = f"mark-{uuid.uuid4()}"
+    environment = {"MARK": mark, "CHECKPOINTS": "/checkpoints"}
+    settings = settings_for(algorithm, maxTrialCount=trials, env=environment, **changes)
+    write_experiment(folder, LONELY, **settings)
+    run = run_killed(folder, folder / "killed", mark, random.Random(f"{algorithm}/{kills}"), kills)
+    events = journal_events(run)
+    resumed = [event["restarted"] for event in events if event["event"] == "Resumed"]
+    assert sum(bool(restarted) for restarted in resumed) >= kills // 3 - 1, "too few kills hit a trial that ran"
+    assert not list(run.glob("trials/*/DOUBLED"))
+    asked = [event for event in events if event["event"] == "Asked"]
+    assert [event["number"] for event in asked] == list(range(trials))
+    assert len({event["name"] for event in asked}) == trials
+    assert sorted(event["number"] for event in events if event["event"] == "Exited") == list(range(trials))
+    if settings["parallelTrialCount"] == 1:
+        assert history(run) == history(run_whole(folder, folder / "whole"))
+    return run
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("parallel", "kills", "trials"), [(1, 6, 14), (4, 4, 40)], ids=["sequential", "parallel"])
 def test_killed_at_seeded_moments_nothing_is_lost_doubled_or_left_running(
     tmp_path: Path, parallel: int, kills: int, trials: int
 ) -> None:
-    mark = f"mark-{uuid.uuid4()}"
-    settings = {
-        "env": {"MARK": mark},
-        "algorithm": {"algorithmName": "tpe", "algorithmSettings": [{"name": "random_state", "value": "11"}]},
-        "parallelTrialCount": parallel,
-        "maxTrialCount": trials,
-    }
-    write_experiment(tmp_path, LONELY, **settings)
-    run = kill_until_done(tmp_path, mark, random.Random(20261123 + parallel), kills)
-    resumed = [event["restarted"] for event in journal_events(run) if event["event"] == "Resumed"]
-    assert sum(bool(restarted) for restarted in resumed) >= kills // 2, "too few kills hit a trial that ran"
-    assert not list(run.glob("trials/*/DOUBLED"))
-    killed = trials_of(run)
-    assert [trial[0] for trial in killed] == list(range(trials))
-    assert len({trial[1] for trial in killed}) == len(killed)
-    if parallel == 1:
-        whole = tmp_path / "whole"
-        whole.mkdir()
-        write_experiment(whole, LONELY, **settings)
-        done = katuna("tune", "experiment.yaml", cwd=whole, env={"KATUNA_HOME": str(whole / "runs")}, timeout=120)
-        assert done.returncode == 0, done.stderr
-        assert killed == trials_of(whole / "runs" / "toy")
+    check_killed_search(tmp_path, "tpe", kills, trials, parallelTrialCount=parallel)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize(("parallel", "trials"), [(1, 260), (4, 520)], ids=["sequential", "parallel"])
+def test_killed_200_times_nothing_is_lost_doubled_or_left_running(tmp_path: Path, parallel: int, trials: int) -> None:
+    check_killed_search(tmp_path, "tpe", 200, trials, parallelTrialCount=parallel)
+
+
+ALGORITHMS_HERE = (*SUGGESTERS, "medianstop")
+
+
+def test_each_algorithm_is_among_those_that_are_killed() -> None:
+    assert set(SPACES) == set(SUGGESTERS)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("algorithm", ALGORITHMS_HERE)
+def test_each_algorithm_goes_on_as_if_it_had_not_been_killed(tmp_path: Path, algorithm: str) -> None:
+    check_killed_search(tmp_path, algorithm, kills=1, trials=6)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("algorithm", ALGORITHMS_HERE)
+def test_each_algorithm_goes_on_as_if_it_had_not_been_killed_ten_times(tmp_path: Path, algorithm: str) -> None:
+    run = check_killed_search(tmp_path, algorithm, kills=10, trials=30)
+    if algorithm == "medianstop":
+        assert any(event["event"] == "Stopping" for event in journal_events(run))
+
+
 def test_two_resumes_at_once_one_goes_on(tmp_path: Path) -> None:
     mark = f"mark-{uuid.uuid4()}"
     write_experiment(tmp_path, LONELY, env={"MARK": mark}, maxTrialCount=12)

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from katuna.errors import InputRefused
-from katuna.run import PathLike, Plan, Run, RunOptions, overridden, read_sources
+from katuna.run import PathLike, Plan, Run, RunOptions, read_experiment, read_sources
 from katuna.search.budget import check_edit, edited
 from katuna.search.given import Taken, checked_tries
 from katuna.spec.dump import to_yaml
-from katuna.spec.load import load_experiment
 from katuna.spec.model import Experiment, Manifest
 from katuna.spec.render import render
 from katuna.store import journal, rundir
@@ -53,8 +52,7 @@ def plan(
     """
     options = options or RunOptions()
     sources = read_sources(paths)
-    loaded = load_experiment(sources, name, pass_env=options.local.pass_env)
-    experiment = overridden(loaded.experiment, options)
+    loaded, experiment = read_experiment(sources, options, name)
     if options.keep is not None and experiment.algorithm == "pbt":
         raise InputRefused(f"--keep best:{options.keep}: pbt begins trials with the checkpoints of others; leave --keep out")
     options = replace(options, tries=checked_tries(experiment, options.tries))
@@ -63,14 +61,33 @@ def plan(
         from katuna.warmstart import taken_from
 
         taken = taken_from(experiment, [str(source) for source in warm_start], home)
-    return Plan(sources, loaded, options, seed_of(experiment, loaded.experiment) if seed is None else seed, experiment, taken)
+    planned = Plan(sources, loaded, options, seed_of(experiment, loaded.seed) if seed is None else seed, experiment, taken)
+    _check_something_left(planned)
+    return planned
 
 
-def seed_of(*experiments: Experiment) -> int:
-    """The seed that the first of them writes which writes one, else a new one."""
+def seed_of(experiment: Experiment, files: int | None) -> int:
+    """The seed that the Experiment writes, else the file's, else a new one."""
     from katuna.search.draws import written_seed
 
-    return next((seed for seed in map(written_seed, experiments) if seed is not None), secrets.randbelow(2**31))
+    seeds = (written_seed(experiment), files, secrets.randbelow(2**31))
+    return next(seed for seed in seeds if seed is not None)
+
+
+def _check_something_left(planned: Plan) -> None:
+    """Raises InputRefused where every point of the space is known already."""
+    experiment, known = planned.experiment, planned.known
+    if len(known) < experiment.space_size or planned.options.tries or first_trials(planned, 1):
+        return
+    best = known[0]
+    for each in known:
+        if experiment.objective.type.better(each.value, best.value):
+            best = each
+    point = " ".join(f"{name}={text}" for name, text in best.assignments.items())
+    raise InputRefused(
+        f"--warm-start: all {int(experiment.space_size)} points of the space are known already, and {experiment.algorithm} has none "
+        f"left to try; the best is {experiment.objective.metric}={best.value:g} at {point} ({best.source})"
+    )
 
 
 def first_trials(planned: Plan, count: int) -> list[tuple[str, Assignments, Manifest]]:
@@ -83,7 +100,8 @@ def first_trials(planned: Plan, count: int) -> list[tuple[str, Assignments, Mani
         suggester.learn(known.assignments, known.value)
     tries = planned.tries
     trials = []
-    for number in range(count):
+    most = planned.experiment.max_trials
+    for number in range(count if most is None else min(count, most)):
         if number < len(tries):
             point: Suggestion | NoSuggestion = Suggestion(tries[number])
             suggester.restore(number, Suggestion(tries[number]))
@@ -186,6 +204,8 @@ def resume(
 
 def _edit(found: Run, counts: Mapping[str, int]) -> Edited | None:
     """The change of the budget; None where it changes nothing. Raises InputRefused."""
+    if not counts:
+        return None
     spec = found.experiment.manifest["spec"]
     changed = {name: count for name, count in counts.items() if spec.get(name) != count}
     if not changed:

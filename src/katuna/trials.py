@@ -310,7 +310,7 @@ def _ended(trial: Trial, event: Exited, objective: Objective) -> Trial:
         state = TrialState.FAILED
     elif trial.summary(metric).pick(objective.strategy) == UNAVAILABLE:
         state, reason = TrialState.METRICS_UNAVAILABLE, "MetricsUnavailable"
-        message = f"it never printed a number for {metric!r}"
+        message = f"it never reported a number for {metric!r}"
         if event.nearest:
             message += "; nearest: " + " | ".join(event.nearest)
     else:

@@ -79,7 +79,7 @@ def test_what_crashes_or_is_silent_is_named_and_its_files_stay(temporary: Path) 
     assert re.search(r"^0 +0\.01 +broken +Failed", done.stdout, re.MULTILINE)
     assert re.search(r"^1 +0\.9 +silent +MetricsUnavailable", done.stdout, re.MULTILINE)
     assert "\ncorner 0: Error, exit code 1; its log ends:\n  no such optimizer\n" in done.stdout
-    assert "corner 1: it never printed a number for 'accuracy'" in done.stdout
+    assert "corner 1: it never reported a number for 'accuracy'" in done.stdout
     (kept,) = left(temporary)
     assert f"their files are in {kept / 'toy'}" in done.stderr
     assert "no such optimizer" in katuna("logs", str(kept / "toy")).stdout

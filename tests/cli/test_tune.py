@@ -227,7 +227,7 @@ FAULTS = {
     "killed by signal 9": ("import os; os.kill(os.getpid(), 9)", "Failed", r"SIGKILL|signal 9"),
     "NaN": ("print('accuracy=nan')", "MetricsUnavailable", r"accuracy=nan"),
     "another metric": ("print('acuracy=0.5')", "MetricsUnavailable", r"acuracy=0\.5"),
-    "silent": ("pass", "MetricsUnavailable", r"never printed"),
+    "silent": ("pass", "MetricsUnavailable", r"never reported"),
     "10 MB without newline": ("print('x' * 10_000_000, end=''); print(); print('accuracy=0.5')", "Succeeded", ""),
     "invalid UTF-8": (r"import sys; sys.stdout.buffer.write(b'\xff\xfe accuracy=0.5\n')", "Succeeded", ""),
     "terminal escapes": (r"import sys; print('\x1b[2J\x1b]0;title\x07'); sys.exit('\x1b[31mboom')", "Failed", r"\\x1b\[31mboom"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import subprocess
@@ -15,7 +16,8 @@ from factories import a_life, opened
 from katuna.errors import InputRefused, JournalDamaged, StoreFailed
 from katuna.metrics.line import Report
 from katuna.store.journal import SYNC_AFTER_S, Journal, drop_after, encode, read
-from katuna.trials import Ended, Event, Reported
+from katuna.trials import Asked, Ended, Event, Exited, Opened, Reported, Started
+from searches import katuna, write_experiment
 
 EVENTS: list[Event] = [opened(), *a_life(0, {"lr": "0.1"}, 0.5), *a_life(1, {"lr": "0.2"}, None), Ended(9.0, True, "r", "é")]
 
@@ -73,12 +75,31 @@ def test_a_flipped_byte_is_always_noticed_and_named_by_line(path: Path, written:
         assert path.read_bytes() == bytes(damaged)
 
 
+def test_a_byte_changed_in_a_real_journal_is_noticed_and_named_by_line(tmp_path: Path) -> None:
+    write_experiment(tmp_path, "for step in range(20): print(f'accuracy={step / 20}')", maxTrialCount=4, parallelTrialCount=4)
+    assert katuna("tune", "experiment.yaml", cwd=tmp_path).returncode == 0
+    path = tmp_path / "runs" / "toy" / "journal.jsonl"
+    whole = path.read_bytes()
+    events = replayed(path)
+    chance = random.Random(20261123)
+    for _ in range(500):
+        place = chance.randrange(len(whole))
+        damaged = bytearray(whole)
+        damaged[place] ^= chance.randrange(1, 256)
+        path.write_bytes(damaged)
+        line = whole[:place].count(b"\n") + 1
+        with pytest.raises(JournalDamaged, match=rf"line {line}: ") as caught:
+            replayed(path)
+        assert caught.value.line == line
+        assert list(itertools.islice((event for event, _ in read(path)), line - 1)) == events[: line - 1]
+
+
 def test_drop_after_keeps_the_good_lines_and_the_damaged_file(path: Path, written: bytes) -> None:
     lines = written.splitlines(keepends=True)
     damaged = b"".join([*lines[:3], lines[3].replace(b"0", b"1", 1), *lines[4:]])
     path.write_bytes(damaged)
     with pytest.raises(JournalDamaged, match="--drop-after 3"):
-        Journal(path)
+        replayed(path)
     with pytest.raises(JournalDamaged):
         drop_after(path, 5)
     assert path.read_bytes() == damaged
@@ -124,14 +145,37 @@ def test_a_disk_that_fails_late_is_a_store_failure(path: Path, monkeypatch: pyte
     journal.close()
 
 
-def test_reported_values_wait_for_the_disk_half_a_second_at_most(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decisions_are_on_disk_at_once_and_what_trials_tell_with_the_next_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.parent.mkdir()
+    now, synced = [100.0], []
+    real = os.fsync
+    monkeypatch.setattr("os.fsync", lambda fd: (synced.append(os.fstat(fd).st_size), real(fd)))
+    journal = Journal(path, monotonic=lambda: now[0])
+    asked, started, reported, exited = a_life(0, {"lr": "0.1"}, 0.5)
+    for event, kind, on_disk in (
+        (opened(), Opened, True),
+        (asked, Asked, True),
+        (started, Started, False),
+        (reported, Reported, False),
+        (exited, Exited, False),
+        (a_life(1, {"lr": "0.2"}, None)[0], Asked, True),
+    ):
+        journal.append(event)
+        assert isinstance(event, kind)
+        assert (synced[-1] == path.stat().st_size) is on_disk, event
+    journal.close()
+
+
+def test_what_trials_tell_waits_for_the_disk_half_a_second_at_most(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.parent.mkdir()
     now, synced = [100.0], []
     real = os.fsync
     monkeypatch.setattr("os.fsync", lambda fd: (synced.append(now[0]), real(fd)))
     journal = Journal(path, monotonic=lambda: now[0])
     journal.append(opened())
-    assert len(synced) == 1, "a transition is on disk when append returns"
+    assert len(synced) == 1
     journal.append(Reported(1.0, 0, (Report("loss", "1"),)))
     journal.sync()
     assert len(synced) == 1, "a value waits"
@@ -139,7 +183,21 @@ def test_reported_values_wait_for_the_disk_half_a_second_at_most(path: Path, mon
     journal.sync()
     journal.sync()
     assert len(synced) == 2, "once, when due"
+    journal.append(Reported(2.0, 0, (Report("loss", "1"),)))
+    journal.sync(after_s=0)
+    assert len(synced) == 3, "or when asked for"
     journal.close()
+
+
+def test_opening_reads_no_whole_journal(path: Path, written: bytes) -> None:
+    """A run of days is read by whoever goes on with it, once."""
+    path.write_bytes(b"x" * 1000 + b"\n" + written)
+    journal = Journal(path)
+    journal.append(EVENTS[-1])
+    journal.close()
+    assert path.read_bytes().endswith(encode(EVENTS[-1]) * 2)
+    with pytest.raises(JournalDamaged, match="line 1: "):
+        replayed(path)
 
 
 FILL_THE_DISK = """

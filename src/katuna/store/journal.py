@@ -13,10 +13,14 @@ from pathlib import Path
 
 from katuna.errors import InputRefused, JournalDamaged, StoreFailed
 from katuna.store.events import from_json, to_json
-from katuna.trials import Asked, Event, Opened, Reported, Resumed
+from katuna.trials import Asked, Event, Exited, Opened, Reported, Resumed, Started
 
 SYNC_AFTER_S = 0.5
-"""How long a reported value may wait for the disk; transitions never wait."""
+"""How long what a trial tells may wait for the disk, unless a decision is written before."""
+
+_TOLD = (Started, Reported, Exited)
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_DECODE = json.JSONDecoder().decode
 
 _CRC = b', "crc": "'
 _TAIL = len(_CRC) + 8 + 2
@@ -25,7 +29,7 @@ _WHOLE = re.compile(re.escape(_CRC) + rb'[0-9a-f]{8}"\}')
 
 def encode(event: Event) -> bytes:
     """A journal line: the event's JSON with `crc`, the CRC-32 of the text before it, as its last key."""
-    body = json.dumps(to_json(event), ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")[:-1]
+    body = _ENCODE(to_json(event)).encode("utf-8", "backslashreplace")[:-1]
     return body + _CRC + b'%08x"}\n' % zlib.crc32(body)
 
 
@@ -36,7 +40,7 @@ def decode(line: bytes) -> Event:
         raise ValueError("the line does not end in a checksum")
     if tail[len(_CRC) : -2] != b"%08x" % zlib.crc32(body):
         raise ValueError("the checksum does not match")
-    return from_json(json.loads(body + b"}"))
+    return from_json(_DECODE(body.decode() + "}"))
 
 
 def read(path: Path) -> Iterator[tuple[Event, int]]:
@@ -68,9 +72,9 @@ def _follows(event: Event, line: int, asked: int) -> int:
         if event.number != asked:
             raise ValueError(f"trial {event.number} is asked for where trial {asked} comes next")
         return asked + 1
-    numbers = event.restarted if isinstance(event, Resumed) else (getattr(event, "number", -1),)
-    if any(number >= asked for number in numbers):
-        raise ValueError(f"an event of trial {max(numbers)}, which nobody has asked for")
+    number = max(event.restarted, default=-1) if isinstance(event, Resumed) else getattr(event, "number", -1)
+    if number >= asked:
+        raise ValueError(f"an event of trial {number}, which nobody has asked for")
     return asked
 
 
@@ -84,39 +88,49 @@ def _damage(path: Path, line: int, error: Exception) -> str:
 
 
 class Journal:
-    """The Store of a run: one writer (the run folder's lock sees to that), any number of readers."""
+    """The Store of a run: one writer (the run folder's lock sees to that), any number of readers.
+
+    What katuna decides (a trial to run, to stop, the end) is on disk before `append` returns, and with it all that came before.
+    What trials tell waits for the next decision, or for `sync`: nothing follows from it before, and a file is written in order.
+    """
 
     def __init__(self, path: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Opens for appending, creating the file if need be; cuts off a torn last line. Raises JournalDamaged, StoreFailed."""
+        """Opens for appending, creating the file if need be; cuts off a torn last line. Damage elsewhere is for `replay` to find.
+
+        Raises JournalDamaged, StoreFailed.
+        """
         self.path = path
         self._monotonic = monotonic
         self._waiting_since: float | None = None
-        self._end = 0
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise StoreFailed(f"{path}: cannot be opened for writing: {error.strerror}") from error
-        for _, end in read(path):
-            self._end = end
+            raise self._failure(error) from error
+        self._end = os.fstat(self._fd).st_size
         self._guarded(self._mend_tail)
 
     def _mend_tail(self) -> None:
         """After a crash in the middle of a write: drop half a line, or give a whole one its newline."""
-        size = os.fstat(self._fd).st_size
+        size = self._end
+        if not size or os.pread(self._fd, 1, size - 1) == b"\n":
+            return
+        self._end = 0
+        for _, end in read(self.path):
+            self._end = end
         if size > self._end:
             os.ftruncate(self._fd, self._end)
-        elif self._end and os.pread(self._fd, 1, self._end - 1) != b"\n":
+        else:
             self._end += os.write(self._fd, b"\n")
 
     def append(self, event: Event) -> None:
         line = encode(event)
+        if self._waiting_since is None:
+            self._waiting_since = self._monotonic()
         try:
             written = os.write(self._fd, line)
             while written < len(line):
                 written += os.write(self._fd, line[written:])
-            if isinstance(event, Reported):
-                self._waiting_since = self._waiting_since if self._waiting_since is not None else self._monotonic()
-            else:
+            if not isinstance(event, _TOLD):
                 self._fsync()
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -127,8 +141,8 @@ class Journal:
     def replay(self) -> Iterator[Event]:
         return (event for event, _ in read(self.path))
 
-    def sync(self) -> None:
-        if self._waiting_since is not None and self._monotonic() - self._waiting_since >= SYNC_AFTER_S:
+    def sync(self, after_s: float = SYNC_AFTER_S) -> None:
+        if self._waiting_since is not None and self._monotonic() - self._waiting_since >= after_s:
             self._guarded(self._fsync)
 
     def _guarded(self, write: Callable[[], None]) -> None:
@@ -147,10 +161,10 @@ class Journal:
     def close(self) -> None:
         """Idempotent; what was appended is on disk afterwards."""
         if self._fd >= 0:
-            fd, self._fd = self._fd, -1
             try:
-                self._guarded(lambda: os.fsync(fd))
+                self.sync(after_s=0)
             finally:
+                fd, self._fd = self._fd, -1
                 os.close(fd)
 
 
@@ -174,6 +188,7 @@ def drop_after(path: Path, line: int) -> Path:
     fresh = path.with_name(f"{path.name}.new")
     with fresh.open("wb") as file:
         file.write(kept)
+        file.flush()
         os.fsync(file.fileno())
     os.link(path, aside)
     fresh.replace(path)

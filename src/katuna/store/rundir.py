@@ -22,10 +22,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from katuna.errors import InputRefused, RunLocked, RunNotFound
+from katuna.errors import InputRefused, RunLocked, RunNotFound, StoreFailed
 from katuna.store.journal import sync_folder
 
-KEPT_FILES = ("job.yaml", "log", "events")
+KEPT_FILES = ("job.yaml", "log", "events", "metrics")
 """What `--keep best:N` leaves of a trial that is not among the best: enough to explain it."""
 
 
@@ -73,10 +73,15 @@ class RunDir:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the run for one writer; the kernel lets go when the process dies. Raises RunLocked with the holder's pid."""
+        """Holds the run for one writer; the kernel lets go when the process dies.
+
+        Raises RunLocked with the holder's pid, InputRefused for a folder that may not be written, StoreFailed for a disk that is full or broken.
+        """
         try:
             fd = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise StoreFailed.of(self.lock, error, self.name) from error
             raise InputRefused(f"{self.path} cannot be written: {error.strerror}; copy the run to where you may write") from error
         try:
             if not _take(fd):
@@ -85,11 +90,17 @@ class RunDir:
                     f"run {self.name} is at work in another katuna process (pid {holder or 'unknown'}); "
                     f"watch it with `katuna logs -f {self.name}`, end it with `katuna stop {self.name}`"
                 )
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+            self._sign(fd)
             yield
         finally:
             os.close(fd)
+
+    def _sign(self, lock: int) -> None:
+        try:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+        except OSError as error:
+            raise StoreFailed.of(self.lock, error, self.name) from error
 
     def holder(self) -> int | None:
         """The pid of the katuna process that works on this run now, or None."""
@@ -142,7 +153,7 @@ def create(name: str, files: Mapping[str, bytes], home: Path | None = None) -> R
     It appears under its name with everything in it or not at all. Raises InputRefused when it cannot be made.
     """
     home = home or runs_home()
-    making = home / f".{name}-{secrets.token_hex(4)}.new"
+    made = making = home / f".{name}-{secrets.token_hex(4)}.new"
     try:
         home.mkdir(parents=True, exist_ok=True)
         (making / "trials").mkdir(parents=True)
@@ -154,14 +165,14 @@ def create(name: str, files: Mapping[str, bytes], home: Path | None = None) -> R
                 file.flush()
                 os.fsync(file.fileno())
         sync_folder(making)
-        path = _take_name(making, home, name)
+        made = _take_name(making, home, name)
         sync_folder(home)
     except OSError as error:
-        shutil.rmtree(making, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
         raise InputRefused(
             f"no run folder can be made in {home}: {error.strerror}; make room, or set KATUNA_HOME to a folder that you may write to"
         ) from error
-    return RunDir(path)
+    return RunDir(made)
 
 
 def _take_name(making: Path, home: Path, name: str) -> Path:
