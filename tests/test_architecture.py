@@ -30,7 +30,7 @@ LAYERS: dict[str, set[str]] = {
     "report": {"text", "spec.model", "trials", "search", "status"},
     "run": {"errors", "spec.model", "spec", "trials", "store", "launch", "search", "report"},
     "warmstart": {"errors", "spec.model", "spec", "trials", "store", "search", "run"},
-    "outlook": {"spec.model", "spec", "launch", "run"},
+    "outlook": {"spec.model", "spec", "launch", "search", "run"},
     "conduct": {
         *("errors", "spec.model", "spec", "trials", "contracts", "store", "launch", "metrics", "search", "run", "warmstart"),
     },

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,6 +89,46 @@ def test_mistakes_are_named_and_change_nothing() -> None:
         search.tell(point, 0.9)
     assert search.best is not None
     assert search.best.value(search.experiment.objective) == 0.5
+
+
+@pytest.mark.parametrize("value", ["abc", "0.5", True, {"accuracy": None}, {"accuracy": 0.5, "loss": "low"}, [0.5], b"1"])
+def test_what_is_no_number_is_refused_and_changes_nothing(value: Any) -> None:
+    search = katuna.Search(make_experiment(), seed=1)
+    point = search.ask()
+    with pytest.raises(InputRefused, match="give a number"):
+        search.tell(point, value)
+    search.tell(point, 0.5)
+
+
+@pytest.mark.parametrize("value", ["x", None, True])
+def test_a_known_result_is_a_number_too(value: Any) -> None:
+    with pytest.raises(InputRefused, match="learn: accuracy cannot be"):
+        katuna.Search(make_experiment(), seed=1).learn({"lr": "0.01", "width": 16, "optimizer": "adam"}, value)
+
+
+@pytest.mark.parametrize(
+    "options", [{"seed": seed} for seed in ("x", 1.5, -1, True)] + [{"settings": {"n": None}}, {"algorithm": 3}]
+)
+def test_options_of_another_type_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InputRefused):
+        katuna.Search(make_experiment(), **options)
+
+
+@pytest.mark.parametrize("experiment", [123, None])
+def test_what_is_no_experiment_is_refused(experiment: Any) -> None:
+    with pytest.raises(InputRefused, match="no file of an Experiment"):
+        katuna.Search(experiment)
+
+
+def test_a_point_of_another_search_is_refused() -> None:
+    one, other = (katuna.Search(make_experiment(), seed=seed) for seed in (1, 2))
+    mine, foreign = one.ask(), other.ask()
+    with pytest.raises(InputRefused, match=f"{foreign.name} is a point of another search; trial 0 of this one is {mine.name}"):
+        one.tell(foreign, 0.5)
+    one.tell(mine, 0.5)
+    for wrong in ("0", None, True, [0]):
+        with pytest.raises(InputRefused, match="is no trial"):
+            one.tell(wrong, 0.5)  # type: ignore[arg-type]
 
 
 def test_learning() -> None:

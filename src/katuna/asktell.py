@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +15,12 @@ from katuna.conduct import seed_of
 from katuna.contracts import NoSuggestion
 from katuna.errors import InputRefused, SearchExhausted, TellFirst
 from katuna.metrics.line import Report
-from katuna.run import PathLike, RunOptions, overridden, read_sources
+from katuna.run import PathLike, RunOptions, overridden, read_experiment, read_sources
+from katuna.search.draws import written_seed
 from katuna.search.given import checked
 from katuna.search.suggest import suggester_for
-from katuna.spec.load import load_experiment
 from katuna.spec.model import Experiment, Parameter
-from katuna.spec.remark import listed
+from katuna.spec.remark import listed, shown
 from katuna.trials import Asked, Assignments, Exited, Reported, Started, Trial, number, trial_name
 
 Value = int | float | str
@@ -50,11 +53,15 @@ class Search:
         settings: Mapping[str, object] | None = None,
         seed: int | None = None,
     ) -> None:
-        if not isinstance(experiment, Experiment):
-            experiment = load_experiment(read_sources([experiment])).experiment
-        options = RunOptions(algorithm=algorithm, settings={name: str(value) for name, value in (settings or {}).items()})
-        self.experiment = overridden(experiment, options)
-        self.seed = seed_of(self.experiment, experiment) if seed is None else seed
+        options = RunOptions(algorithm=_name(algorithm), settings=_texts("settings", settings or {}))
+        if isinstance(experiment, Experiment):
+            self.experiment, written = overridden(experiment, options), written_seed(experiment)
+        elif isinstance(experiment, str | os.PathLike):
+            loaded, self.experiment = read_experiment(read_sources([experiment]), options)
+            written = loaded.seed
+        else:
+            raise InputRefused(f"Search: {shown(experiment)} is no file of an Experiment, and no loaded one")
+        self.seed = seed_of(self.experiment, written) if seed is None else _seed(seed)
         self._suggester = suggester_for(self.experiment, self.seed)
         self._search = trials.Search(self.experiment.objective)
 
@@ -72,11 +79,11 @@ class Search:
         """A result from elsewhere, before the first ask. Raises InputRefused when it is not of this space."""
         if self._search.trials:
             raise InputRefused("learn: only before the first ask; what was asked for is told with tell")
-        texts = {name: str(each) for name, each in assignments.items()}
-        point = checked(self.experiment, texts, "learn", complete=True)
-        if number(repr(float(value))) is None:
+        point = checked(self.experiment, _texts("learn", assignments), "learn", complete=True)
+        result = _real("learn", self.experiment.objective.metric, value)
+        if number(repr(result)) is None:
             raise InputRefused(f"learn: {value} is no finite number")
-        self._suggester.learn(MappingProxyType(point), float(value))
+        self._suggester.learn(MappingProxyType(point), result)
 
     def ask(self) -> Ask:
         """The next point. Any number may be open at a time.
@@ -105,7 +112,11 @@ class Search:
         A value that is not finite counts as none, as it does when a trial prints it. Raises InputRefused for a number that was
         not asked for or has been told, and for metrics without the objective's.
         """
-        known = self._search.trials.get(trial.number if isinstance(trial, Ask) else trial)
+        known = self._search.trials.get(_number_of(trial))
+        if known is not None and isinstance(trial, Ask) and (known.name, known.assignments) != (trial.name, trial.assignments):
+            raise InputRefused(
+                f"tell: {trial.name} is a point of another search; trial {known.number} of this one is {known.name}"
+            )
         if known is None:
             raise InputRefused(
                 f"tell: nobody has asked for trial {trial}; open trials: {listed(map(str, self._open())) or 'none'}"
@@ -128,11 +139,52 @@ class Search:
             raise InputRefused(
                 f"tell: no value for {objective.metric}, the objective; metrics given: {listed(metrics) or 'none'}"
             )
-        texts = {name: repr(float(each)) for name, each in metrics.items()}
+        texts = {name: repr(_real("tell", name, each)) for name, each in metrics.items()}
         return tuple(Report(name, text) for name, text in texts.items() if number(text) is not None)
 
     def _open(self) -> tuple[int, ...]:
         return tuple(trial.number for trial in self._search.unfinished)
+
+
+def _real(what: str, metric: str, value: object) -> float:
+    """A number of Python, numpy or torch. A truth value is a mistake rather than 0 or 1."""
+    if not isinstance(value, str | bytes) and type(value).__name__ not in ("bool", "bool_"):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            return float(value)  # type: ignore[arg-type]
+    raise InputRefused(f"{what}: {metric} cannot be {shown(value)}; give a number")
+
+
+def _number_of(trial: object) -> int:
+    if isinstance(trial, Ask):
+        return trial.number
+    if not isinstance(trial, bool):
+        with contextlib.suppress(TypeError):
+            return operator.index(trial)  # type: ignore[arg-type]
+    raise InputRefused(f"tell: {shown(trial)} is no trial; give the point that ask returned, or its number")
+
+
+def _seed(seed: object) -> int:
+    if not isinstance(seed, bool):
+        with contextlib.suppress(TypeError):
+            if (value := operator.index(seed)) >= 0:  # type: ignore[arg-type]
+                return value
+    raise InputRefused(f"Search: the seed must be a whole number from 0, not {shown(seed)}")
+
+
+def _name(algorithm: object) -> str | None:
+    if algorithm is None or isinstance(algorithm, str):
+        return algorithm
+    raise InputRefused(f"Search: the algorithm must be a name, not {shown(algorithm)}")
+
+
+def _texts(what: str, values: object) -> dict[str, str]:
+    """Names to values as texts. None is no value of anything."""
+    if not isinstance(values, Mapping):
+        raise InputRefused(f"{what}: give names and values, not {shown(values)}")
+    for name, value in values.items():
+        if not isinstance(name, str) or value is None:
+            raise InputRefused(f"{what}: {shown(name)} cannot be {shown(value)}; leave it out, or give it a value")
+    return {name: str(value) for name, value in values.items()}
 
 
 def typed(parameter: Parameter, text: str) -> Value:

@@ -18,7 +18,7 @@ from katuna.run import PathLike, Plan, Run, RunOptions, read_experiment, read_so
 from katuna.search.budget import check_edit, edited
 from katuna.search.given import Taken, checked_tries
 from katuna.spec.dump import to_yaml
-from katuna.spec.model import Experiment, Manifest
+from katuna.spec.model import Experiment, Manifest, ObjectiveType
 from katuna.spec.render import render
 from katuna.store import journal, rundir
 from katuna.store.rundir import RunDir
@@ -79,10 +79,8 @@ def _check_something_left(planned: Plan) -> None:
     experiment, known = planned.experiment, planned.known
     if len(known) < experiment.space_size or planned.options.tries or first_trials(planned, 1):
         return
-    best = known[0]
-    for each in known:
-        if experiment.objective.type.better(each.value, best.value):
-            best = each
+    pick = min if experiment.objective.type is ObjectiveType.MINIMIZE else max
+    best = pick(known, key=lambda each: each.value)
     point = " ".join(f"{name}={text}" for name, text in best.assignments.items())
     raise InputRefused(
         f"--warm-start: all {int(experiment.space_size)} points of the space are known already, and {experiment.algorithm} has none "

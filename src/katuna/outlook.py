@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 
-from katuna.launch.devices import usable_cpus
+from katuna.launch.devices import cuda_devices, usable_cpus
 from katuna.run import Plan
+from katuna.search.draws import written_seed
+from katuna.search.given import SCHEDULED
 from katuna.spec.job import Job, job_from_manifest
 from katuna.spec.model import Experiment, Manifest
 from katuna.spec.remark import listed
@@ -14,18 +17,37 @@ from katuna.spec.remark import listed
 def outlook(planned: Plan, rendered: Manifest | None) -> dict[str, str]:
     """Facts for a person, by their names; `rendered` is the first trial's job, None where there is none."""
     experiment, options = planned.experiment, planned.options
-    facts = {"space": space(experiment), "trials": budget(experiment)}
+    facts = {"seed": _seed(planned), "space": space(experiment), "trials": budget(experiment)}
     if experiment.max_trials is not None and math.isfinite(experiment.space_size):
         facts["duplicates"] = duplicates(experiment, experiment.max_trials)
     if rendered is not None:
         primary, maps = experiment.template.primary_container, planned.loaded.config_maps
         job = job_from_manifest(rendered, primary, maps, experiment.name, options.local.pass_env)
         facts["each trial"] = share(job, options.local.device, experiment.parallel_trials)
+        facts["this machine"] = machine(job, options.local.device, experiment.parallel_trials, len(cuda_devices(os.environ)))
     if planned.known:
-        facts["known"] = f"{len(planned.known)} results to begin with"
+        facts["known"] = f"{len(planned.known)} result{'s' if len(planned.known) > 1 else ''} to begin with"
     if options.overrides:
         facts["not the file"] = " ".join(options.overrides)
     return facts
+
+
+def _seed(planned: Plan) -> str:
+    """A seed that the file does not write is another one next time."""
+    seed, written = planned.seed, written_seed(planned.experiment)
+    return str(seed) if seed == (planned.loaded.seed if written is None else written) else f"{seed} (--seed {seed} keeps it)"
+
+
+def shortfall(planned: Plan, shown: int, asked: int) -> str:
+    """Why a dry run shows fewer trials than it was asked for; "" where it does not."""
+    most, algorithm = planned.experiment.max_trials, planned.experiment.algorithm
+    if shown >= asked:
+        return ""
+    if most is not None and shown >= most:
+        return f"no more trials: maxTrialCount is {most}"
+    if algorithm in SCHEDULED:
+        return f"trial {shown} and later: {algorithm} needs the results of those before it first"
+    return "no more trials: that is every point of the space"
 
 
 def space(experiment: Experiment) -> str:
@@ -44,8 +66,8 @@ def budget(experiment: Experiment) -> str:
 
 def duplicates(experiment: Experiment, trials: int) -> str:
     """How many of the trials repeat an earlier point."""
-    if experiment.algorithm == "grid":
-        return "0: a grid has each point once"
+    if experiment.algorithm in ("grid", "bruteforce"):
+        return f"0: {experiment.algorithm} has each point once"
     expected = expected_duplicates(int(experiment.space_size), trials)
     said = f"about {expected:.2g} of {trials} trials when drawn evenly at random"
     return said if experiment.algorithm == "random" else f"{said}; {experiment.algorithm} does not draw evenly"
@@ -61,8 +83,20 @@ def expected_duplicates(points: int, trials: int) -> float:
 def share(job: Job, device: str, parallel: int) -> str:
     """GPUs and CPU threads of one trial, on this machine, in this moment's terms."""
     containers = [replica.container for replica in job.replicas]
-    asked = sum(container.gpus for container in containers)
-    gpus = {"job": asked, "cpu": 0, "cuda": max(1, asked)}[device]
+    gpus = _gpus(job, device)
     own = dict(containers[0].env).get("OMP_NUM_THREADS")
     threads = own if own is not None else str(max(1, usable_cpus() // max(1, parallel)))
     return f"{gpus or 'no'} GPU{'s' if gpus > 1 else ''}, {threads} CPU thread{'s' if threads != '1' else ''}"
+
+
+def _gpus(job: Job, device: str) -> int:
+    asked = sum(replica.container.gpus for replica in job.replicas)
+    return {"job": asked, "cpu": 0, "cuda": max(1, asked)}[device]
+
+
+def machine(job: Job, device: str, parallel: int, devices: int) -> str:
+    """What this machine has, and how many trials can really run at once."""
+    cpus, gpus = usable_cpus(), _gpus(job, device)
+    has = f"{devices or 'no'} GPU{'s' if devices > 1 else ''}, {cpus} CPU{'s' if cpus > 1 else ''}"
+    most = min(parallel, devices // gpus) if gpus else parallel
+    return f"{has}: {most or 'no'} trial{'s' if most > 1 else ''} at once"

@@ -15,6 +15,7 @@ from katuna.errors import Finding, InputRefused
 from katuna.launch.options import LocalOptions
 from katuna.search.budget import edited
 from katuna.search.given import UNTAUGHT, Taken, completed
+from katuna.spec.instead import Instead
 from katuna.spec.load import Loaded, Source, load_experiment
 from katuna.spec.model import Experiment
 from katuna.spec.render import render
@@ -110,7 +111,7 @@ class Plan:
     @property
     def remarks(self) -> list[str]:
         """What a user is told of the options, a line each."""
-        lines = [str(each) for each in self.taken]
+        lines = [line for each in self.taken for line in (str(each), *([f"warning: {each.warning}"] if each.warning else []))]
         if self.taken and self.experiment.algorithm in UNTAUGHT:
             lines.append(f"warning: {self.experiment.algorithm} learns nothing from known results; tpe or gp would")
         return lines
@@ -137,6 +138,20 @@ def overridden(experiment: Experiment, options: RunOptions) -> Experiment:
         kept = own.settings if own is not None and own.algorithm == name else {}
         experiment = with_early_stopping(experiment, name, {**kept, **options.stopping_settings})
     return experiment
+
+
+def read_experiment(sources: Sequence[Source], options: RunOptions, name: str | None = None) -> tuple[Loaded, Experiment]:
+    """The Experiment of the files, checked and made with what the options put in the place of its algorithm and early stopping.
+
+    Raises SpecRefused, and InputRefused for what an option cannot be.
+    """
+    if options.algorithm is not None:
+        from katuna.search.overrides import check_name
+
+        check_name(options.algorithm)
+    instead = Instead(options.algorithm, options.settings, options.early_stopping, options.stopping_settings)
+    loaded = load_experiment(sources, name, pass_env=options.local.pass_env, instead=instead)
+    return loaded, overridden(loaded.experiment, options)
 
 
 def read_sources(paths: Sequence[PathLike]) -> tuple[Source, ...]:
@@ -201,8 +216,8 @@ class Run:
         if self._planned is not None:
             return self._planned
         sources, options = read_sources(self.folder.sources), self.options
-        loaded = load_experiment(sources, self.opened.experiment, pass_env=options.local.pass_env)
-        return Plan(sources, loaded, options, self.opened.seed, overridden(loaded.experiment, options))
+        loaded, experiment = read_experiment(sources, options, self.opened.experiment)
+        return Plan(sources, loaded, options, self.opened.seed, experiment)
 
     @cached_property
     def experiment(self) -> Experiment:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from katuna.contracts import Launcher, LaunchEvent, NoSuggestion, Suggestion, Tr
 from katuna.errors import InputRefused
 from katuna.run import Plan, Run
 from katuna.search.engine import Watcher
-from katuna.spec.model import Experiment, Manifest, Parameter
+from katuna.spec.model import Experiment, Manifest, Objective, Parameter
 from katuna.store.journal import Journal
 from katuna.trials import Assignments, Trial, TrialState, number
 
@@ -28,6 +29,9 @@ TIMED_OUT = "DeadlineExceeded"
 
 _SHELLS = ("sh", "bash", "dash", "ash", "zsh", "ksh")
 
+_PASSED_ON = re.compile(r"\$(\{?[@*1-9])")
+"""How a shell's script names its arguments."""
+
 
 @dataclass(frozen=True)
 class Shortening:
@@ -35,6 +39,12 @@ class Shortening:
 
     arguments: tuple[str, ...] = ()
     timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.timeout_s is not None and self.timeout_s < 1:
+            raise InputRefused(
+                f"--timeout: {self.timeout_s:g} s is too short: a job's deadline is in whole seconds; give 1s or more"
+            )
 
     def apply(self, manifest: Manifest, container: str) -> dict[str, Any]:
         """The job, shortened. The arguments come last, where those of most programs win."""
@@ -58,7 +68,12 @@ class Corner:
     trial: Trial
     value: float | None
     fine: bool
-    last_lines: tuple[str, ...]
+    last_lines: tuple[str, ...] = ()
+
+    @property
+    def state(self) -> str:
+        """The trial's, or TimedOut where the deadline has ended it."""
+        return "TimedOut" if self.trial.reason == TIMED_OUT else self.trial.state.value
 
 
 def corners(experiment: Experiment) -> list[Assignments]:
@@ -107,7 +122,8 @@ def smoke(
             suggester = _Corners(corners(test.experiment))
             conduct.engine(test, shortened, store, None, interruptions, watch, suggester).run()
         run = Run(folder, test)
-        found = [_outcome(run, trial, shortening) for trial in run.trials if trial.state.is_final]
+        ended = [trial for trial in run.trials if trial.state.is_final]
+        found = [_with_lines(outcome(trial, run.experiment.objective, shortening), run) for trial in ended]
         kept = keep or not all(corner.fine for corner in found)
         return found, run.path if kept else None
     finally:
@@ -132,12 +148,30 @@ def _check_reach(shortening: Shortening, manifest: Manifest, container: str) -> 
     """Raises InputRefused where the arguments would end at a shell that passes nothing on."""
     for each in _containers(manifest):
         words = [*(each.get("command") or []), *(each.get("args") or [])]
-        is_shell = words and Path(words[0]).name in _SHELLS and "-c" in words[1:3]
-        if shortening.arguments and each["name"] == container and is_shell and not any('"$@"' in word for word in words):
+        place = script_place(words)
+        if not shortening.arguments or each["name"] != container or place is None:
+            continue
+        # The word after the script is its $0, so the first argument needs one before it.
+        if not (_PASSED_ON.search(words[place]) and place + 1 < len(words)):
             raise InputRefused(
-                f"--arg {shortening.arguments[0]}: the container runs `{words[0]} -c`, which passes no argument on to the program; "
-                'end its text in `"$@"` and add one more word after it, or leave --arg out'
+                f"--arg {shortening.arguments[0]}: the container runs `{' '.join(words[:place])}`, which passes no argument on to the "
+                'program; end its text in `"$@"` and add one more word after it, or leave --arg out'
             )
+
+
+def script_place(words: Sequence[str]) -> int | None:
+    """Where the script stands in the words of a shell with -c, alone or among other short options; None for another command."""
+    if not words or Path(words[0]).name not in _SHELLS:
+        return None
+    place, has_script = 1, False
+    while place < len(words) and words[place][:1] in ("-", "+") and words[place] not in ("-", "--"):
+        word = words[place]
+        short = not word.startswith("--")
+        has_script = has_script or (short and word.startswith("-") and "c" in word)
+        # Each o or O takes a word more, as --rcfile does.
+        place += 1 + (sum(map(word.count, "oO")) if short else word in ("--rcfile", "--init-file"))
+    place += place < len(words) and words[place] in ("-", "--")
+    return place if has_script and place < len(words) else None
 
 
 def _containers(manifest: Manifest) -> Iterator[dict[str, Any]]:
@@ -147,13 +181,15 @@ def _containers(manifest: Manifest) -> Iterator[dict[str, Any]]:
         yield from replica["template"]["spec"]["containers"]
 
 
-def _outcome(run: Run, trial: Trial, shortening: Shortening) -> Corner:
-    objective = run.experiment.objective
+def outcome(trial: Trial, objective: Objective, shortening: Shortening) -> Corner:
+    """What has become of a trial that has ended."""
     printed = number(trial.summary(objective.metric).pick(objective.strategy))
     in_time = trial.reason != TIMED_OUT or shortening.timeout_s is None
-    fine = printed is not None and (trial.state is TrialState.SUCCEEDED or not in_time)
-    lines = () if fine else _last_lines(run.folder.log(trial.name))
-    return Corner(trial, printed, fine, lines)
+    return Corner(trial, printed, fine=printed is not None and (trial.state is TrialState.SUCCEEDED or not in_time))
+
+
+def _with_lines(corner: Corner, run: Run) -> Corner:
+    return corner if corner.fine else replace(corner, last_lines=_last_lines(run.folder.log(corner.trial.name)))
 
 
 def _last_lines(log: Path) -> tuple[str, ...]:

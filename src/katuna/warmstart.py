@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,8 +19,22 @@ from katuna.spec.remark import listed
 from katuna.store import rundir
 from katuna.trials import Known, number
 
-Row = tuple[str, Mapping[str, str], str]
-"""Where it stands, parameter names to texts, and the objective metric's text."""
+
+@dataclass(frozen=True)
+class Row:
+    """Where it stands, parameter names to texts, and the objective metric's text; or why the row cannot be read."""
+
+    place: str
+    texts: Mapping[str, str]
+    result: str
+    damage: str = ""
+
+
+@dataclass(frozen=True)
+class Rows:
+    rows: Iterator[Row]
+    warning: str = ""
+
 
 _FORMULA_GUARD = ("'=", "'+", "'-", "'@", "'\t", "'\n")
 """How a text begins that `katuna export` has kept from being a spreadsheet's formula."""
@@ -33,30 +50,29 @@ def taken_from(experiment: Experiment, sources: Sequence[str], home: Path | None
 
 
 def _taken(experiment: Experiment, source: str, home: Path | None) -> Taken:
-    rows = _rows_of_file(experiment, Path(source)) if Path(source).is_file() else _rows_of_run(experiment, source, home)
+    found = _table(experiment, Path(source)) if Path(source).is_file() else Rows(_rows_of_run(experiment, source, home))
     at = time.time()
     known: list[Known] = []
-    left_out: dict[str, int] = {}
+    left_out: Counter[str] = Counter()
     outside: list[str] = []
-    valueless = f"without a number for {experiment.objective.metric}"
-    for place, texts, result in rows:
-        value = number(result.strip())
-        if value is None:
-            left_out[valueless] = left_out.get(valueless, 0) + 1
+    for row in found.rows:
+        value = number(row.result.strip())
+        if row.damage or value is None:
+            left_out[row.damage or f"without a number for {experiment.objective.metric}"] += 1
             continue
-        point = {parameter.name: normal(parameter, texts[parameter.name]) for parameter in experiment.parameters}
-        strange = [f"{name}={texts[name]}" for name, text in point.items() if text is None]
+        point = {parameter.name: normal(parameter, row.texts[parameter.name]) for parameter in experiment.parameters}
+        strange = [f"{name}={row.texts[name]}" for name, text in point.items() if text is None]
         if strange:
-            outside.append(f"{place}: {listed(strange)}")
+            outside.append(f"{row.place}: {listed(strange)}")
         else:
             whole = {name: text for name, text in point.items() if text is not None}
             known.append(Known(at, MappingProxyType(whole), value, source))
     if outside:
         left_out[f"outside the space (first {outside[0]})"] = len(outside)
-    found = Taken(source, tuple(known), left_out)
+    taken = Taken(source, tuple(known), left_out, found.warning)
     if not known:
-        raise InputRefused(f"--warm-start {found}" if left_out else f"--warm-start {source}: there is no result in it")
-    return found
+        raise InputRefused(f"--warm-start {taken}" if left_out else f"--warm-start {source}: there is no result in it")
+    return taken
 
 
 def _rows_of_run(experiment: Experiment, source: str, home: Path | None) -> Iterator[Row]:
@@ -73,32 +89,65 @@ def _rows_of_run(experiment: Experiment, source: str, home: Path | None) -> Iter
     _must_have(experiment, [parameter.name for parameter in there.parameters], source)
     for trial in run.trials:
         value = trial.value(here)
-        yield f"trial {trial.number}", trial.assignments, "" if value is None else repr(value)
+        yield Row(f"trial {trial.number}", trial.assignments, "" if value is None else repr(value))
 
 
 def _aim(objective: Objective) -> str:
     return f"{objective.type.value} {objective.metric}"
 
 
-def _rows_of_file(experiment: Experiment, path: Path) -> Iterator[Row]:
-    metric = experiment.objective.metric
+def _table(experiment: Experiment, path: Path) -> Rows:
+    """The rows of a CSV file."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="")
-            header = [name for name in reader.fieldnames or () if name is not None]
-            prefix, result = _columns(header, metric, path)
-            _must_have(experiment, [name.removeprefix(prefix) for name in header if name.startswith(prefix)], str(path))
-            for row in reader:
-                texts = {
-                    parameter.name: _unguarded(parameter, row[prefix + parameter.name]) for parameter in experiment.parameters
-                }
-                yield f"line {reader.line_num}", texts, row[result]
+        text = path.read_bytes().decode("utf-8-sig")
+        records = csv.reader(io.StringIO(text, newline=""))
+        read = [(records.line_num, record) for record in records if record]
     except UnicodeDecodeError as error:
         raise InputRefused(f"--warm-start {path}: not UTF-8 text (byte {error.start}); is it a CSV file?") from None
     except csv.Error as error:
         raise InputRefused(f"--warm-start {path}: no CSV file: {error}") from None
     except OSError as error:
         raise InputRefused(f"--warm-start {path}: {error.strerror or error}") from None
+    header = [name.strip() for name in read[0][1]] if read else []
+    repeated = [name for name, times in Counter(header).items() if times > 1 and name]
+    if repeated:
+        raise InputRefused(f"--warm-start {path}: more than one column is named {listed(repeated)}; which one is meant?")
+    prefix, result = _columns(header, experiment.objective.metric, path)
+    _must_have(experiment, [name.removeprefix(prefix) for name in header if name.startswith(prefix)], str(path))
+    whole = [(line, dict(zip(header, record, strict=True))) for line, record in read[1:] if len(record) == len(header)]
+    warning = _check_aim(experiment, [row for _, row in whole], prefix, path)
+    used = {result, *(prefix + parameter.name for parameter in experiment.parameters)}
+    cut = read[-1][0] if read and not text.endswith(("\n", "\r")) and header[-1] in used else 0
+
+    def rows() -> Iterator[Row]:
+        for _ in range(len(read) - 1 - len(whole)):
+            yield Row("", {}, "", f"with more or fewer fields than the {len(header)} of the header")
+        for line, row in whole:
+            texts = {parameter.name: _unguarded(parameter, row[prefix + parameter.name]) for parameter in experiment.parameters}
+            damage = "on a last line without an end, which may be cut off" if line == cut else ""
+            yield Row(f"line {line}", texts, row[result], damage)
+
+    return Rows(rows(), warning)
+
+
+def _check_aim(experiment: Experiment, rows: Sequence[Mapping[str, str]], prefix: str, path: Path) -> str:
+    """Refuses results of a search in the other direction, where the table says so; a warning for values picked by another strategy."""
+    objective = experiment.objective
+    own = {prefix + parameter.name for parameter in experiment.parameters}
+    types, strategies = (
+        dict.fromkeys(row.get(name, "").strip() for row in rows if name not in own)
+        for name in ("objective_type", "objective_strategy")
+    )
+    other = [each for each in types if each not in ("", objective.type.value)]
+    if other:
+        raise InputRefused(
+            f"--warm-start {path}: those results are of a search to {other[0]} {objective.metric}, this one is to {_aim(objective)}; "
+            "only results of the same aim can be used"
+        )
+    picked = [each for each in strategies if each not in ("", objective.strategy)]
+    if not picked:
+        return ""
+    return f"{path}: its values are the {picked[0]} of what each trial reported, this search compares the {objective.strategy}"
 
 
 def _columns(header: Sequence[str], metric: str, path: Path) -> tuple[str, str]:

@@ -94,8 +94,17 @@ def test_what_cannot_be_read_is_unusable(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe")
     done = katuna("lint", name, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: {name}: ")
+    assert (done.returncode, done.stdout.startswith(f"{name}: error[not-readable]: ")) == (2, True)
+
+
+def test_what_cannot_be_read_leaves_the_others_their_findings(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe")
+    done = katuna("lint", "-o", "json", "binary.yaml", "f.yaml", cwd=write(tmp_path, f=REFUSED))
+    assert done.returncode == 2
+    assert [(each["file"], each["code"]) for each in json.loads(done.stdout)] == [
+        ("binary.yaml", "not-readable"),
+        ("f.yaml", "master-replicas"),
+    ]
 
 
 def test_json_has_every_field(tmp_path: Path) -> None:
@@ -140,7 +149,7 @@ def test_github_commands_are_escaped() -> None:
     assert command == "error"
     named = dict(each.split("=", 1) for each in properties.split(","))
     assert set(named) == {"file", "line", "col", "title"}
-    assert decoded(named["file"], True) == "a,b:c%d/\\x1b[31m\\n::error::x.yaml"
+    assert decoded(named["file"], True) == "a,b:c%d/\\x1b[31m\n::error::x.yaml"
     assert (named["line"], named["col"], named["title"]) == ("3", "9", "wrong-type")
     shown = decoded(data, False)
     assert shown.startswith("spec.x,y:z: 100% of")

@@ -84,6 +84,11 @@ TRIES = {
 }
 
 
+def test_more_tries_than_trials_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refusal(capsys, write(maxTrialCount=1), "--try", "lr=0.1", "--try", "lr=0.2")
+    assert "--try is given 2 times, and maxTrialCount is 1" in message
+
+
 @pytest.mark.parametrize("case", TRIES)
 def test_a_try_that_is_no_point_is_refused(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     text, expected = TRIES[case]
@@ -224,12 +229,120 @@ def test_rows_that_cannot_be_used_are_counted_and_named() -> None:
     table([("lr", "width", "mix", "accuracy", "note"), good, *bad])
     done = katuna("tune", write(), "--warm-start", "known.csv", "--algorithm", "tpe")
     assert done.returncode == 0, done.stderr
-    left_out = "left out: 2 without a number for accuracy, 2 outside the space (first line 3: lr=5)"
+    damaged = "1 with more or fewer fields than the 5 of the header"
+    left_out = f"left out: {damaged}, 1 without a number for accuracy, 2 outside the space (first line 3: lr=5)"
     assert f"known.csv: 1 known result taken; {left_out}" in done.stderr
     assert known("toy") == [({"lr": "0.1", "width": "16", "mix": "a,b"}, 0.5)]
 
 
+def test_a_cut_last_line_is_left_out_and_a_headers_blanks_are_no_names() -> None:
+    Path("known.csv").write_text("lr, width, mix, accuracy\n0.1,8,plain,0.5\n0.2,8,plain,0.9")
+    done = katuna("tune", write(), "--warm-start", "known.csv", "--algorithm", "tpe")
+    assert done.returncode == 0, done.stderr
+    assert "1 known result taken; left out: 1 on a last line without an end, which may be cut off" in done.stderr
+    Path("known.csv").write_text("lr,width,mix,accuracy,note\n0.1,8,plain,0.5,x\n0.2,8,plain,0.9,y")
+    assert "2 known results taken\n" in katuna("tune", "toy.yaml", "--warm-start", "known.csv", "--dry-run").stderr
+
+
+def test_an_export_says_what_its_results_were_searched_for(capsys: pytest.CaptureFixture[str]) -> None:
+    finished(write("before", objective={"type": "minimize", "objectiveMetricName": "accuracy"}))
+    Path("before.csv").write_text(katuna("export", "before").stdout)
+    message = refusal(capsys, write(), "--warm-start", "before.csv")
+    assert "a search to minimize accuracy, this one is to maximize accuracy" in message
+    strategies = [{"name": "accuracy", "value": "latest"}]
+    aim = {"type": "minimize", "objectiveMetricName": "accuracy", "metricStrategies": strategies}
+    done = katuna("tune", write(objective=aim), "--warm-start", "before.csv", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "warning: before.csv: its values are the min of what each trial reported, this search compares the latest" in done.stderr
+    )
+
+
+def test_an_algorithm_stands_in_for_one_that_is_itself_the_problem() -> None:
+    """A grid without a step, one that searches something else, one that nobody knows, one with settings that are none."""
+    seed = [{"name": "random_state", "value": "5"}]
+    for name, settings in (
+        ("grid", seed),
+        ("enas", []),
+        ("darts", []),
+        ("nosuch", []),
+        ("tpe", [{"name": "gamm", "value": "x"}]),
+    ):
+        file = write(algorithm={"algorithmName": name, "algorithmSettings": settings})
+        assert katuna("tune", file, "--dry-run").returncode == 2
+        for other in ("random", "gp"):
+            done = katuna("tune", file, "--dry-run", "-n", "1", "--algorithm", other)
+            assert done.returncode == 0, done.stderr
+            assert ("# seed          5\n" in done.stdout) == bool(settings == seed)
+    stopping = {"algorithmName": "nosuch"}
+    file = write(earlyStopping=stopping)
+    assert katuna("tune", file, "--dry-run").returncode == 2
+    for rule in ("none", "median", "medianstop"):
+        assert katuna("tune", file, "--dry-run", "--early-stopping", rule).returncode == 0
+
+
+def test_a_resume_takes_the_algorithm_that_stands_in() -> None:
+    file = write(algorithm={"algorithmName": "grid"}, resumePolicy="LongRunning", maxTrialCount=2)
+    done = katuna("tune", file, "--algorithm", "random", "--seed", "1")
+    assert done.returncode == 0, done.stderr
+    resumed = katuna("resume", "toy", "--max-trials", "3")
+    assert resumed.returncode == 0, resumed.stderr
+    assert len(points("toy")) == 3
+    assert "algorithmName: grid" in Path("runs/toy/experiment.yaml").read_text()
+
+
+def test_warnings_are_of_the_algorithm_that_runs() -> None:
+    file = write(algorithm={"algorithmName": "tpe"}, maxTrialCount=8)
+    drawn = "drawn at random: tpe learns from the first 10"
+    assert drawn in katuna("tune", file, "--dry-run").stderr
+    assert drawn not in katuna("tune", file, "--dry-run", "--algorithm", "random").stderr
+    said = katuna("tune", write(maxTrialCount=8), "--dry-run", "--algorithm", "tpe").stderr
+    assert drawn in said
+
+
+def test_a_nas_config_is_not_searched_by_another_algorithm(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refusal(capsys, write(nasConfig={"graphConfig": {"numLayers": 1}}), "--algorithm", "tpe")
+    assert message.count("\n") == 1
+    assert "--algorithm tpe: the file describes a nasConfig, and no algorithm here searches one" in message
+
+
+def test_a_wrong_setting_of_an_option_is_not_blamed_on_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refusal(capsys, write(), "--algorithm", "tpe", "--setting", "gamma=2")
+    assert message.startswith("--algorithm tpe: error: gamma") or "algorithm tpe: gamma" in message
+    assert "toy.yaml" not in message
+
+
+def test_a_grid_that_is_wholly_known_is_refused_naming_the_best(capsys: pytest.CaptureFixture[str]) -> None:
+    coarse = [{**PARAMETERS[0], "feasibleSpace": {"min": "0.1", "max": "0.2", "step": "0.1"}}, *PARAMETERS[1:]]
+    coarse[1] = {**PARAMETERS[1], "feasibleSpace": {"min": "8", "max": "8", "step": "8"}}
+    rows = [(lr, "8", mix, lr) for lr in ("0.1", "0.2") for mix in ("plain", "a,b", "=sum")]
+    table([("lr", "width", "mix", "accuracy"), *rows])
+    file = write(parameters=coarse, algorithm={"algorithmName": "grid"}, maxTrialCount=6)
+    message = refusal(capsys, file, "--warm-start", "known.csv")
+    assert "all 6 points of the space are known already" in message
+    assert "the best is accuracy=0.2 at lr=0.2 width=8 mix=plain" in message
+    table([("lr", "width", "mix", "accuracy"), *rows[1:]])
+    said = katuna("tune", file, "--warm-start", "known.csv", "--dry-run", "-n", "6").stdout
+    assert "\n# trial 0: " in said
+    assert "trial 1" not in said
+    assert said.endswith("# no more trials: that is every point of the space\n")
+    table([("lr", "width", "mix", "accuracy"), rows[0]])
+    assert "1 result to begin with" in katuna("tune", file, "--warm-start", "known.csv", "--dry-run").stdout
+
+
+def test_a_dry_run_shows_no_trial_that_would_not_run() -> None:
+    said = katuna("tune", write(), "--dry-run", "-n", "9").stdout
+    assert said.count("\n# trial ") == 4
+    assert said.endswith("# no more trials: maxTrialCount is 4\n")
+    settings = [{"name": "resource_name", "value": "width"}, {"name": "r_l", "value": "9"}]
+    algorithm = {"algorithmName": "hyperband", "algorithmSettings": settings}
+    file = write(algorithm=algorithm, parallelTrialCount=9, maxTrialCount=40)
+    said = katuna("tune", file, "--dry-run", "-n", "30")
+    assert re.search(r"# trial \d+ and later: hyperband needs the results of those before it first\n$", said.stdout), said.stderr
+
+
 SOURCES = {
+    "two of one name": ("lr,width,mix,accuracy,accuracy\n0.1,8,plain,0.5,0.6\n", r"more than one column is named accuracy"),
     "missing column": ("lr,mix,accuracy\n0.1,plain,0.5\n", r"nothing for parameter width; it has lr, mix, accuracy"),
     "no metric": (
         "lr,width,mix,loss\n0.1,8,plain,0.5\n",
@@ -276,6 +389,9 @@ def comments(*arguments: str) -> dict[str, str]:
 
 def test_a_dry_run_says_how_large_the_search_is() -> None:
     facts = comments(write(maxFailedTrialCount=2))
+    assert facts["seed"] == "5"
+    assert re.fullmatch(r"(no|\d+) GPUs?, \d+ CPUs?: 1 trial at once", facts["this machine"])
+    assert re.fullmatch(r"(\d+) \(--seed \1 keeps it\)", comments(write(algorithm={"algorithmName": "tpe"}))["seed"])
     assert facts["space"] == "continuous (lr)"
     assert facts["trials"] == "4, 1 at a time, until 2 have failed"
     assert "duplicates" not in facts

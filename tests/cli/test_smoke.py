@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from factories import make_experiment
-from katuna.smoke import Shortening, corners
+from katuna.smoke import Shortening, corners, script_place
 from katuna.spec.model import Parameter
 from searches import await_line, await_none, experiment_yaml, katuna, spawn
 
@@ -98,7 +98,9 @@ def test_a_trial_that_outlasts_the_timeout_is_fine_if_it_has_printed_its_metric(
     done = katuna("smoke", "toy.yaml", "--timeout", "1s")
     assert done.returncode == 1, done.stderr
     assert re.search(r"^0 +0\.01 +sgd +TimedOut +0\.01", done.stdout, re.MULTILINE)
-    assert re.search(r"^1 +0\.9 +silent +Failed", done.stdout, re.MULTILINE)
+    assert re.search(r"^1 +0\.9 +silent +TimedOut", done.stdout, re.MULTILINE)
+    assert re.search(r"^corner 0 timed out, accuracy=0\.01, after", done.stderr, re.MULTILINE)
+    assert re.search(r"^corner 1 timed out, without accuracy, after", done.stderr, re.MULTILINE)
     assert len(left(temporary)) == 1
 
 
@@ -138,6 +140,37 @@ def test_a_typo_is_refused_before_anything_runs(temporary: Path) -> None:
     write()
     assert katuna("smoke", "toy.yaml", "--map", "/nowhere=./x").returncode == 2
     assert left(temporary) == []
+
+
+SHELLS = {
+    "bash -lc": 2,
+    "sh -ec": 2,
+    "/bin/bash -o pipefail -c": 4,
+    "bash -euo pipefail -c": 4,
+    "bash --norc -c --": 4,
+    "sh": None,
+    "bash -e": None,
+    "python -c": None,
+}
+
+
+@pytest.mark.parametrize("words", SHELLS)
+def test_a_shells_script_is_found_behind_its_options(words: str) -> None:
+    assert script_place([*words.split(), "train"]) == SHELLS[words]
+
+
+def test_a_script_that_takes_its_arguments_needs_a_word_before_them(temporary: Path) -> None:
+    write(command=["bash", "-lc", 'echo "$@"; echo ${trialParameters.lr} ${trialParameters.optimizer}'])
+    refused = katuna("smoke", "toy.yaml", "--arg=--epochs=1")
+    assert refused.returncode == 2
+    assert "`bash -lc`, which passes no argument on" in refused.stderr
+
+
+def test_a_timeout_below_a_second_is_refused(temporary: Path) -> None:
+    write()
+    refused = katuna("smoke", "toy.yaml", "--timeout", "0.5")
+    assert refused.returncode == 2
+    assert "--timeout: 0.5 s is too short" in refused.stderr
 
 
 NUMBERS = (Parameter("lr", "double", "0.1", "0.95", "0.1"), Parameter("width", "int", "8", "20", "8"))

@@ -39,6 +39,8 @@ def test_every_column_has_its_type_also_without_trials() -> None:
         "name": "str",
         "state": "str",
         "objective": "float64",
+        "objective_type": "str",
+        "objective_strategy": "str",
         "params.lr": "float64",
         "params.momentum": "float64",
         "params.width": "Int64",

@@ -92,3 +92,15 @@ def test_failed_trials_only_delay_a_generation() -> None:
         failed = make_trial(number, state=TrialState.FAILED, assignments=point)
         suggester.tell(failed if number % 2 else ended(number, point, distance(point)))
     assert sum(abs(x - 3) for x in xs[-20:]) < sum(abs(x - 3) for x in xs[:20]) / 2
+
+
+@pytest.mark.parametrize(("sigma", "taken"), [("1e-300", {"sigma0": "1e-9"}), ("1e300", {"sigma0": "1"})])
+def test_a_sigma_out_of_all_proportion_is_taken_as_the_nearest_that_searches(sigma: str, taken: dict[str, str]) -> None:
+    assert points_of(drive(make(sigma=sigma), 40)) == points_of(drive(make(**taken), 40))
+
+
+@pytest.mark.parametrize("sigma", ["1e-9", "1"])
+def test_the_least_and_the_greatest_sigma_search(sigma: str) -> None:
+    points = points_of(drive(make(sigma0=sigma), 200))
+    assert len({point["x"] for point in points}) > 30
+    assert all(X.contains(point["x"]) and Y.contains(point["y"]) for point in points)

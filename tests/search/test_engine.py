@@ -761,3 +761,42 @@ def test_a_search_of_a_thousand_trials_is_taken_up_again_at_once(algorithm: str 
     began = time.process_time()
     assert world.run() == MAX_TRIALS
     assert time.process_time() - began < 0.5
+
+
+# What had happened when the interruption came
+
+
+class _InterruptedWhileAway:
+    """The interruption comes seven seconds after the first start, which nobody polled meanwhile."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __call__(self) -> int:
+        if not self._world.count(Started):
+            return 0
+        self._world.clock.advance(7.0)
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("script", "ended", "state"),
+    [
+        (reports([0.4], every_s=5.0), True, "Succeeded"),
+        (reports([0.4], every_s=5.0, code=143), False, "Running"),
+        (reports([0.4, 0.5], every_s=5.0), False, "Running"),
+    ],
+    ids=["ended by itself", "signalled too", "still running"],
+)
+def test_what_had_ended_well_before_an_interruption_is_not_run_again(script: Script, ended: bool, state: str) -> None:
+    world = World(make_experiment(max_trials=1, parallel_trials=1), lambda request: script)
+    interruptions = _InterruptedWhileAway(world)
+    engine = Engine(world.experiment, world.suggester, world.launcher, world.store, world.clock, interruptions=interruptions)
+    assert engine.run() is None
+    assert world.states == [state]
+    assert world.launcher.running == ()
+    again = World(world.experiment, scored, store=MemoryStore(world.store.events))
+    assert again.run() is not None
+    assert len(again.launcher.started) == (0 if ended else 1)
+    (trial,) = fold(again.store.events, world.experiment.objective).trials.values()
+    assert trial.value(world.experiment.objective) == (0.4 if ended else 0.01)

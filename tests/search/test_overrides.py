@@ -8,7 +8,7 @@ from contracts.suggester_contract import drive, points_of
 from factories import LR, OPTIMIZER, WIDTH, make_experiment
 from katuna.errors import InputRefused
 from katuna.search.overrides import NAMES, with_algorithm
-from katuna.search.samplers import coerced
+from katuna.search.samplers import BEHIND, SAMPLERS, coerced
 from katuna.search.suggest import suggester_for
 from katuna.spec.model import Parameter
 
@@ -71,6 +71,15 @@ REFUSED: list[tuple[str | None, dict[str, str], dict[str, Any], str]] = [
     ("gp", {"deterministic_objective": "yes"}, {}, "algorithm gp: deterministic_objective must be true or false, not 'yes'"),
     ("gp", {"seed": "4"}, {}, "algorithm gp has no setting 'seed'; the seed is set by --seed;"),
     ("gp", {"independent_sampler": "x"}, {}, "algorithm gp has no setting 'independent_sampler'"),
+    ("tpe", {"n_ei_candidates": "0"}, {}, "algorithm tpe: n_ei_candidates must be at least 1, not '0'"),
+    ("tpe", {"n_ei_candidates": "-1"}, {}, "algorithm tpe: n_ei_candidates must be at least 1, not '-1'"),
+    ("gp", {"n_startup_trials": "-3"}, {}, "algorithm gp: n_startup_trials must be at least 0, not '-3'"),
+    ("nsgaiii", {"dividing_parameter": "0"}, {}, "algorithm nsgaiii: dividing_parameter must be at least 1, not '0'"),
+    ("cmaes", {"popsize": "1"}, {}, "algorithm cmaes: popsize must be at least 2, not '1'"),
+    ("cmaes", {"popsize": "-2"}, {}, "algorithm cmaes: popsize must be at least 2, not '-2'"),
+    ("cmaes", {"sigma0": "0"}, {}, "algorithm cmaes: sigma0 must be at least 1e-09 and at most 1, not '0'"),
+    ("cmaes", {"sigma0": "1e-300"}, {}, "algorithm cmaes: sigma0 must be at least 1e-09 and at most 1, not '1e-300'"),
+    ("cmaes", {"sigma0": "1e9"}, {}, "algorithm cmaes: sigma0 must be at least 1e-09 and at most 1, not '1e9'"),
     ("qmc", {"qmc_type": "foo"}, {}, "algorithm qmc: The `qmc_type='foo'` is invalid"),
     ("nsgaii", {"population_size": "1"}, {}, "algorithm nsgaii: `population_size` must be greater than or equal to 2"),
     ("sobol", {"scramble": "true"}, {}, "algorithm sobol has no setting 'scramble'; it takes none"),
@@ -105,3 +114,24 @@ def test_texts_become_what_the_annotation_says(text: str, annotation: str, value
 def test_other_texts_do_not(text: str, annotation: str) -> None:
     with pytest.raises(ValueError, match="must be"):
         coerced(text, annotation)
+
+
+@pytest.mark.parametrize("algorithm", ["tpe", "multivariate-tpe", "bayesianoptimization", "gp", "nsgaiii", "qmc", "cmaes"])
+def test_settings_that_fail_trials_later_are_refused_at_once(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the sampler: its trial after those at random is asked for before the search begins."""
+    space = make_experiment(parameters=(WIDTH, Parameter("depth", "int", "1", "9")))
+    setting = {"nsgaiii": {"dividing_parameter": "0"}, "cmaes": {"popsize": "1"}, "qmc": {"scramble": "true"}}.get(algorithm, {})
+    settings = setting or ({"n_startup_trials": "1000"} if algorithm != "bayesianoptimization" else {"n_initial_points": "1000"})
+    monkeypatch.setattr("katuna.search.overrides.RANGES", {})
+    if algorithm not in ("nsgaiii", "cmaes"):
+        with_algorithm(space, algorithm, settings)
+        raises = f"optuna.samplers.{SAMPLERS[BEHIND.get(algorithm, algorithm)].name}"
+        monkeypatch.setattr(f"{raises}.sample_relative", _fail_once_there_is_a_result)
+    with pytest.raises(InputRefused, match=f"algorithm {algorithm} cannot search this space with these settings: "):
+        with_algorithm(space, algorithm, settings)
+
+
+def _fail_once_there_is_a_result(self: object, study: Any, *rest: object) -> dict[str, Any]:
+    if len(study.get_trials(deepcopy=False)) > 5:
+        raise IndexError("out of bounds")
+    return {}

@@ -122,3 +122,8 @@ def test_quantiles_are_linear_between_neighbours() -> None:
     assert quantile([5.0], 0.3) == 5.0
     assert quantile([1, 2], 1.0) == 2
     assert Place(0).parent is None
+
+
+def test_perturbing_leaves_a_choice_that_the_list_repeats() -> None:
+    parameter = Parameter("c", "categorical", choices=("x", "x", "y"))
+    assert {perturbed(parameter, "x", random.Random(seed)) for seed in range(8)} == {"y"}

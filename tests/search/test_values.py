@@ -101,3 +101,41 @@ def test_the_unit_interval_covers_a_parameter_and_leads_back(parameter: Paramete
 def test_every_whole_number_is_reached(low: int, span: int, kind: str) -> None:
     axis = Axis(Parameter("n", "int", str(low), str(low + span), distribution=kind))  # type: ignore[arg-type]
     assert {int(axis.at(place / 5000)) for place in range(5001)} == set(range(low, low + span + 1))
+
+
+DEEP = Parameter("a", "double", "1e-14", "1e-3", distribution="logUniform")
+
+
+@pytest.mark.parametrize("algorithm", ["random", "tpe", "multivariate-tpe", "sobol", "cmaes", "qmc"])
+def test_a_log_scale_reaches_its_lower_end_however_small(algorithm: str) -> None:
+    """Of 11 decades 4 lie below 1e-10. A known point there is learnt like any other."""
+    experiment = make_experiment(algorithm=algorithm, parameters=(DEEP, Parameter("b", "double", "0", "1")))
+    suggester = suggester_for(experiment, 1)
+    suggester.learn({"a": "1e-12", "b": "0.5"}, 1.0)
+    points = points_of(drive(suggester, 40))
+    assert any(float(point["a"]) < 1e-10 for point in points)
+    assert Axis(DEEP).quantile("1e-12") == pytest.approx(2 / 11)
+
+
+@pytest.mark.parametrize("algorithm", ["grid", "bruteforce"])
+def test_a_repeated_choice_is_one_value(algorithm: str) -> None:
+    space = (Parameter("a", "discrete", choices=("1", "1", "2")), Parameter("c", "discrete", choices=("4", "4")))
+    experiment = make_experiment(algorithm=algorithm, parameters=space)
+    assert experiment.space_size == 2
+    points = points_of(drive(suggester_for(experiment, 1), 20))
+    assert sorted((point["a"], point["c"]) for point in points) == [("1", "4"), ("2", "4")]
+
+
+def test_the_unit_interval_gives_repeated_choices_no_more_room() -> None:
+    axis = Axis(Parameter("a", "categorical", choices=("x", "x", "y")))
+    assert [axis.at(place) for place in (0.2, 0.45, 0.55, 0.9)] == ["x", "x", "y", "y"]
+    assert [axis.quantile(text) for text in "xy"] == [0.25, 0.75]
+
+
+@pytest.mark.parametrize("kind", ["int", "double"])
+def test_a_grid_from_0_may_be_called_logarithmic(kind: str) -> None:
+    """A grid ignores the distribution; the plot of it has a plain scale."""
+    parameter = Parameter("a", kind, "0", "4", "1", distribution="logUniform")  # type: ignore[arg-type]
+    points = points_of(drive(suggester_for(make_experiment(algorithm="grid", parameters=(parameter,)), 1), 20))
+    assert sorted(float(point["a"]) for point in points) == [0, 1, 2, 3, 4]
+    assert Axis(parameter).plain_distribution()._contains(0)

@@ -159,6 +159,15 @@ RULES: list[tuple[str, dict[str, str], dict[str, Any], str, str, tuple[str, ...]
         EVERYWHERE,
         "spec.parameters[0].feasibleSpace.distribution",
     ),
+    (
+        "multivariate-tpe",
+        {},
+        {"a": LOG | {"min": "1e-12"}},
+        "min-lifted",
+        "warning",
+        KATIB,
+        "spec.parameters[0].feasibleSpace.min",
+    ),
     ("multivariate-tpe", {}, {"b": NORMAL}, "never-starts", "error", KATIB, "spec.parameters[1].feasibleSpace.distribution"),
     (
         "multivariate-tpe",
@@ -177,15 +186,6 @@ RULES: list[tuple[str, dict[str, str], dict[str, Any], str, str, tuple[str, ...]
         "error",
         KATIB,
         "spec.parameters[0].feasibleSpace.min",
-    ),
-    (
-        "bayesianoptimization",
-        {},
-        {"a": {"min": "0.25", "max": "1"}},
-        "distribution-ignored",
-        "warning",
-        KATIB,
-        "spec.parameters[0].feasibleSpace.distribution",
     ),
     (
         "bayesianoptimization",
@@ -208,7 +208,12 @@ RULES: list[tuple[str, dict[str, str], dict[str, Any], str, str, tuple[str, ...]
     ("cmaes", {}, {"objective": {"type": "maximize"}}, "cmaes-minimizes", "warning", KATIB, "spec.objective.type"),
     ("cmaes", {}, {"a": LOG}, "distribution-ignored", "warning", KATIB, "spec.parameters[0].feasibleSpace.distribution"),
     ("cmaes", {}, {"a": EVEN | {"max": "1.15"}}, "beyond-max", "warning", KATIB, "spec.parameters[0].feasibleSpace.step"),
+    ("cmaes", {"random_state": " 1"}, {}, "never-starts", "error", KATIB, "spec.algorithm.algorithmSettings[0].value"),
+    ("cmaes", {"random_state": "１"}, {}, "never-starts", "error", KATIB, "spec.algorithm.algorithmSettings[0].value"),
+    ("cmaes", {"sigma": " 0.1"}, {}, "never-starts", "error", KATIB, "spec.algorithm.algorithmSettings[0].value"),
     ("cmaes", {}, {"a": ONE}, "too-few-parameters", "error", KATUNA, "spec.parameters"),
+    ("cmaes", {"sigma": "1e-300"}, {}, "sigma-out-of-range", "warning", KATUNA, "spec.algorithm.algorithmSettings[0].value"),
+    ("cmaes", {"sigma": "3"}, {}, "sigma-out-of-range", "warning", KATUNA, "spec.algorithm.algorithmSettings[0].value"),
     ("cmaes", {"sigma": "-1"}, {}, "setting-ignored", "warning", EVERYWHERE, "spec.algorithm.algorithmSettings[0].value"),
     ("sobol", {"random_state": "1.0"}, {}, "setting-ignored", "warning", EVERYWHERE, "spec.algorithm.algorithmSettings[0].name"),
     ("sobol", {}, {"a": NORMAL}, "distribution-ignored", "warning", KATIB, "spec.parameters[0].feasibleSpace.distribution"),
@@ -323,3 +328,14 @@ def test_darts_gives_one_batch_and_needs_a_nas_config() -> None:
     spec = spec_of("darts", {}, parameters=[], nasConfig={"operations": [OPERATION]}, maxTrialCount=10)
     assert [(each.code, each.level, each.on) for each in remarks(spec)] == [("darts-second-batch", "warning", KATIB)]
     assert [each.code for each in remarks(spec_of("darts", {}))] == ["never-starts"]
+
+
+def test_a_grid_with_a_repeated_value_is_smaller_here() -> None:
+    """Katib's takes the list as written: 6 points, of which 4 are different."""
+    lists = [parameter("a", {"list": ["x", "x", "y"]}, "categorical"), parameter("b", {"list": ["1", "2"]}, "discrete")]
+    codes = {
+        most: [(each.code, each.level, each.on) for each in remarks(spec_of("grid", {}, parameters=lists, maxTrialCount=most))]
+        for most in (4, 5, 6, 7)
+    }
+    repeats = [("grid-repeats", "warning", KATUNA)]
+    assert codes == {4: [], 5: repeats, 6: repeats, 7: [("grid-too-small", "error", EVERYWHERE)]}

@@ -24,6 +24,10 @@ FILE = r"""  metricsCollectorSpec:
 """
 PROMETHEUS = "  metricsCollectorSpec: {collector: {kind: PrometheusMetric}, source: {httpGet: {port: 80, path: /m}}}\n"
 SCRIPT = 'command: [sh, -c, "cd /app && python train.py --lr=${trialParameters.learningRate}"]'
+METRICS = """\
+    objectiveMetricName: accuracy
+    additionalMetricNames: [loss]
+    metricStrategies: [{name: loss, value: min}, {name: accuracy, value: latest}]"""
 NAS = """\
   nasConfig:
     graphConfig: {numLayers: 2, inputSizes: [8, 8, 1], outputSizes: [10]}
@@ -40,6 +44,7 @@ TEXTS = [
     changed(changed(JOB, "algorithmName: tpe", "algorithmName: hyperband"), "- name: random_state", "- {name: r_l, value: '4'}\n      - {name: resource_name, value: layers}\n      - name: eta"),
     changed(changed(JOB, "algorithmName: tpe", "algorithmName: bayesianoptimization"), "random_state", "n_initial_points"),
     changed(JOB, "algorithmName: tpe", "algorithmName: cmaes"),
+    changed(JOB, "    objectiveMetricName: accuracy", METRICS),
     changed(changed(JOB[: JOB.index("  parameters:")] + NAS + JOB[JOB.index("  trialTemplate:") :], "algorithmName: tpe", "algorithmName: enas"), "random_state", "controller_hidden_size"),
 ]  # fmt: skip
 """Valid files of many shapes."""
@@ -105,6 +110,9 @@ def survives(texts: list[str]) -> None:
     if any(finding.level == "error" and "local" in finding.on for finding in findings):
         with pytest.raises(SpecRefused):
             load_experiment(sources)
+    elif any(finding.code == "ignored-object" for finding in findings):
+        with pytest.raises(SpecRefused, match="no Experiment"):
+            load_experiment(sources)
     else:
         experiment = load_experiment(sources).experiment
         first = {each.name: each.choices[0] if each.choices else each.text(each.bounds[0]) for each in experiment.parameters}
@@ -125,6 +133,21 @@ def test_damage_to_values(data: st.DataObject) -> None:
                 data.draw(st.sampled_from(["replace", "remove", "add"])),
             )
     survives([json.dumps(manifest)])
+
+
+NAMES = [(number, path) for number, example in enumerate(EXAMPLES) for path in paths(example)[1:] if path[-1] == "name"]
+
+
+@pytest.mark.parametrize("how", ["remove", "replace"])
+@pytest.mark.parametrize("algorithm", ["", "sobol"])
+def test_every_name_may_be_missing_or_empty(how: str, algorithm: str) -> None:
+    """`algorithm`, one that ignores settings, takes the place of the example's."""
+    for number, path in NAMES:
+        manifest = copy.deepcopy(EXAMPLES[number])
+        if algorithm:
+            manifest["spec"]["algorithm"]["algorithmName"] = algorithm
+        put(manifest, path, "", how)
+        survives([json.dumps(manifest)])
 
 
 @settings(max_examples=150, deadline=None)

@@ -166,10 +166,11 @@ def test_empty_and_malformed_files() -> None:
 
 
 def test_two_experiments_of_one_name() -> None:
+    finding = only(findings_of(f"{JOB}---\n{JOB}"))
+    assert "a second Experiment is named 'digits'; the first is at 0.yaml:4" in finding.message
+    assert finding.path == "metadata.name"
+    assert findings_of(JOB, JOB) == [], "two files may hold variants of one Experiment; a run takes one"
     for texts in ([JOB, JOB], [f"{JOB}---\n{JOB}"]):
-        finding = only(findings_of(*texts))
-        assert "a second Experiment is named 'digits'; the first is at 0.yaml:4" in finding.message
-        assert finding.path == "metadata.name"
         with pytest.raises(SpecRefused, match="second Experiment"):
             load(*texts)
     elsewhere = changed(JOB, "namespace: kubeflow", "namespace: lab")

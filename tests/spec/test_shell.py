@@ -41,9 +41,29 @@ def test_arguments_that_the_shell_would_change(argument: str) -> None:
     assert findings[0].path.endswith("containers[0].command[2]")
 
 
-@pytest.mark.parametrize("argument", ["--a=1", "'a~b'", "'a#b'", "/x/y.z", "'a,b:c@d%e+f'", "'[1,2]'", "'$(NAME)'"])
+@pytest.mark.parametrize("argument", ["--a=1", "'a~b'", "'a#b'", "/x/y.z", "'a,b:c@d%e+f'", "'[1,2]'", "'$(KATIB_TRIAL_NAME)'"])
 def test_arguments_that_it_leaves_alone(argument: str) -> None:
     assert wrapped(f"[python, train.py, {argument}]") == []
+
+
+MASTER = "[python, train.py, '--m=$(MASTER)']"
+
+
+def test_a_reference_to_no_variable_is_a_command_to_the_shell() -> None:
+    (finding,) = wrapped(MASTER)
+    assert (finding.code, finding.level, finding.on) == ("shell-wrapping", "warning", KATIB)
+    assert finding.path.endswith("containers[0].command[2]")
+    assert "MASTER" in finding.message
+
+
+@pytest.mark.parametrize(
+    "fields", ["env: [{name: MASTER, value: m}]", "envFrom: [{configMapRef: {name: settings, optional: true}}]"]
+)
+def test_a_reference_to_a_variable_that_may_be_there(fields: str) -> None:
+    image = "                image: registry.example/trial:1\n"
+    text = changed(JOB, image, f"{image}                {fields}\n")
+    text = changed(text, '[python, train.py, "--lr', "[python, train.py, '--m=$(MASTER)', \"--lr")
+    assert [each for each in lint([Source("f.yaml", text)], read_script=lambda _: None) if each.level == "warning"] == []
 
 
 def test_choices_are_arguments_too() -> None:

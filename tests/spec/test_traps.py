@@ -33,10 +33,14 @@ def warnings(text: str) -> dict[str, tuple[str, tuple[Engine, ...]]]:
 
 MTPE = changed(changed(JOB, "algorithmName: tpe", "algorithmName: multivariate-tpe"), "random_state", "n_startup_trials")
 
+BAYES = changed(JOB, "algorithmName: tpe", "algorithmName: bayesianoptimization")
+
 TRAPS = [
     ("linear-learning-rate", changed(JOB, ", distribution: logUniform", ""), "spec.parameters[0].feasibleSpace.distribution", EVERYWHERE),
     ("budget-within-start-up", changed(JOB, "maxTrialCount: 12", "maxTrialCount: 10"), "spec.maxTrialCount", KATUNA),
     ("parallel-above-start-up", changed(changed(MTPE, '"7"', '"3"'), "parallelTrialCount: 2", "parallelTrialCount: 3"), "spec.parallelTrialCount", EVERYWHERE),
+    ("distribution-ignored", changed(BAYES, "distribution: logUniform", "distribution: uniform"), "spec.parameters[0].feasibleSpace.distribution", KATIB),
+    ("distribution-ignored", changed(BAYES, ", distribution: logUniform", ""), "spec.parameters[0].feasibleSpace.distribution", KATIB),
     ("no-end", changed(changed(JOB, "    goal: 0.98\n", ""), "  maxTrialCount: 12\n", ""), "spec.maxTrialCount", EVERYWHERE),
     ("retain-with-early-stopping", with_spec(MEDIAN), "spec.trialTemplate.retain", KATIB),
     ("unseen-by-early-stopping", collector("{collector: {kind: TensorFlowEvent}}", with_spec(MEDIAN, RETAINED)), "spec.earlyStopping", KATIB),
@@ -122,3 +126,8 @@ def test_values_are_shown_but_not_secrets() -> None:
     secret = JOB + "                env: [{name: TOKEN, value: 5}]\n                workingDir: 7\n"
     values = {each.path.rpartition(".")[2]: each.value for each in lint([Source("f.yaml", secret)], read_script=lambda _: None)}
     assert values == {"value": "", "workingDir": "7"}
+
+
+def test_a_log_scale_that_hardly_matters_and_that_nobody_spoke_of() -> None:
+    text = changed(BAYES, 'min: "1e-4", max: "0.1", distribution: logUniform', 'min: "0.01", max: "0.1"')
+    assert "distribution-ignored" not in warnings(text)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from katuna.errors import EVERYWHERE, Finding
+from katuna.spec.sources import STDIN_NAME
 from katuna.text import printable
 
 LEVELS = ("error", "warning", "note")
@@ -68,13 +69,17 @@ def github(findings: Sequence[Finding]) -> list[str]:
 
 
 def _properties(finding: Finding) -> str:
-    place = {"line": str(finding.line), "col": str(finding.column)} if finding.line else {}
-    named = {"file": _below(finding.file), **place, "title": finding.code}
-    return ",".join(f"{name}={_property(printable(value))}" for name, value in named.items())
+    place = {"file": _below(finding.file)} if _is_file(finding) else {}
+    if place and finding.line:
+        place |= {"line": str(finding.line), "col": str(finding.column)}
+    return ",".join(f"{name}={_property(value)}" for name, value in {**place, "title": finding.code}.items())
 
 
 def _sentence(finding: Finding) -> str:
-    path = f"{finding.path}: " if finding.path else ""
+    """What the finding says, with its place where the format's own locations cannot hold it."""
+    piped = finding.file == STDIN_NAME and finding.line
+    path = f"line {finding.line}, column {finding.column}: " if piped else ""
+    path += f"{finding.path}: " if finding.path else ""
     hint = f" ({finding.hint})" if finding.hint else ""
     engines = "" if set(finding.on) == set(EVERYWHERE) else f" [{', '.join(finding.on)}]"
     return f"{path}{finding.message}{hint}{engines}"
@@ -87,7 +92,10 @@ def _data(text: str) -> str:
 
 
 def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
+    """A runner decodes `%3A` and `%2C` too, so that a path stays the path; what it has no code for is written out."""
+    for char in "%\r\n:,":
+        text = text.replace(char, f"%{ord(char):02X}")
+    return printable(text)
 
 
 # SARIF 2.1.0.
@@ -107,7 +115,7 @@ def sarif(findings: Sequence[Finding], version: str) -> dict[str, Any]:
 
 def _result(finding: Finding, rule: int) -> dict[str, Any]:
     located: dict[str, Any] = {}
-    if finding.file:
+    if _is_file(finding):
         located["physicalLocation"] = _physical(finding)
     if finding.path:
         located["logicalLocations"] = [{"fullyQualifiedName": finding.path}]
@@ -126,6 +134,10 @@ def _physical(finding: Finding) -> Mapping[str, Any]:
     if finding.line:
         place["region"] = {"startLine": finding.line, "startColumn": finding.column}
     return place
+
+
+def _is_file(finding: Finding) -> bool:
+    return finding.file not in ("", STDIN_NAME)
 
 
 def _below(file: str) -> str:

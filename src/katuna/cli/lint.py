@@ -31,13 +31,13 @@ def command(files: tuple[Path, ...], engine: str, pass_env: tuple[str, ...], out
     """Check Experiments, ConfigMaps, Jobs and PyTorchJobs; `-` is standard input, a folder all *.yaml and *.yml in it.
 
     Prints every finding of all files together, each with its place, code and field path; docs/lint.md lists the codes. Exit code 1
-    when there is an error on the engine asked for.
+    when there is an error on the engine asked for, 2 when a file cannot be read.
     """
     from katuna.spec.load import lint
-    from katuna.spec.sources import manifests, read_source
+    from katuna.spec.sources import read_manifests
 
-    sources = [read_source(path) for path in manifests(files)]
-    every = lint(sources, pass_env=pass_env)
+    sources, unread = read_manifests(files)
+    every = [*unread, *(lint(sources, pass_env=pass_env) if sources else ())]
     findings = [finding for finding in every if engine in (*finding.on, "all")]
     wrong = list(dict.fromkeys(finding.file for finding in findings if finding.level == "error"))
     if output in FORMATS and output != "table":
@@ -47,7 +47,9 @@ def command(files: tuple[Path, ...], engine: str, pass_env: tuple[str, ...], out
             objects = [{**each, "file": printable(each["file"])} for each in objects]
         print_objects(output, objects, wrong)
     else:
-        _print(findings, output, len(sources))
+        _print(findings, output, len(sources) + len(unread))
+    if unread:
+        sys.exit(2)
     if wrong:
         sys.exit(1)
 

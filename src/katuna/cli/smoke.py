@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ from katuna.text import printable
     help="One more argument for the trials' program, to shorten them: --arg=--epochs=1.",
 )
 @click.option(
-    "--timeout", type=Duration(), metavar="90s", help="End each trial after this time; fine if it has printed its metric by then."
+    "--timeout",
+    type=Duration(),
+    metavar="90s",
+    help="End each trial after this time, 1 s or more; fine if it has printed its metric by then.",
 )
 @click.option("--keep-files", is_flag=True, help="Keep the trials' files even if all is well.")
 @local_options
@@ -42,6 +46,7 @@ def command(
     from katuna.errors import Interrupted
     from katuna.smoke import Shortening, corners, smoke
 
+    shortening = Shortening(arguments, timeout)
     planned = conduct.plan(files, options=run_options(**options), name=name)
     say_findings(planned.findings)
     count = len(corners(planned.experiment))
@@ -50,7 +55,7 @@ def command(
     stop = StopRequests()
     with stop.listening():
         found, kept = smoke(
-            planned, Shortening(arguments, timeout), keep=keep_files, interruptions=lambda: stop.count, watch=_progress
+            planned, shortening, keep=keep_files, interruptions=lambda: stop.count, watch=partial(_progress, shortening)
         )
     if found:
         _print(planned.experiment, found)
@@ -62,13 +67,20 @@ def command(
         sys.exit(1)
 
 
-def _progress(event: Any, search: Any) -> None:
+def _progress(shortening: Any, event: Any, search: Any) -> None:
     from katuna.cli.screen import ended_line
+    from katuna.smoke import outcome
     from katuna.trials import Exited
 
-    if isinstance(event, Exited):
-        line = ended_line(search.trials[event.number], search).removesuffix("  best so far")
-        click.echo(printable(line.replace("trial", "corner", 1)), err=True)
+    if not isinstance(event, Exited):
+        return
+    corner = outcome(search.trials[event.number], search.objective, shortening)
+    if corner.state == "TimedOut":
+        value = f"{search.objective.metric}={figure(corner.value)}" if corner.fine else f"without {search.objective.metric}"
+        line = f"corner {event.number} timed out, {value}, after {duration(corner.trial.duration_s)}"
+    else:
+        line = ended_line(corner.trial, search).removesuffix("  best so far").replace("trial", "corner", 1)
+    click.echo(printable(line), err=True)
 
 
 def _print(experiment: Any, corners: Any) -> None:
@@ -77,12 +89,11 @@ def _print(experiment: Any, corners: Any) -> None:
     rows = []
     for corner in corners:
         trial = corner.trial
-        state = "TimedOut" if corner.fine and trial.state.value != "Succeeded" else trial.state.value
         rows.append(
             [
                 str(trial.number),
                 *(trial.assignments[name] for name in names),
-                state,
+                corner.state,
                 figure(corner.value),
                 duration(trial.duration_s),
             ]

@@ -70,7 +70,7 @@ def command(
 def _print_plan(planned: Any, count: int) -> None:
     from katuna import conduct
     from katuna.cli.output import yaml_text
-    from katuna.outlook import outlook
+    from katuna.outlook import outlook, shortfall
     from katuna.text import printable
 
     trials = conduct.first_trials(planned, max(1, count))
@@ -82,3 +82,5 @@ def _print_plan(planned: Any, count: int) -> None:
         words = ", ".join(f"{key}={value}" for key, value in point.items())
         click.echo(f"---\n# trial {number}: {trial}: {printable(words)}")
         click.echo(yaml_text(manifest), nl=False)
+    if why := shortfall(planned, len(trials[:count]), count):
+        click.echo(f"---\n# {why}")

@@ -22,6 +22,8 @@ def to_dataframe(experiment: Experiment, search: Search) -> pd.DataFrame:
     number          int64, from 0
     name, state     str; the state in Katib's words (`Succeeded`, `MetricsUnavailable`, ...)
     objective       float64; the value that the search compares, missing for a trial that came to none
+    objective_type, objective_strategy    str; the same in each row: minimize or maximize, and which of a trial's reports is the
+                    value (min, max or latest). `--warm-start` looks at them
     params.NAME     a parameter: float64 (double), Int64 (int), str (categorical), and for a discrete one the narrowest of the
                     three that all its values fit in
     metrics.NAME    float64; a metric by its strategy (min, max or latest), also of failed and running trials
@@ -40,6 +42,8 @@ def to_dataframe(experiment: Experiment, search: Search) -> pd.DataFrame:
         "name": _texts([trial.name for trial in rows]),
         "state": _texts([trial.state.value for trial in rows]),
         "objective": _floats([trial.value(experiment.objective) for trial in rows]),
+        "objective_type": _texts([experiment.objective.type.value] * len(rows)),
+        "objective_strategy": _texts([experiment.objective.strategy] * len(rows)),
     }
     for parameter in experiment.parameters:
         columns[f"params.{parameter.name}"] = _parameter(parameter, [trial.assignments.get(parameter.name) for trial in rows])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from katuna.contracts import NoSuggestion, Suggestion
 from katuna.search.draws import Draws, dice, trial_seed
 from katuna.search.space import Axis, axes
+from katuna.spec.algorithms import LEAST_SIGMA, MOST_SIGMA, sigma_share
 from katuna.spec.model import Experiment, ObjectiveType
 from katuna.trials import Assignments, Trial
 
@@ -39,7 +40,7 @@ class CmaSuggester:
     Katib ignores); lists are drawn at random, as Katib draws them.
 
     A population is complete when as many trials have a value as it has members, whichever generation asked for them: a trial
-    that failed only delays it. Settings: Katib's `sigma` (in units of the narrowest parameter, as there), `restart_strategy`;
+    that failed only delays it. Settings: Katib's `sigma` (in units of the narrowest parameter, as there; of its range at least LEAST_SIGMA and at most all), `restart_strategy`;
     and of Optuna's sampler `sigma0` (a share of the range), `popsize`, `n_startup_trials`, `use_separable_cma`, `lr_adapt`.
     Known results move the first mean to the best of them.
     """
@@ -51,7 +52,7 @@ class CmaSuggester:
         self._axes: dict[str, Axis] = {
             name: axis for name, axis in axes(experiment).items() if axis.parameter.is_numeric and axis.parameter.size > 1
         }
-        self._sigma = _sigma(self._settings, [axis.parameter.bounds for axis in self._axes.values()])
+        self._sigma = _sigma(experiment)
         self._draws = Draws(experiment, seed)
         self._seed = seed
         self._runs = 0
@@ -137,11 +138,12 @@ class CmaSuggester:
         self._optimizer = self._new(np.array([draws.random() for _ in self._axes]), population)
 
 
-def _sigma(settings: Mapping[str, str], bounds: list[tuple[float, float]]) -> float:
+def _sigma(experiment: Experiment) -> float:
+    settings = experiment.settings
     if "sigma0" in settings:
         return float(settings["sigma0"])
     written = float(settings.get("sigma", "0"))
-    return written / min(high - low for low, high in bounds) if written > 0 else SIGMA
+    return min(max(sigma_share(written, experiment.parameters), LEAST_SIGMA), MOST_SIGMA) if written > 0 else SIGMA
 
 
 def _is_true(settings: Mapping[str, str], name: str) -> bool:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from types import MappingProxyType
 
-from katuna.contracts import PARENT_LABEL, Clock, Launcher, NoSuggestion, Stopper, Store, Suggester, Suggestion, TrialRequest
+from katuna.contracts import (
+    PARENT_LABEL,
+    Clock,
+    Launcher,
+    LaunchEvent,
+    NoSuggestion,
+    Stopper,
+    Store,
+    Suggester,
+    Suggestion,
+    TrialRequest,
+)
 from katuna.metrics.line import Report
 from katuna.search.budget import SPACE_EXHAUSTED, TIME_IN_VAIN, TIME_IS_UP, End, edited, room, verdict
 from katuna.spec.model import Experiment
@@ -212,11 +223,14 @@ class Engine:
 
     def _poll(self, timeout_s: float) -> None:
         for event in self._launcher.poll(timeout_s):
-            if isinstance(event, Reported) and self._stopper is not None:
-                self._record_steps(event)
-            else:
-                self._record(event)
+            self._take(event)
         self._store.sync()
+
+    def _take(self, event: LaunchEvent) -> None:
+        if isinstance(event, Reported) and self._stopper is not None:
+            self._record_steps(event)
+        else:
+            self._record(event)
 
     def _record_steps(self, event: Reported) -> None:
         """Line by line, so that a decision to stop early falls on a report and not on what was read at a time. What comes after it
@@ -233,8 +247,15 @@ class Engine:
         self._launcher.stop(number, GRACE_S)
 
     def _pause(self) -> None:
-        """Stops what runs and journals nothing of how it ends: these trials begin again when the search goes on."""
+        """Journals what had happened before, then stops what runs and journals nothing of how it ends: these trials begin again
+        when the search goes on. So does one that had ended with an error: what interrupts katuna may have signalled it too."""
         running = {trial.number for trial in self._search.unfinished} - set(self._to_restart)
+        for event in self._launcher.poll(0.0):
+            if isinstance(event, Exited):
+                running.discard(event.number)
+            if not isinstance(event, Exited) or event.code == 0 or self._search.trials[event.number].stop_reason:
+                self._take(event)
+        self._store.sync()
         for number in running:
             self._launcher.stop(number, GRACE_S)
         hurried = False

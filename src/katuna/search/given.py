@@ -22,11 +22,12 @@ UNTAUGHT = ("random", "sobol", "qmc", *SCHEDULED)
 
 @dataclass(frozen=True)
 class Taken:
-    """What one source gave: `left_out` maps a reason to how many rows it cost."""
+    """What one source gave: `left_out` maps a reason to how many rows it cost, `warning` is about all of them."""
 
     source: str
     known: tuple[Known, ...]
     left_out: Mapping[str, int]
+    warning: str = ""
 
     def __str__(self) -> str:
         count = len(self.known)
@@ -114,6 +115,12 @@ def parse_try(text: str) -> dict[str, str]:
 def checked_tries(experiment: Experiment, tries: Iterable[Mapping[str, str]]) -> tuple[Assignments, ...]:
     """The points that a search begins with, each perhaps of some parameters only. Raises InputRefused."""
     points = []
+    tries = tuple(tries)
+    if experiment.max_trials is not None and len(tries) > experiment.max_trials:
+        raise InputRefused(
+            f"--try is given {len(tries)} times, and maxTrialCount is {experiment.max_trials}: the rest would never run; "
+            "leave some out, or raise maxTrialCount in the file"
+        )
     for given in tries:
         what = "--try " + ",".join(f"{name}={value}" for name, value in given.items())
         if experiment.algorithm in SCHEDULED:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from katuna.contracts import NoSuggestion
 from katuna.errors import InputRefused
-from katuna.search.samplers import BEHIND, SAMPLERS, coerced, complaint, constructor_parameters
+from katuna.metrics.line import Report
+from katuna.search.samplers import BEHIND, RANGES, SAMPLERS, coerced, complaint, constructor_parameters
+from katuna.search.suggest import suggester_for
 from katuna.spec.algorithms import ALGORITHMS, HERE
 from katuna.spec.model import Experiment
 from katuna.spec.remark import did_you_mean, listed, shown
+from katuna.trials import Summary, Trial, TrialState
 
 NAMES = tuple(dict.fromkeys((*HERE, *SAMPLERS)))
 """What `--algorithm` takes: Katib's names first."""
+
+TRIED = 6
+FEW = {"n_startup_trials": str(TRIED - 1), "n_initial_points": str(TRIED - 1), "population_size": "2"}
+"""Settings with which one trial of TRIED has a model behind it, or a generation before it."""
 
 
 def with_algorithm(experiment: Experiment, algorithm: str | None, settings: Mapping[str, str]) -> Experiment:
@@ -26,15 +35,22 @@ def with_algorithm(experiment: Experiment, algorithm: str | None, settings: Mapp
     Optuna's samplers. Raises InputRefused for what is no algorithm, or no setting or value of it, or cannot search this space.
     """
     name = experiment.algorithm if algorithm is None else algorithm
-    if name not in NAMES:
-        raise InputRefused(f"there is no algorithm {shown(name)} here; {_meant(name, NAMES)}algorithms: {listed(NAMES)}")
+    check_name(name)
     for setting, value in settings.items():
         _check(name, setting, value)
     kept = experiment.settings if name == experiment.algorithm else {}
     merged = MappingProxyType({**kept, **settings})
     changed = replace(experiment, algorithm=name, settings=merged, manifest=_with(experiment.manifest, name, merged))
     _check_space(changed)
+    if settings and (problem := _failure(changed)):
+        raise InputRefused(f"algorithm {name} cannot search this space with these settings: {problem}")
     return changed
+
+
+def check_name(name: str) -> None:
+    """Raises InputRefused for what is no algorithm here."""
+    if name not in NAMES:
+        raise InputRefused(f"there is no algorithm {shown(name)} here; {_meant(name, NAMES)}algorithms: {listed(NAMES)}")
 
 
 def _check(name: str, setting: str, value: str) -> None:
@@ -45,7 +61,7 @@ def _check(name: str, setting: str, value: str) -> None:
     elif setting in optunas:
         try:
             coerced(value, optunas[setting])
-            problem = ""
+            problem = RANGES[setting](value) if setting in RANGES else ""
         except ValueError as error:
             problem = str(error)
     else:
@@ -82,6 +98,27 @@ def _check_space(experiment: Experiment) -> None:
     short = BEHIND.get(name, name)
     if short in SAMPLERS and (problem := complaint(short, experiment.settings)):
         raise InputRefused(f"algorithm {name}: {problem}")
+
+
+def _failure(experiment: Experiment) -> str:
+    """What the algorithm raises in its first trials beyond those at random, which are made few for it; "" for nothing."""
+    optunas = constructor_parameters(experiment.algorithm)
+    few = {key: text for key, text in FEW.items() if key in experiment.settings or key in optunas}
+    objective = experiment.objective
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            suggester = suggester_for(replace(experiment, settings={**experiment.settings, **few}), 0)
+            for number in range(TRIED):
+                answer = suggester.ask(number)
+                if isinstance(answer, NoSuggestion):
+                    return ""
+                summary = Summary().add(Report(objective.metric, str(number)))
+                trial = Trial(number, "", answer.assignments, 0.0, TrialState.SUCCEEDED, summaries={objective.metric: summary})
+                suggester.tell(trial)
+    except Exception as error:  # noqa: BLE001  (what a sampler raises is its own affair, and none of it may come up trials later)
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def _with(manifest: Mapping[str, Any], name: str, settings: Mapping[str, str]) -> Mapping[str, Any]:

@@ -37,7 +37,7 @@ class Place:
 
 class PbtSuggester:
     """Each of n_population places of a generation is asked for once, and again, drawn anew, for a trial that ended without a
-    value; the next generation begins when all have one. Known results are not used: they have no checkpoints.
+    value (Katib queues its parameters again: a point that crashes would never end); the next generation begins when all have one. Known results are not used: they have no checkpoints.
 
     Members below the quantile `truncation_threshold` go on as one of those from its counterpart above, parameters and
     checkpoints; the others go on from their own checkpoints with each parameter a little lower or higher, or, where
@@ -130,7 +130,7 @@ def perturbed(parameter: Parameter, text: str, draws: random.Random) -> str:
     before or after in a list, which closes in a ring."""
     if not parameter.is_numeric:
         move = draws.choice((-1, 1))
-        return parameter.choices[(parameter.choices.index(text) + move) % len(parameter.choices)]
+        return parameter.values[(parameter.values.index(text) + move) % len(parameter.values)]
     value, factor = float(text), draws.choice(FACTORS)
     moved = parameter.text(value * factor)
     step = parameter.exact_step

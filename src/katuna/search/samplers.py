@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from katuna.spec.algorithms import LEAST_SIGMA, MOST_SIGMA
+from katuna.spec.settings import Check, real, whole
+
 Value = int | float | bool | str | None
 
 
@@ -42,6 +45,15 @@ CMA_PARAMETERS: Mapping[str, str] = {
     "lr_adapt": "bool",
 }
 """What of CmaEsSampler's constructor katuna's own CMA-ES takes, under the same names."""
+
+RANGES: Mapping[str, Check] = {
+    "sigma0": real(LEAST_SIGMA, MOST_SIGMA, with_least=True, with_most=True),
+    "popsize": whole(2),
+    "n_startup_trials": whole(0),
+    "n_ei_candidates": whole(1),
+    "dividing_parameter": whole(1),
+}
+"""What constructors take and samplers then fail at, trials later."""
 
 _READABLE = {"int", "float", "bool", "str", "None"}
 

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 OptunaValue = float | int | str
 
-LOWEST_LOG = 1e-10
-"""Katib's Optuna service lifts the lower end of a logUniform double to this (katib.md 3.2.4)."""
-
 
 class Axis:
     """One parameter as an Optuna distribution, with the way from its values to assignment texts and back.
@@ -31,7 +28,8 @@ class Axis:
 
     def __init__(self, parameter: Parameter) -> None:
         self.parameter = parameter
-        self._log = parameter.distribution == "logUniform"
+        # A grid ignores the distribution, and takes a lower end that has no logarithm.
+        self._log = parameter.is_numeric and parameter.distribution == "logUniform" and parameter.bounds[0] > 0
         self._by_place = parameter.type == "double" and bool(parameter.step) and parameter.distribution == "uniform"
         self._normal: NormalDist | None = None
         if parameter.is_numeric and parameter.distribution in ("normal", "logNormal"):
@@ -54,12 +52,12 @@ class Axis:
 
         parameter = self.parameter
         if not parameter.is_numeric:
-            return CategoricalDistribution(tuple(dict.fromkeys(parameter.choices)))
+            return CategoricalDistribution(parameter.values)
         low, high = parameter.bounds
         if parameter.type == "double":
-            return FloatDistribution(max(LOWEST_LOG, low) if self._log else low, high, log=self._log)
+            return FloatDistribution(low, high, log=self._log)
         if self._log:
-            return IntDistribution(max(1, int(low)), int(high), log=True)
+            return IntDistribution(int(low), int(high), log=True)
         return IntDistribution(int(low), int(parameter.on_grid(int(parameter.size) - 1)), step=int(parameter.exact_step or 1))
 
     def text(self, value: OptunaValue) -> str:
@@ -95,7 +93,7 @@ class Axis:
         """The place from 0 to 1 of a value: of one on a grid the middle of its cell."""
         parameter = self.parameter
         if not parameter.is_numeric:
-            return (parameter.choices.index(text) + 0.5) / parameter.size
+            return (parameter.values.index(text) + 0.5) / parameter.size
         if self._even_steps:
             step = float(parameter.exact_step or 1)
             return (round((float(text) - parameter.bounds[0]) / step) + 0.5) / parameter.size
@@ -104,7 +102,7 @@ class Axis:
         if self._normal is not None:
             place = self._normal.cdf(self._to_line(place))
         elif self._log:
-            place = math.log(max(place, LOWEST_LOG))
+            place = math.log(place)
         return min(max((place - low) / (high - low), 0.0), 1.0) if high > low else 0.5
 
     @property
@@ -121,8 +119,8 @@ class Axis:
         if not self._log:
             return low, high
         if self.parameter.type == "int":
-            return math.log(max(low, 1) - 0.5), math.log(max(high, 1) + 0.5)
-        return math.log(max(low, LOWEST_LOG)), math.log(max(high, LOWEST_LOG))
+            return math.log(low - 0.5), math.log(high + 0.5)
+        return math.log(low), math.log(high)
 
     def plain(self, text: str) -> OptunaValue:
         """The assignment as a person reads it: a number or a word."""

@@ -74,7 +74,8 @@ class SobolSuggester(_Memoryless):
 
 
 class GridSuggester:
-    """Every combination once, in an order shuffled by the seed; then EXHAUSTED. Points that are known, or were given to `restore`,
+    """Every combination once, in an order shuffled by the seed; then EXHAUSTED. A value that a list repeats is one value, where
+    Katib's grid takes the list as written and tries it more often (katib.md 3.2.3). Points that are known, or were given to `restore`,
     are left out of what is to come."""
 
     def __init__(self, experiment: Experiment, seed: int) -> None:

@@ -6,6 +6,7 @@ The facts are those of katib.md 3.2 and 13. To add an algorithm: an entry in ALG
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +17,18 @@ from katuna.spec.nas import DARTS_SETTINGS, ENAS_SETTINGS, darts_rule, enas_rule
 from katuna.spec.remark import Path, Remark, did_you_mean, listed, shown, unlike_katib
 from katuna.spec.settings import Check, anything, check_settings, one_of, real, setting_path, settings_of, whole
 
-__all__ = ["ALGORITHMS", "EARLY_STOPPING", "KATIB_ALGORITHMS", "Check", "check_algorithm_name", "check_settings", "real", "whole"]
+__all__ = [
+    "ALGORITHMS",
+    "EARLY_STOPPING",
+    "GO_SERVICES",
+    "KATIB_ALGORITHMS",
+    "Check",
+    "check_algorithm_name",
+    "check_settings",
+    "is_go_number",
+    "real",
+    "whole",
+]
 
 Spec = Mapping[str, Any]
 """`spec` of a defaulted, well-typed Experiment."""
@@ -26,7 +38,16 @@ SpaceRule = Callable[[Sequence[Parameter], Spec], Iterator[Remark]]
 
 PARAMETERS: Path = ("spec", "parameters")
 
+GO_SERVICES = ("cmaes", "sobol")
+"""Served by goptuna; the others by Python, which takes blanks around a number and `_` in it."""
+
 _NUMBER = real(-math.inf)
+_GO_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\Z")
+
+
+def is_go_number(text: str) -> bool:
+    """Whether Go reads what Python reads as a number."""
+    return bool(_GO_NUMBER.match(text))
 
 
 def _is_zero(text: str) -> bool:
@@ -97,6 +118,9 @@ def _grid_budget(parameters: Sequence[Parameter], most: int | None) -> Iterator[
         message = "Katib does not notice that a grid is used up: without maxTrialCount the Experiment never ends"
         hint = f"maxTrialCount: {int(katibs)}" if katibs < 10**9 else "write maxTrialCount"
         yield Remark(path, message, hint, "warning", KATIB, code="endless-grid")
+    elif here < most <= katibs:
+        message = f"{most} is more than the {int(here)} different combinations: here the search ends after them"
+        yield Remark(path, message, f"write {int(here)} or less", "warning", KATUNA, code="grid-repeats")
     elif most > here:
         message = f"{most} is more than the {int(here)} combinations of the grid"
         yield Remark(path, message, f"write {int(here)} or less", code="grid-too-small")
@@ -106,7 +130,9 @@ def _grid_budget(parameters: Sequence[Parameter], most: int | None) -> Iterator[
 
 
 def katib_grid_size(parameter: Parameter) -> float:
-    """How many values Katib's grid has: those of a double are added up as numpy's arange adds them."""
+    """How many values Katib's grid has: of a list all, repeated ones too; those of a double are added up as numpy's arange adds."""
+    if not parameter.is_numeric:
+        return len(parameter.choices)
     if parameter.type != "double" or not parameter.step:
         return parameter.size
     low, high = parameter.bounds
@@ -129,6 +155,9 @@ def multivariate_tpe_rule(parameters: Sequence[Parameter], spec: Spec) -> Iterat
         elif parameter.distribution == "logUniform" and parameter.exact_step not in (None, 1):
             message = "Katib's multivariate-tpe ignores the step of a logUniform parameter"
             yield Remark(_space(index, "step"), message, "", "warning", KATIB, code="step-ignored")
+        elif parameter.distribution == "logUniform" and parameter.type == "double" and parameter.bounds[0] < 1e-10:
+            message = f"Katib's multivariate-tpe tries nothing below 1e-10, and min is {parameter.minimum}"
+            yield Remark(_space(index, "min"), message, "", "warning", KATIB, code="min-lifted")
     if _is_zero(settings_of(spec).get("n_ei_candidates", "")):
         remark = Remark(setting_path(spec, "n_ei_candidates"), "n_ei_candidates must be at least 1, not 0", code="bad-setting")
         yield from unlike_katib(remark, "gives no trial after the first random ones")
@@ -146,10 +175,6 @@ def bayesian_rule(parameters: Sequence[Parameter], spec: Spec) -> Iterator[Remar
             yield _never_starts(
                 _space(index, "min"), f"bayesianoptimization draws doubles on a log scale, and min is {parameter.minimum}"
             )
-        elif parameter.type == "double" and parameter.distribution != "logUniform":
-            message = f"Katib's bayesianoptimization draws every double on a log scale, not {parameter.distribution}"
-            hint = "write distribution: logUniform, or use another algorithm"
-            yield Remark(_space(index, "distribution"), message, hint, "warning", KATIB, code="distribution-ignored")
     ints = [each if each.type == "int" else replace(each, distribution="uniform") for each in parameters]
     yield from _only_values("bayesianoptimization", ints, steps=False)
     yield from _skopt_settings(spec)
@@ -171,6 +196,31 @@ def _skopt_settings(spec: Spec) -> Iterator[Remark]:
         if name in settings:
             message = f"{name} is not applied here: a Gaussian process with expected improvement searches"
             yield Remark(setting_path(spec, name), message, "", "note", KATUNA, code="setting-not-applied")
+
+
+LEAST_SIGMA, MOST_SIGMA = 1e-9, 1.0
+"""Between these shares of the range cmaes searches: below them all trials are the same point, above them all at the borders."""
+
+
+def sigma_share(sigma: float, parameters: Sequence[Parameter]) -> float:
+    """Katib's `sigma`, in units of the narrowest parameter that can vary, as a share of its range."""
+    ranges = [high - low for low, high in (each.bounds for each in parameters if each.is_numeric and each.size > 1)]
+    narrowest = min(ranges, default=1.0)
+    return sigma / narrowest if narrowest > 0 else math.inf
+
+
+def _sigma_remarks(parameters: Sequence[Parameter], spec: Spec) -> Iterator[Remark]:
+    sigma = settings_of(spec).get("sigma", "")
+    if _NUMBER(sigma):
+        return
+    path, share = setting_path(spec, "sigma"), sigma_share(float(sigma), parameters)
+    if float(sigma) <= 0:
+        message = f"sigma has no effect unless it is greater than 0, and it is {shown(sigma)}"
+        yield Remark(path, message, "", "warning", code="setting-ignored")
+    elif not LEAST_SIGMA <= share <= MOST_SIGMA:
+        near = LEAST_SIGMA if share < LEAST_SIGMA else MOST_SIGMA
+        message = f"sigma {sigma} is {share:g} of the narrowest parameter's range, and is taken here as {near:g} of it"
+        yield Remark(path, message, "a sixth of the range is usual", "warning", KATUNA, code="sigma-out-of-range")
 
 
 def cmaes_rule(parameters: Sequence[Parameter], spec: Spec) -> Iterator[Remark]:
@@ -198,10 +248,12 @@ def cmaes_rule(parameters: Sequence[Parameter], spec: Spec) -> Iterator[Remark]:
             if places - math.floor(places + 1e-9) >= 0.5:
                 message = f"the range is no multiple of the step: Katib's cmaes goes beyond max, {parameter.maximum}"
                 yield Remark(_space(index, "step"), message, "", "warning", KATIB, code="beyond-max")
-    sigma = settings_of(spec).get("sigma", "")
-    if not _NUMBER(sigma) and float(sigma) <= 0:
-        message = f"sigma has no effect unless it is greater than 0, and it is {shown(sigma)}"
-        yield Remark(setting_path(spec, "sigma"), message, "", "warning", code="setting-ignored")
+    for name in ("random_state", "sigma"):
+        text = settings_of(spec).get(name, "")
+        if not ALGORITHMS["cmaes"].settings[name](text) and not is_go_number(text):
+            why = f"Katib's cmaes reads numbers without blanks and '_', in the digits 0 to 9: not {shown(text)}"
+            yield _never_starts(setting_path(spec, name), why)
+    yield from _sigma_remarks(parameters, spec)
 
 
 def sobol_rule(parameters: Sequence[Parameter], spec: Spec) -> Iterator[Remark]:  # noqa: ARG001

@@ -53,7 +53,7 @@ def check(
             findings = [inner.finding(remark.below(path)) for remark in gathered(job_remarks)]
         else:
             remarks += [remark.below(TRIAL_SPEC) for remark in job_remarks]
-        if not any(remark.level == "error" for remark in template_remarks):
+        if not any(remark.level == "error" for remark in template_remarks) and not _lost_a_name(examined):
             runs_here = not any(remark.level == "error" and "local" in remark.on for remark in job_remarks)
             made = _template(defaulted["spec"]["trialTemplate"], template)
             remarks += check_rendering(made, defaulted, maps, pass_env, runs_here)
@@ -77,6 +77,8 @@ def _not_again(examined: Examined, rules: Iterable[Remark]) -> Iterator[Remark]:
     """Rules without those that only repeat what a wrong type has caused, or here a misspelt name, which a cluster only drops."""
     mistyped = {remark.path for remark in examined.remarks if remark.code == "wrong-type"}
     for remark in rules:
+        if remark.code == "unknown-reference" and _lost_a_name(examined):
+            continue
         about = remark.about or remark.path
         lost = [about[:end] for end in range(1, len(about) + 1) if about[:end] in examined.lost]
         if not lost:
@@ -85,6 +87,11 @@ def _not_again(examined: Examined, rules: Iterable[Remark]) -> Iterator[Remark]:
             on = tuple(engine for engine in remark.on if engine != "local")
             if on:
                 yield replace(remark, on=on)
+
+
+def _lost_a_name(examined: Examined) -> bool:
+    """Whether a search parameter's name was of a wrong type: what refers to it cannot be told from what refers to nothing."""
+    return any(path[:2] == ("spec", "parameters") and len(path) == 4 and path[3] == "name" for path in examined.lost)
 
 
 def _check_command(template: TemplateText, spec: Mapping[str, Any], read_script: ReadScript) -> Iterator[Remark]:
@@ -100,7 +107,7 @@ def _check_command(template: TemplateText, spec: Mapping[str, Any], read_script:
     argv, kind = words(container), spec["metricsCollectorSpec"]["collector"].get("kind")
     top: Path = (*TEMPLATE, "configMap") if template.is_yaml else (*TRIAL_SPEC, *path)
     if kind in WRAPPED:
-        for remark in check_wrapping(argv):
+        for remark in check_wrapping(argv, _variables(job, container)):
             yield replace(remark, path=top) if template.is_yaml else remark.below(top)
         parameters = spec["trialTemplate"].get("trialParameters", [])
         references = {each.get("name", ""): each.get("reference", "") for each in parameters}
@@ -117,6 +124,14 @@ def _check_command(template: TemplateText, spec: Mapping[str, Any], read_script:
         folder = container.get("workingDir")
         folder = folder if isinstance(folder, str) else ""
         yield from check_script(metrics, [word for word, _ in argv], folder, read_script)
+
+
+def _variables(job: Mapping[str, Any], container: Mapping[str, Any]) -> set[str] | None:
+    """What a container's command can refer to; None where a ConfigMap, a Secret or an operator gives it more."""
+    entries = container.get("env") or []
+    if job.get("kind") != "Job" or container.get("envFrom") or not isinstance(entries, list):
+        return None
+    return {str(each.get("name")) for each in entries if isinstance(each, dict)} | {"KATIB_TRIAL_NAME"}
 
 
 def _check_job(
@@ -193,7 +208,9 @@ def _model(defaulted: Manifest, template: TemplateText) -> Experiment:
 
 
 def _settings(algorithm: Mapping[str, Any]) -> Mapping[str, str]:
-    return MappingProxyType({each["name"]: each.get("value", "") for each in algorithm.get("algorithmSettings", ())})
+    """A setting without a name is none that any service reads."""
+    written = algorithm.get("algorithmSettings", ())
+    return MappingProxyType({each["name"]: each.get("value", "") for each in written if "name" in each})
 
 
 def _early_stopping(stopping: Mapping[str, Any] | None) -> EarlyStopping | None:
@@ -206,8 +223,10 @@ def _objective(objective: Mapping[str, Any]) -> Objective:
         type=ObjectiveType(objective["type"]),
         metric=objective["objectiveMetricName"],
         goal=None if goal is None else float(goal),
-        additional=tuple(dict.fromkeys(objective.get("additionalMetricNames", ()))),
-        strategies=MappingProxyType({each["name"]: each["value"] for each in reversed(objective["metricStrategies"])}),
+        additional=tuple(filter(None, dict.fromkeys(objective.get("additionalMetricNames", ())))),
+        strategies=MappingProxyType(
+            {each["name"]: each["value"] for each in reversed(objective["metricStrategies"]) if "name" in each}
+        ),
     )
 
 

@@ -65,9 +65,9 @@ def _without_empty(value: Any, name: str = "") -> Any:
 def _default_strategies(objective: dict[str, Any]) -> None:
     """The additional metrics get the objective's strategy too, not `latest`."""
     strategies: list[dict[str, str]] = objective.setdefault("metricStrategies", [])
-    named = {strategy.get("name") for strategy in strategies}
+    named = {strategy.get("name", "") for strategy in strategies}
     value = {"minimize": "min", "maximize": "max"}.get(objective.get("type", ""), "latest")
-    for metric in (objective.get("objectiveMetricName"), *objective.get("additionalMetricNames", [])):
+    for metric in (objective.get("objectiveMetricName", ""), *objective.get("additionalMetricNames", [])):
         if metric not in named:
             strategies.append({"name": metric, "value": value} if metric else {"value": value})
 

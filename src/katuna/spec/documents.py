@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -14,6 +15,11 @@ from katuna.spec.remark import Path, Remark, did_you_mean, listed, shown
 from katuna.spec.yamltext import Document, Source, parse
 
 NAME: Path = ("metadata", "name")
+LISTS: Mapping[tuple[str, str], Mapping[str, str]] = {
+    ("v1", "List"): {},
+    ("kubeflow.org/v1beta1", "ExperimentList"): {"apiVersion": "kubeflow.org/v1beta1", "kind": "Experiment"},
+}
+"""Objects that hold others, as `kubectl get -o yaml` writes them, and what their items need not say."""
 
 
 def name_of(document: Document) -> str:
@@ -43,6 +49,7 @@ class Documents:
                 self._sort(document)
 
     def _sort(self, document: Document) -> None:
+        """Into what it is; of a list, its items, each as a document of its own."""
         value = document.value
         if not isinstance(value, dict):
             remark = Remark(
@@ -58,6 +65,13 @@ class Documents:
             self.findings += [
                 document.finding(Remark((name,), "must be specified, as text", code="missing-field")) for name in missing
             ]
+        elif (value["apiVersion"], value["kind"]) in LISTS:
+            if isinstance(value.get("items") or [], list):
+                for item in _items(document):
+                    self._sort(item)
+            else:
+                message = f"must be a list, not {shown(value['items'])}"
+                self.findings.append(document.finding(Remark(("items",), message, code="wrong-type")))
         elif f"{value['apiVersion']} {value['kind']}" == EXPERIMENT:
             self.experiments.append(document)
         elif (value["apiVersion"], value["kind"]) == ("v1", "ConfigMap"):
@@ -90,36 +104,68 @@ class Documents:
         if name is None and len(set(names)) > 1:
             message = f"several Experiments are given: {listed(names)}"
             yield self.experiments[1].finding(Remark(NAME, message, "--experiment NAME picks one", code="several-experiments"))
+        # A run takes one of each name, wherever the others stand.
+        yield from _doubles(chosen, lambda _: "")
+        yield from _doubles(self.config_maps, _namespace)
 
     def check_doubles(self) -> Iterator[Finding]:
-        """Two Experiments of one name, or ConfigMaps: which of them a cluster keeps depends on the order of sending."""
-        first: dict[tuple[str, str, str], Document] = {}
-        for document in chain(self.experiments, self.config_maps):
-            key = (document.value["kind"], _metadata(document, "namespace", "default"), name_of(document))
-            if key[2] and key in first:
-                there = first[key]
-                message = f"a second {key[0]} is named {shown(key[2])}; the first is at {there.file}:{there.place(NAME)[0]}"
-                yield document.finding(Remark(NAME, message, "give it another name", code="repeated-name"))
-            first.setdefault(key, document)
+        """Two Experiments of one name in a file, or ConfigMaps: which of them a cluster keeps depends on the order of sending."""
+        for documents in (self.experiments, self.config_maps):
+            yield from _doubles(documents, lambda document: (document.file, _namespace(document)))
 
     def ordered(self, findings: Iterable[Finding]) -> list[Finding]:
         """Without repetitions, by file as given, then by line."""
         return sorted(dict.fromkeys(findings), key=lambda each: (self._order.get(each.file, 0), each.line, each.column))
 
 
+def _namespace(document: Document) -> str:
+    return _metadata(document, "namespace", "default")
+
+
+def _doubles(documents: Iterable[Document], scope: Callable[[Document], object]) -> Iterator[Finding]:
+    """Every document after the first of its name in one scope."""
+    first: dict[object, Document] = {}
+    for document in documents:
+        name = name_of(document)
+        there = first.setdefault((scope(document), name), document)
+        if name and there is not document:
+            kind = document.value["kind"]
+            message = f"a second {kind} is named {shown(name)}; the first is at {there.file}:{there.place(NAME)[0]}"
+            yield document.finding(Remark(NAME, message, "give it another name", code="repeated-name"))
+
+
+def _items(document: Document) -> Iterator[Document]:
+    """The items of a list, with paths from their own tops and the places that they have in the file."""
+    unsaid = LISTS[document.value["apiVersion"], document.value["kind"]]
+    places, keys = ({}, {})  # type: tuple[dict[Any, dict[Path, Any]], dict[Any, dict[Path, Any]]]
+    for table, parts in ((document.places, places), (document.keys, keys)):
+        for path, place in table.items():
+            if len(path) > 1 and path[0] == "items":
+                parts.setdefault(path[1], {})[path[2:]] = place
+    for index, item in enumerate(document.value.get("items") or []):
+        value = {**unsaid, **item} if isinstance(item, dict) else item
+        yield replace(document, value=value, places=places.get(index, {}), keys=keys.get(index, {}))
+
+
 def _foreign(value: Mapping[str, Any]) -> Remark:
     """A kind that katuna has no use for. One that is nearly an Experiment's is an error, so that a typo is not passed over."""
     version, kind = value["apiVersion"], value["kind"]
-    known = [name for _, name in kinds()]
+    near = {name: api for api, name in kinds() if _near_group(version, api)}
     if (version, kind) == ("v1", "Secret"):
         hint = "leave it out of the files and give trials its values by --pass-env NAME"
         message = "the run folder keeps the files that it was started from, and must not keep a Secret"
         return Remark(("kind",), message, hint, on=KATUNA, code="secret-beside")
-    if kind in known:
-        right = next(api for api, name in kinds() if name == kind)
-        return Remark(("apiVersion",), f"{shown(version)} has no kind {kind}", f"write {right}", code="unknown-kind")
-    meant = did_you_mean(kind, known)
-    if meant or "kubeflow.org" in version:
-        hint = f"did you mean {meant}?" if meant else f"kinds: {listed(known)}"
-        return Remark(("kind",), f"the kind {shown(kind)} of {version} is not known", hint, code="unknown-kind")
+    if kind in near:
+        message = f"{shown(version)} has no kind {kind}"
+        return Remark(("apiVersion",), message, f"write {near[kind]}", code="unknown-kind")
+    meant = did_you_mean(kind, near)
+    if meant:
+        message = f"the kind {shown(kind)} of {version} is not known"
+        return Remark(("kind",), message, f"did you mean {meant}?", code="unknown-kind")
     return Remark(("kind",), f"a {kind} is ignored here", level="note", on=LOCAL, code="ignored-object")
+
+
+def _near_group(version: str, right: str) -> bool:
+    """Whether the apiVersion's group may be meant for that of `right`. Other groups have kinds of the same names: Volcano's Job."""
+    group = version.rpartition("/")[0]
+    return not group or bool(did_you_mean(group, [right.rpartition("/")[0]]))

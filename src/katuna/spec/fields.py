@@ -42,22 +42,25 @@ DROPPED = Reach(LOCAL, CLUSTERS)
 
 
 class Reader(NamedTuple):
-    """Who reads a manifest, as the reaches of what it says of unknown fields, wrong types and missing fields."""
+    """Who reads a manifest, as the reaches of what it says of unknown fields, wrong types, missing fields and nulls in lists."""
 
     unknown: Reach
     wrong: Reach
     missing: Reach
+    null: Reach = REFUSED
+    """Of a null in a list, which Go takes for an empty item."""
 
 
-WEBHOOK = Reader(DROPPED, REFUSED, Reach())
+WEBHOOK = Reader(DROPPED, REFUSED, Reach(), LATER)
 """Katib's admission of an Experiment. It has rules of its own for what must be there."""
 API_SERVER = Reader(DROPPED, REFUSED, REFUSED)
 STRICT = Reader(REFUSED, REFUSED, LATER)
 """Katib decodes the Job of a trial strictly; the API server then wants what must be there."""
-UNREAD = Reader(DROPPED, LATER, LATER)
+UNREAD = Reader(DROPPED, LATER, LATER, LATER)
 """Katib passes a trial's object of another kind on unread."""
 
 
+_EMPTY_ITEMS = {"string": "", "int32": 0}
 _FLOAT = re.compile(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?\Z", re.ASCII)
 
 
@@ -84,6 +87,37 @@ def examine(manifest: Mapping[str, Any], kind: str | None = None, reader: Reader
     walk = _Walk(reader)
     known = walk.visit(manifest, _schema()["kinds"][name], ())
     return Examined(known if isinstance(known, dict) else {}, tuple(walk.remarks), frozenset(walk.lost))
+
+
+class Typed(NamedTuple):
+    """A value that a manifest has written at a known place. `required`: the schema demands the field, or it is in a list or map
+    and no field at all."""
+
+    path: Path
+    value: Any
+    type: Type
+    required: bool
+
+
+def typed_values(manifest: Mapping[str, Any], kind: str) -> Iterator[Typed]:
+    """Everything in the manifest that has a place in `kind` ("apiVersion Kind"), the outer before the inner; unknown fields and what
+    is below a value of a wrong type are left out."""
+    return _typed(manifest, _schema()["kinds"][kind], (), required=True)
+
+
+def _typed(value: Any, wanted: Type, path: Path, *, required: bool) -> Iterator[Typed]:
+    if isinstance(wanted, str) and wanted.startswith("#"):
+        wanted = _schema()["definitions"][wanted[1:]]
+    yield Typed(path, value, wanted, required)
+    if isinstance(wanted, list) and isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _typed(item, wanted[0], (*path, index), required=True)
+    elif isinstance(wanted, dict) and isinstance(value, dict):
+        for name, child in value.items():
+            demanded = "*" in wanted or f"{name}!" in wanted
+            inner = wanted.get("*", wanted.get(f"{name}!" if demanded else name))
+            if inner is not None:
+                yield from _typed(child, inner, (*path, name), required=demanded)
 
 
 @cache
@@ -121,12 +155,19 @@ class _Walk:
     def _list(self, value: Any, wanted: Type, path: Path) -> Any:
         if not isinstance(value, list):
             return self._refuse(value, "a list", path)
-        items = [self.visit(item, wanted, (*path, index)) for index, item in enumerate(value)]
+        items = [self._item(item, wanted, (*path, index)) for index, item in enumerate(value)]
         # A list that lost items would move the places of those behind them.
         if any(item is _MISSING for item in items) and not _is_object(wanted):
             self.lost.add(path)
             return _MISSING
         return [{} if item is _MISSING else item for item in items]
+
+    def _item(self, value: Any, wanted: Type, path: Path) -> Any:
+        empty: Any = {} if _is_object(wanted) else _EMPTY_ITEMS.get(str(wanted))
+        if value is not None or empty is None or self.reader.null is self.reader.wrong:
+            return self.visit(value, wanted, path)
+        self.remarks += self.reader.null.of(Remark(path, "an item must not be null: Katib takes an empty one", code="wrong-type"))
+        return empty
 
     def _object(self, value: Any, wanted: Mapping[str, Type], path: Path) -> Any:
         if not isinstance(value, dict):

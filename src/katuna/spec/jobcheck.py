@@ -97,8 +97,8 @@ class _Checker:
 
     def remarks(self) -> Iterator[Remark]:
         spec = self.job.get("spec")
-        if not spec:
-            yield Remark(("spec",), "must be specified", code="missing-field")
+        if spec is None:
+            yield from self.refused.of(Remark(("spec",), "must be specified", code="missing-field"))
         elif self.kind == "Job":
             yield from self._batch_job(spec)
         else:

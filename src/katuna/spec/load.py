@@ -9,9 +9,10 @@ from pathlib import Path as File
 from katuna.errors import Finding, SpecRefused
 from katuna.spec.check import check, known_config_maps
 from katuna.spec.documents import Documents, name_of
+from katuna.spec.instead import Instead, own_seed
 from katuna.spec.model import Experiment, Manifest
 from katuna.spec.shell import ReadScript
-from katuna.spec.yamltext import Source
+from katuna.spec.yamltext import Document, Source
 
 __all__ = ["Loaded", "Source", "lint", "load_experiment", "read_script"]
 
@@ -31,12 +32,13 @@ def read_script(path: str) -> str | None:
 @dataclass(frozen=True)
 class Loaded:
     """`findings` are notes, warnings, and errors that hold on other engines only. `config_maps` are the ConfigMap documents given beside the Experiment. `file` names the
-    source that holds it."""
+    source that holds it, `seed` is the file's own `random_state`."""
 
     experiment: Experiment
     findings: tuple[Finding, ...]
     config_maps: tuple[Manifest, ...]
     file: str
+    seed: int | None = None
 
 
 def load_experiment(
@@ -44,9 +46,12 @@ def load_experiment(
     name: str | None = None,
     pass_env: Collection[str] = (),
     read_script: ReadScript = read_script,
+    instead: Instead | None = None,
 ) -> Loaded:
     """The Experiment of the files, or the one called `name` of several. `pass_env` names variables that the run will take from
     the calling shell: they stand in for Secrets. `read_script` reads what trials' commands run, to see which metrics it prints.
+    `instead` stands in for the algorithm and the early stopping of the file: these are not checked, and what holds for Katib alone is
+    left out where it comes of them.
 
     Raises SpecRefused, with every finding of every file in file order, when any is an error for a run on this machine.
     """
@@ -60,12 +65,25 @@ def load_experiment(
     ]
     experiment: Experiment | None = None
     for document in chosen:
-        experiment, found = check(document, documents.config_maps, pass_env, read_script)
+        experiment, found = _checked(document, documents, pass_env, read_script, instead or Instead())
         findings += found
-    findings = documents.ordered(findings)
+    findings = documents.ordered(_once(findings))
     if experiment is None or any(finding.level == "error" and "local" in finding.on for finding in findings):
         raise SpecRefused(findings)
-    return Loaded(experiment, tuple(findings), tuple(known_config_maps(documents.config_maps)), chosen[0].file)
+    return Loaded(
+        experiment, tuple(findings), tuple(known_config_maps(documents.config_maps)), chosen[0].file, own_seed(chosen[0])
+    )
+
+
+def _checked(
+    document: Document, documents: Documents, pass_env: Collection[str], read_script: ReadScript, instead: Instead
+) -> tuple[Experiment | None, list[Finding]]:
+    """As `check`, for what stands in. On Katib the file runs as it is: of that only what holds either way is said."""
+    experiment, found = check(instead.applied(document), documents.config_maps, pass_env, read_script)
+    if instead.is_nothing:
+        return experiment, found
+    own = set(check(document, documents.config_maps, pass_env, read_script)[1])
+    return experiment, [instead.attributed(each) for each in found if "local" in each.on or each in own]
 
 
 def lint(sources: Sequence[Source], pass_env: Collection[str] = (), read_script: ReadScript = read_script) -> tuple[Finding, ...]:
@@ -75,4 +93,10 @@ def lint(sources: Sequence[Source], pass_env: Collection[str] = (), read_script:
     findings = [*documents.findings, *documents.check_others(pass_env), *documents.check_doubles()]
     for document in documents.experiments:
         findings += check(document, documents.config_maps, pass_env, read_script)[1]
-    return tuple(documents.ordered(findings))
+    return tuple(documents.ordered(_once(findings)))
+
+
+def _once(findings: Sequence[Finding]) -> list[Finding]:
+    """Without the wrong types of values that could not be read in the first place."""
+    unread = {(each.file, each.line, each.column) for each in findings if each.code == "not-yaml"}
+    return [each for each in findings if each.code != "wrong-type" or (each.file, each.line, each.column) not in unread]

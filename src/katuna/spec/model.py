@@ -67,6 +67,11 @@ class Parameter:
         return self.type in ("double", "int")
 
     @property
+    def values(self) -> tuple[str, ...]:
+        """The different texts of a list, in its order; () of a numeric parameter."""
+        return tuple(dict.fromkeys(self.choices))
+
+    @property
     def bounds(self) -> tuple[float, float]:
         """(low, high) of a numeric parameter, both inclusive."""
         return float(self.minimum), float(self.maximum)
@@ -75,7 +80,7 @@ class Parameter:
     def size(self) -> float:
         """The number of different values; `math.inf` for a double without a step."""
         if not self.is_numeric:
-            return len(self.choices)
+            return len(self.values)
         step = self.exact_step
         if step is None:
             return math.inf if Decimal(self.minimum) != Decimal(self.maximum) else 1
@@ -91,7 +96,7 @@ class Parameter:
     def on_grid(self, index: int) -> str:
         """Text of the index-th value from the bottom. Decimal arithmetic: 0.1 + 2 * 0.1 is 0.3, not 0.30000000000000004."""
         if not self.is_numeric:
-            return self.choices[index]
+            return self.values[index]
         step = self.exact_step
         assert step is not None, f"{self.name} has no grid"
         return self._text(Decimal(self.minimum) + index * step)

@@ -19,6 +19,7 @@ ELASTIC: Path = ("spec", "elasticPolicy")
 NPROC: Path = ("spec", "nprocPerNode")
 RUN_POLICY: Path = ("spec", "runPolicy")
 MANAGERS = ("kubeflow.org/training-operator", "kueue.x-k8s.io/multikueue")
+BACKENDS = ("c10d", "etcd", "etcd-v2")
 MAX_NAME = 63
 """Pods have Services of their own names, and those are DNS labels."""
 
@@ -178,10 +179,6 @@ def _check_run_policy(policy: Mapping[str, Any], replicas: Mapping[str, Any]) ->
         message = "the operator looks at it only when something else happens: a job that hangs quietly goes on"
         where = (*RUN_POLICY, "activeDeadlineSeconds")
         yield Remark(where, message, "the pods' own activeDeadlineSeconds is kept", "note", CLUSTERS, code="untimed-deadline")
-    if restarts & {"OnFailure", "Always"} and limit is None:
-        message = "without a backoffLimit a replica that fails is started again and again: the job never fails"
-        hint = "restartPolicy: Never, or runPolicy.backoffLimit"
-        yield Remark(REPLICAS, message, hint, "note", CLUSTERS, at_key=True, code="endless-restarts")
 
 
 def _check_elastic(elastic: Mapping[str, Any], replicas: Mapping[str, Any]) -> Iterator[Remark]:
@@ -197,6 +194,9 @@ def _check_elastic(elastic: Mapping[str, Any], replicas: Mapping[str, Any]) -> I
     elif not low <= workers <= high and "Worker" in replicas:
         message = f"{workers} Workers are not within minReplicas {low} and maxReplicas {high}"
         yield _warning((*REPLICAS, "Worker", "replicas"), message, "nobody checks it before torchrun", code="elastic-range")
+    if elastic.get("rdzvBackend", BACKENDS[0]) not in BACKENDS:
+        message = f"{shown(elastic['rdzvBackend'])} is passed on as it is, and is no backend that torchrun has"
+        yield _warning((*ELASTIC, "rdzvBackend"), message, f"one of: {listed(BACKENDS)}", code="elastic-backend")
     if elastic.get("standalone"):
         message = "PET_STANDALONE is set to nothing, and torchrun ends with an error on that"
         yield _warning((*ELASTIC, "standalone"), message, "leave it out", code="elastic-standalone")

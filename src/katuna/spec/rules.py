@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from katuna.errors import CLUSTERS, EVERYWHERE, KATIB, KATUNA, Engine
-from katuna.spec.algorithms import ALGORITHMS, EARLY_STOPPING, check_algorithm_name, check_settings
+from katuna.spec.algorithms import ALGORITHMS, EARLY_STOPPING, GO_SERVICES, check_algorithm_name, check_settings, is_go_number
 from katuna.spec.collectors import check_collector
 from katuna.spec.model import Parameter
 from katuna.spec.remark import NUL, NUL_MESSAGE, Path, Remark, one_of, shown, unlike_katib
@@ -20,6 +21,8 @@ from katuna.spec.remark import NUL, NUL_MESSAGE, Path, Remark, one_of, shown, un
 SPEC: Path = ("spec",)
 PARAMETER_TYPES = ("double", "int", "discrete", "categorical")
 DISTRIBUTIONS = ("uniform", "logUniform", "normal", "logNormal")
+UNKNOWN = "unknown"
+"""The webhook lets it through; a search cannot draw from it."""
 STRATEGIES = ("min", "max", "latest")
 RESUME_POLICIES = ("Never", "LongRunning", "FromVolume")
 MAX_NAME = 40
@@ -65,10 +68,23 @@ def _check_metadata(metadata: Mapping[str, Any], trial_kind: object) -> Iterator
     if namespace and not _DNS_LABEL.match(namespace):
         message = f"{shown(namespace)} must be lower case letters, digits and '-', at most 63"
         yield Remark(("metadata", "namespace"), message, code="bad-name", on=CLUSTERS)
+    for table in ("labels", "annotations"):
+        for key in metadata.get(table, {}):
+            if not _is_qualified(key if table == "labels" else key.lower()):
+                message = (
+                    f"{shown(key)} is not a key: at most 63 letters, digits, '-', '_' and '.', after a DNS name and '/' if any"
+                )
+                yield Remark(("metadata", table, key), message, at_key=True, code="bad-label", on=CLUSTERS)
     for key, value in metadata.get("labels", {}).items():
         if not _LABEL_VALUE.match(value):
             message = f"{shown(value)} is not a label's value: at most 63 letters, digits, '-', '_' and '.'"
             yield Remark(("metadata", "labels", key), message, code="bad-label", on=CLUSTERS)
+
+
+def _is_qualified(key: str) -> bool:
+    """Whether Kubernetes takes the key of a label."""
+    prefix, slash, name = key.rpartition("/")
+    return bool(name and _LABEL_VALUE.match(name)) and (not slash or (bool(_SUBDOMAIN.match(prefix)) and len(prefix) <= 253))
 
 
 def _check_name(name: str, path: Path, limit: int, whole: str) -> Iterator[Remark]:
@@ -96,6 +112,9 @@ def _check_objective(spec: Mapping[str, Any]) -> Iterator[Remark]:
     if metric and metric in additional:
         where = (*path, "additionalMetricNames", additional.index(metric))
         yield Remark(where, f"{metric} is the objective metric already", "leave it out here", code="repeated-metric")
+    for index in (index for index, name in enumerate(additional) if not name):
+        message = "an empty name: nobody collects such a metric"
+        yield Remark((*path, "additionalMetricNames", index), message, "leave it out", "warning", code="missing-field")
     yield from _check_strategies(objective, (metric, *additional), (*path, "metricStrategies"))
 
 
@@ -163,7 +182,9 @@ def _check_parameter(parameter: Mapping[str, Any], path: Path, algorithm: str) -
         return
     path = (*path, "feasibleSpace")
     if space["distribution"] not in DISTRIBUTIONS:
-        yield one_of((*path, "distribution"), space["distribution"], DISTRIBUTIONS)
+        remark = one_of((*path, "distribution"), space["distribution"], DISTRIBUTIONS)
+        read = kind in ("double", "int") and algorithm in _READING_DISTRIBUTIONS
+        yield remark if read or space["distribution"] != UNKNOWN else replace(remark, on=KATUNA)
     if kind in ("double", "int"):
         if "list" in space:
             message, hint = f"{'an' if kind == 'int' else 'a'} {kind} has no list", "use min and max, or parameterType discrete"
@@ -185,6 +206,9 @@ def _check_parameter(parameter: Mapping[str, Any], path: Path, algorithm: str) -
             message = f"{shown(choice)} is listed twice: it would be tried more often"
             yield Remark((*path, "list", index), message, "leave one out", "warning", code="repeated-value")
 
+
+_READING_DISTRIBUTIONS = ("random", "tpe", "multivariate-tpe", "grid")
+"""Fail for a distribution of a number that they do not know; the others draw as they always do."""
 
 _STRICT_INTS = ("grid", "multivariate-tpe", "bayesianoptimization", "cmaes", "sobol")
 """Read a bound of an int with Python's int or Go's Atoi, which take no point and no exponent."""
@@ -226,6 +250,10 @@ def _check_range(space: Mapping[str, str], kind: str, path: Path, algorithm: str
 
 
 def _check_number(value: Decimal, text: str, kind: str, path: Path, algorithm: str) -> Iterator[Remark]:
+    if algorithm in GO_SERVICES and not is_go_number(text):
+        message = f"Katib's {algorithm} reads numbers without blanks and '_', in the digits 0 to 9: not {shown(text)}"
+        yield Remark(path, message, f'write "{value}"', on=KATIB, code="not-a-number")
+        return
     if kind == "double" or value == value.to_integral_value():
         if abs(value) >= (MAX_INT if kind == "int" else MAX_REAL):
             bounds = "-2^53 and 2^53" if kind == "int" else f"-{MAX_REAL} and {MAX_REAL}"
@@ -242,7 +270,7 @@ def _check_number(value: Decimal, text: str, kind: str, path: Path, algorithm: s
 
 
 def _is_plain_int(text: str) -> bool:
-    return text.strip().lstrip("+-").isdecimal()
+    return text.strip().lstrip("+-").replace("_", "").isdecimal()
 
 
 def _check_order(numbers: Mapping[str, Decimal], space: Mapping[str, str], path: Path, algorithm: str) -> Iterator[Remark]:
@@ -264,10 +292,11 @@ def _check_order(numbers: Mapping[str, Decimal], space: Mapping[str, str], path:
 def decimal(text: str) -> Decimal | None:
     """A number that a floating point number can hold."""
     try:
-        value = Decimal(text.strip()) if "_" not in text else None
-    except InvalidOperation:
+        value = Decimal(text.strip())
+        float(text)
+    except (InvalidOperation, ValueError):
         return None
-    return value if value is not None and value.is_finite() and abs(value) < Decimal("1.7e308") else None
+    return value if value.is_finite() and abs(value) < Decimal("1.7e308") else None
 
 
 def usable(parameter: Mapping[str, Any]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from katuna.errors import KATIB
@@ -17,6 +17,9 @@ WRAPPED = ("StdOut", "File", "TensorFlowEvent")
 ReadScript = Callable[[str], str | None]
 """The text of a file of this machine, None when there is none to read."""
 
+_REFERENCE = re.compile(r"\$\(([A-Za-z_][\w.-]*)\)")
+_OF_A_SERVICE = re.compile(r"_(SERVICE|PORT)(_|\Z)")
+"""Variables that Kubernetes gives for the services of a namespace."""
 _EXPANDED = re.compile(r"\$\([A-Za-z_][\w.-]*\)")
 _CHANGED = re.compile(r"[\s'\"\\`$;&|<>*?()]|^[#~]")
 _SHELLS = re.compile(r"(.*/)?(sh|bash|dash|ash|zsh)\Z")
@@ -49,8 +52,8 @@ def words(container: Mapping[str, Any]) -> list[tuple[str, Path]]:
     return argv
 
 
-def check_wrapping(argv: Sequence[tuple[str, Path]]) -> Iterator[Remark]:
-    """Paths begin at the container."""
+def check_wrapping(argv: Sequence[tuple[str, Path]], variables: Collection[str] | None = None) -> Iterator[Remark]:
+    """Paths begin at the container. `variables` are those that its command can refer to, None when they are not known."""
     if not argv or not any(path[0] == "command" for _, path in argv):
         return
     first = [word for word, _ in argv[:2]]
@@ -66,6 +69,10 @@ def check_wrapping(argv: Sequence[tuple[str, Path]]) -> Iterator[Remark]:
         yield Remark(argv[0][1], message, hint, "warning", KATIB, code="shell-wrapping")
         return
     for word, path in argv:
+        for name in _REFERENCE.findall(word.replace("$$", "")):
+            if variables is not None and name not in variables and not _OF_A_SERVICE.search(name):
+                message = f"the container has no variable {name}: $({name}) stays, and on Katib a shell runs it as a command"
+                yield Remark(path, message, "give it one in env, or leave it out", "warning", KATIB, code="shell-wrapping")
         plain = PLACEHOLDER.sub("x", _EXPANDED.sub("x", word.replace("$$", "$")))
         changed = _CHANGED.search(plain)
         if changed or not word:

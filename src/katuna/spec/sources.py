@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from katuna.errors import InputRefused
+from katuna.errors import Finding, InputRefused
 from katuna.spec.yamltext import Source
 
 STDIN = "-"
@@ -17,29 +17,61 @@ SUFFIXES = (".yaml", ".yml")
 
 def read_source(path: str | os.PathLike[str]) -> Source:
     """The file as text; `-` is standard input. Raises InputRefused for one that cannot be read."""
-    name = STDIN_NAME if str(path) == STDIN else str(path)
     try:
-        data = sys.stdin.buffer.read() if name == STDIN_NAME else Path(path).read_bytes()
-        return Source(name, data.decode())
-    except UnicodeDecodeError as error:
-        raise InputRefused(f"{name}: not UTF-8 text (byte {error.start}); is it a manifest?") from error
+        return _read(path)
     except (OSError, ValueError) as error:
-        raise InputRefused(f"{name}: {getattr(error, 'strerror', None) or error}") from error
+        raise InputRefused(f"{_shown_name(path)}: {_reason(error)}") from error
 
 
-def manifests(paths: Sequence[Path]) -> Iterator[Path]:
-    """The paths, each once, with a folder's *.yaml and *.yml files in its place, those of its folders too, in order of their names.
-
-    Raises InputRefused for a folder without any.
-    """
-    seen: set[Path] = set()
+def read_manifests(paths: Sequence[Path]) -> tuple[list[Source], list[Finding]]:
+    """The files, each once whatever the spellings of its path, with a folder's *.yaml and *.yml files in its place, those of its
+    folders too, in order of their names; and a finding for each path that cannot be read."""
+    sources: list[Source] = []
+    unread: list[Finding] = []
+    seen: set[str] = set()
     for path in paths:
-        found = [path]
-        if path.is_dir():
-            found = sorted(each for suffix in SUFFIXES for each in path.rglob(f"*{suffix}") if each.is_file())
-            if not found:
-                raise InputRefused(f"{path}: no {' or '.join(f'*{suffix}' for suffix in SUFFIXES)} file is in this folder")
+        try:
+            found = _files(path)
+        except OSError as error:
+            found = []
+            unread.append(_not_readable(path, _reason(error)))
         for each in found:
-            if each not in seen:
-                seen.add(each)
-                yield each
+            real = STDIN if str(each) == STDIN else os.path.realpath(each)
+            if real in seen:
+                continue
+            seen.add(real)
+            try:
+                sources.append(_read(each))
+            except (OSError, ValueError) as error:
+                unread.append(_not_readable(each, _reason(error)))
+    return sources, unread
+
+
+def _files(path: Path) -> list[Path]:
+    """Raises FileNotFoundError for a folder without manifests."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(each for suffix in SUFFIXES for each in path.rglob(f"*{suffix}") if each.is_file())
+    if not found:
+        wanted = " or ".join(f"*{suffix}" for suffix in SUFFIXES)
+        raise FileNotFoundError(f"no {wanted} file is in this folder")
+    return found
+
+
+def _read(path: str | os.PathLike[str]) -> Source:
+    data = sys.stdin.buffer.read() if str(path) == STDIN else Path(path).read_bytes()
+    return Source(_shown_name(path), data.decode())
+
+
+def _shown_name(path: str | os.PathLike[str]) -> str:
+    return STDIN_NAME if str(path) == STDIN else str(path)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 text (byte {error.start}); is it a manifest?"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _not_readable(path: Path, reason: str) -> Finding:
+    return Finding(_shown_name(path), 0, 0, "", reason, hint="the other files are checked", code="not-readable")

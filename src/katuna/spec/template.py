@@ -120,7 +120,8 @@ def _check_parameters(spec: Mapping[str, Any], parameters: Sequence[Mapping[str,
         path, name, reference = (*TRIAL_PARAMETERS, index), parameter.get("name", ""), parameter.get("reference", "")
         if not name or not reference or "{" in name or "}" in name:
             message = "name and reference must be specified and name must not contain '{' or '}'"
-            yield Remark(path, message, code="bad-trial-parameter")
+            about = "name" if not name or reference else "reference"
+            yield Remark(path, message, code="bad-trial-parameter", about=(*path, about))
         elif name in names:
             message = f"the trialParameter {shown(name)} is there already"
             yield Remark((*path, "name"), message, "names must differ", code="repeated-trial-parameter")
@@ -134,7 +135,8 @@ def _check_parameters(spec: Mapping[str, Any], parameters: Sequence[Mapping[str,
             yield Remark((*path, "name"), message, hint, code="unused-trial-parameter")
         names.add(name)
         references.add(reference)
-    for left in dict.fromkeys(PLACEHOLDER.findall(text)):
+    # One without a name may be the one that is meant.
+    for left in dict.fromkeys(PLACEHOLDER.findall(text)) if "" not in names else ():
         if left not in names:
             meant = did_you_mean(left, names)
             hint = f"did you mean {placeholder(meant)}?" if meant else ""
@@ -149,7 +151,7 @@ def _check_all_used(
     """A trial is rendered only when every value that the algorithm gives is referred to, and no other."""
     references = [parameter.get("reference", "") for parameter in parameters]
     for index, name in enumerate(searched):
-        if name and name not in references and name not in searched[:index]:
+        if name and name not in references and "" not in references and name not in searched[:index]:
             message = f"no trialParameter refers to the search parameter {shown(name)}: no trial would ever start"
             hint = "add it to trialTemplate.trialParameters and to the command"
             yield Remark(("spec", "parameters", index), message, hint, code="unused-parameter")

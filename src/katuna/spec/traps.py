@@ -44,7 +44,7 @@ def check_traps(spec: Mapping[str, Any], written: Mapping[str, Any], name: str) 
     algorithm = (spec.get("algorithm") or {}).get("algorithmName", "")
     yield from _check_names(algorithm, name)
     yield from _check_budget(spec, algorithm)
-    yield from _check_scales(spec, algorithm)
+    yield from _check_scales(spec, algorithm, written)
     yield from _check_early_stopping(spec)
     yield from _check_collected(spec, written)
     yield from _check_conditions(spec.get("trialTemplate", {}))
@@ -94,13 +94,34 @@ def _start_up(spec: Mapping[str, Any], algorithm: str) -> tuple[int, tuple[Engin
     return int(text) if text.isdecimal() else 0, KATUNA if algorithm == "tpe" else EVERYWHERE
 
 
-def _check_scales(spec: Mapping[str, Any], algorithm: str) -> Iterator[Remark]:
+def _check_scales(spec: Mapping[str, Any], algorithm: str, written: Mapping[str, Any]) -> Iterator[Remark]:
     for index, parameter in enumerate(spec.get("parameters", [])):
         if parameter.get("parameterType") not in ("double", "int") or not usable(parameter):
             continue
         path: Path = ("spec", "parameters", index, "feasibleSpace")
         known = parameter_of(parameter)
         yield from _check_learning_rate(known, path, algorithm)
+        if algorithm == "bayesianoptimization" and known.type == "double":
+            yield from _check_log_scale(known, path, chosen=_has(written, (*path, "distribution")[1:]))
+
+
+def _has(written: Any, path: Path) -> bool:
+    """Whether the file itself wrote the field; `path` begins at `written`, whose shape nobody has checked."""
+    for part in path:
+        try:
+            written = written[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return bool(written)
+
+
+def _check_log_scale(parameter: Parameter, path: Path, *, chosen: bool) -> Iterator[Remark]:
+    """Katib's bayesianoptimization knows no other: worth a word where the file asks for one, or where it makes a difference."""
+    low, high = Decimal(parameter.minimum), Decimal(parameter.maximum)
+    if 0 < low < high and parameter.distribution != "logUniform" and (chosen or high > low * DECADES):
+        message = f"Katib's bayesianoptimization draws every double on a log scale, not {parameter.distribution}"
+        hint = "write distribution: logUniform, or use another algorithm"
+        yield Remark((*path, "distribution"), message, hint, "warning", KATIB, code="distribution-ignored")
 
 
 def _check_learning_rate(parameter: Parameter, path: Path, algorithm: str) -> Iterator[Remark]:
