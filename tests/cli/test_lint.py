@@ -107,6 +107,32 @@ def test_what_cannot_be_read_leaves_the_others_their_findings(tmp_path: Path) ->
     ]
 
 
+def test_a_looping_link_and_a_missing_file_are_findings(tmp_path: Path) -> None:
+    (write(tmp_path, refused=REFUSED) / "loop.yaml").symlink_to("loop.yaml")
+    for output in ("json", "sarif", "github"):
+        done = katuna("lint", "-o", output, "refused.yaml", "loop.yaml", "nowhere.yaml", cwd=tmp_path)
+        assert done.returncode == 2
+        assert "master-replicas" in done.stdout, output
+        assert done.stdout.count("loop.yaml") == done.stdout.count("nowhere.yaml") == 1, output
+
+
+def test_a_file_given_by_two_spellings_is_read_once(tmp_path: Path) -> None:
+    (write(tmp_path, f=REFUSED) / "again.yaml").symlink_to("f.yaml")
+    done = katuna("lint", "f.yaml", "./f.yaml", str(tmp_path / "f.yaml"), "again.yaml", cwd=tmp_path)
+    assert (len(done.stdout.splitlines()), done.stderr) == (1, "1 file: 1 error\n")
+
+
+def test_standard_input_is_no_path() -> None:
+    def piped(output: str) -> str:
+        command = [*COMMAND, "lint", "-o", output, "-"]
+        return subprocess.run(command, input=REFUSED, capture_output=True, text=True, check=False).stdout
+
+    (result,) = json.loads(piped("sarif"))["runs"][0]["results"]
+    assert result["locations"] == [{"logicalLocations": [{"fullyQualifiedName": "spec.pytorchReplicaSpecs[Master].replicas"}]}]
+    assert result["message"]["text"].startswith("line 7, column 17: ")
+    assert piped("github").startswith("::error title=master-replicas::line 7, column 17: spec.pytorchReplicaSpecs")
+
+
 def test_json_has_every_field(tmp_path: Path) -> None:
     (only,) = json.loads(katuna("lint", "-o", "json", "f.yaml", cwd=write(tmp_path, f=REFUSED)).stdout)
     hint = only.pop("hint")

@@ -308,8 +308,8 @@ def test_a_nas_config_is_not_searched_by_another_algorithm(capsys: pytest.Captur
 
 def test_a_wrong_setting_of_an_option_is_not_blamed_on_the_file(capsys: pytest.CaptureFixture[str]) -> None:
     message = refusal(capsys, write(), "--algorithm", "tpe", "--setting", "gamma=2")
-    assert message.startswith("--algorithm tpe: error: gamma") or "algorithm tpe: gamma" in message
-    assert "toy.yaml" not in message
+    (error,) = (line for line in message.splitlines() if "gamma" in line)
+    assert error.startswith("--algorithm tpe: error: gamma must be")
 
 
 def test_a_grid_that_is_wholly_known_is_refused_naming_the_best(capsys: pytest.CaptureFixture[str]) -> None:

@@ -177,6 +177,38 @@ def test_two_experiments_of_one_name() -> None:
     assert findings_of(JOB, elsewhere) == [], "another namespace is another Experiment"
 
 
+def test_two_config_maps_of_one_name() -> None:
+    config_map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n"
+    assert only(findings_of(f"{config_map}---\n{config_map}")).code == "repeated-name"
+    assert findings_of(config_map, config_map) == []
+    with pytest.raises(SpecRefused, match="second ConfigMap"):
+        load(JOB, config_map, config_map)
+
+
+def listing(*texts: str, kind: str = "v1\nkind: List") -> str:
+    """As `kubectl get -o yaml` writes several objects."""
+    items = ["- " + text.strip().replace("\n", "\n  ") for text in texts]
+    return f"apiVersion: {kind}\nitems:\n" + "\n".join(items) + "\n"
+
+
+@pytest.mark.parametrize("kind", ["v1\nkind: List", "kubeflow.org/v1beta1\nkind: ExperimentList"])
+def test_the_items_of_a_list_are_documents(kind: str) -> None:
+    assert load(listing(JOB, kind=kind)).experiment.name == "digits"
+    broken = changed(JOB, "type: maximize", "type: max")
+    alone, inside = only(findings_of(broken)), only(findings_of(listing(broken, kind=kind)))
+    assert (inside.path, inside.message, inside.value) == (alone.path, alone.message, alone.value)
+    assert (inside.line, inside.column) == (alone.line + 3, alone.column + 2)
+
+
+def test_items_of_a_list_that_are_none() -> None:
+    assert findings_of("apiVersion: v1\nkind: List\nitems: []\n") == []
+    assert only(findings_of("apiVersion: v1\nkind: List\nitems: 5\n")).path == "items"
+    misfit = only(findings_of("apiVersion: v1\nkind: List\nitems:\n- 5\n"))
+    assert (misfit.code, misfit.line) == ("not-a-manifest", 4)
+    bare = JOB.replace("apiVersion: kubeflow.org/v1beta1\nkind: Experiment\n", "")
+    assert load(listing(bare, kind="kubeflow.org/v1beta1\nkind: ExperimentList")).experiment.name == "digits"
+
+
 def test_several_experiments_need_a_name() -> None:
     other = changed(JOB, "name: digits", "name: letters")
     with pytest.raises(SpecRefused, match="several Experiments are given: digits, letters"):
@@ -218,6 +250,44 @@ def test_all_errors_of_all_files_come_together_in_file_order() -> None:
 def test_other_objects_beside_are_a_note() -> None:
     claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\nspec: {anything: 1}\n"
     assert [finding.level for finding in load(JOB, claim).findings] == ["note"]
+
+
+@pytest.mark.parametrize(
+    ("version", "kind"),
+    [
+        ("trainer.kubeflow.org/v1alpha1", "ClusterTrainingRuntime"),
+        ("trainer.kubeflow.org/v1alpha1", "TrainingRuntime"),
+        ("kubeflow.org/v1", "TFJob"),
+        ("kubeflow.org/v1", "MPIJob"),
+        ("kubeflow.org/v1", "XGBoostJob"),
+        ("kubeflow.org/v1", "Notebook"),
+        ("kubeflow.org/v1beta1", "Suggestion"),
+        ("kubeflow.org/v1beta1", "Trial"),
+        ("batch.volcano.sh/v1alpha1", "Job"),
+        ("batch/v1", "CronJob"),
+        ("ray.io/v1", "RayJob"),
+    ],
+)
+def test_a_kind_that_others_read_is_a_note(version: str, kind: str) -> None:
+    (finding,) = lint([Source("f.yaml", f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n")])
+    assert (finding.code, finding.level, finding.on) == ("ignored-object", "note", LOCAL)
+
+
+@pytest.mark.parametrize(
+    ("version", "kind", "words"),
+    [
+        ("batch/v1beta1", "Job", "write batch/v1"),
+        ("v1", "Job", "write batch/v1"),
+        ("kubeflow.org/v1beta1", "PyTorchJob", "write kubeflow.org/v1"),
+        ("kubeflow.com/v1beta1", "Experiment", "write kubeflow.org/v1beta1"),
+        ("kubeflow.org/v1", "PytorchJob", "did you mean PyTorchJob"),
+        ("batch/v1", "Jobs", "did you mean Job"),
+        ("v1", "Configmap", "did you mean ConfigMap"),
+    ],
+)
+def test_a_kind_that_is_nearly_one_of_ours_is_an_error(version: str, kind: str, words: str) -> None:
+    finding = only(findings_of(f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n"))
+    assert (finding.code, words in finding.hint) == ("unknown-kind", True)
 
 
 def test_a_secret_beside_is_refused_and_not_shown() -> None:

@@ -132,6 +132,15 @@ def with_policy(policy: str, restart: str = "OnFailure") -> str:
     return changed(JOB, "backoffLimit: 3", policy).replace("restartPolicy: OnFailure", f"restartPolicy: {restart}")
 
 
+def test_a_job_as_it_is_published_has_no_finding() -> None:
+    """pytorch-mnist: OnFailure, and no runPolicy."""
+    assert findings(changed(JOB, "  runPolicy:\n    backoffLimit: 3\n", "")) == []
+
+
+def test_a_job_without_replicas_is_one_error() -> None:
+    assert only(findings(JOB[: JOB.index("spec:")] + "spec: {}\n")).code == "missing-field"
+
+
 def plain(nproc: str) -> str:
     return changed(JOB, '"1"', f'"{nproc}"').replace("[torchrun, train.py]", "[python3, train.py]")
 
@@ -148,6 +157,7 @@ WARNED = {
     "a range upside down": (changed(ELASTIC, "minReplicas: 1", "minReplicas: 3"), "elastic-range"),
     "more Workers than the range": (changed(ELASTIC, "      replicas: 2", "      replicas: 9"), "elastic-range"),
     "no rendezvous configuration": (changed(ELASTIC, "minReplicas: 1", "minReplicas: 1, rdzvConf: []"), "elastic-rdzv-conf"),
+    "a backend that torchrun has not": (changed(ELASTIC, "minReplicas: 1", "minReplicas: 1, rdzvBackend: zk"), "elastic-backend"),
     "standalone": (changed(ELASTIC, "minReplicas: 1", "minReplicas: 1, standalone: true"), "elastic-standalone"),
     "elastic under plain python": (ELASTIC.replace("[torchrun", "[/usr/bin/python"), "elastic-python"),
     "elastic with a Master": (changed(ELASTIC, WORKER, MASTER + WORKER), "elastic-master"),

@@ -12,7 +12,7 @@ from katuna.spec.defaults import EXPERIMENT
 from katuna.spec.fields import API_SERVER, examine, kinds
 from katuna.spec.jobcheck import KINDS_HERE, check_alone
 from katuna.spec.remark import Path, Remark, did_you_mean, listed, shown
-from katuna.spec.yamltext import Document, Source, parse
+from katuna.spec.yamltext import Document, Place, Source, parse
 
 NAME: Path = ("metadata", "name")
 LISTS: Mapping[tuple[str, str], Mapping[str, str]] = {
@@ -137,14 +137,18 @@ def _doubles(documents: Iterable[Document], scope: Callable[[Document], object])
 def _items(document: Document) -> Iterator[Document]:
     """The items of a list, with paths from their own tops and the places that they have in the file."""
     unsaid = LISTS[document.value["apiVersion"], document.value["kind"]]
-    places, keys = ({}, {})  # type: tuple[dict[Any, dict[Path, Any]], dict[Any, dict[Path, Any]]]
-    for table, parts in ((document.places, places), (document.keys, keys)):
-        for path, place in table.items():
-            if len(path) > 1 and path[0] == "items":
-                parts.setdefault(path[1], {})[path[2:]] = place
+    places, keys = _by_item(document.places), _by_item(document.keys)
     for index, item in enumerate(document.value.get("items") or []):
         value = {**unsaid, **item} if isinstance(item, dict) else item
         yield replace(document, value=value, places=places.get(index, {}), keys=keys.get(index, {}))
+
+
+def _by_item(table: Mapping[Path, Place]) -> dict[str | int, dict[Path, Place]]:
+    parts: dict[str | int, dict[Path, Place]] = {}
+    for path, place in table.items():
+        if len(path) > 1 and path[0] == "items":
+            parts.setdefault(path[1], {})[path[2:]] = place
+    return parts
 
 
 def _foreign(value: Mapping[str, Any]) -> Remark:
