@@ -267,6 +267,9 @@ class LocalLauncher:
                 process = {"pid": message["pid"], "guard": run.process.guard_pid}
                 yield Started(run.at(message["at"]), run.request.number, run.attempt, process)
         over = run.process.over
+        if not over and "started" not in run.said:
+            # A quick trial may print before its guard has told of it, and what comes before Started is of no attempt.
+            return
         reports = run.source.read()
         while over and not run.source.at_end:
             yield from self._reported(run, reports)
