@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -10,12 +11,14 @@ import stat
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from katuna.spec.job import job_from_manifest
@@ -206,6 +209,36 @@ def test_the_two_commands_of_the_readme_run_what_they_say(build: Build) -> None:
 
 
 # constraints.txt and .ci/run
+
+
+def imported(folder: Path) -> set[str]:
+    """The top-level names that the folder's files import and that neither Python nor the project has."""
+    files = list(folder.rglob("*.py"))
+    statements = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    names = {alias.name for node in statements if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in statements if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    ours = (
+        {"katuna"}
+        | {path.stem for path in (ROOT / "tests").rglob("*") if path.suffix in ("", ".py")}
+        | {file.stem for file in files}
+    )
+    return {name.split(".")[0] for name in names} - ours - sys.stdlib_module_names
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras"),
+    [("src", {"cluster"}), ("trainers", {"cluster"}), ("benchmarks", {"dev"}), ("tests", {"cluster", "dev"})],
+)
+def test_what_is_imported_is_declared(folder: str, extras: set[str]) -> None:
+    lines = PROJECT["dependencies"] + [line for extra in extras for line in PROJECT["optional-dependencies"][extra]]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    providers = packages_distributions()
+    undeclared = {
+        name: providers.get(name)
+        for name in imported(ROOT / folder)
+        if not declared & {canonicalize_name(provider) for provider in providers.get(name, [])}
+    }
+    assert undeclared == {}
 
 
 def test_every_dependency_is_pinned_to_a_version_that_it_allows() -> None:

@@ -6,7 +6,9 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import prometheus_client as prometheus
 import pytest
+from prometheus_client import parser
 
 from katuna.metrics import scrape
 from katuna.metrics.line import Report
@@ -100,8 +102,6 @@ def test_the_text_format(line: str, sample: Sample | None) -> None:
 
 
 def test_agrees_with_prometheus_own_parser() -> None:
-    parser = pytest.importorskip("prometheus_client.parser")
-    prometheus = pytest.importorskip("prometheus_client")
     registry = prometheus.CollectorRegistry()
     prometheus.Gauge("loss", "Of the last\nepoch", registry=registry).set(0.125)
     gauge = prometheus.Gauge("acc", 'With "labels"', ["split", "path"], registry=registry)
