@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from katuna.errors import InputRefused
 
 Device = Literal["job", "cpu", "cuda"]
+Restarts = Literal["local", "as-operator"]
 
 JOBS_OWN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK")
 JOBS_OWN_PREFIXES = ("MASTER_", "PET_", "TORCHELASTIC_")
@@ -33,6 +34,14 @@ class LocalOptions:
     """`job`: GPUs as each job asks; `cpu`: none for anybody; `cuda`: one for each trial that does not ask."""
     cwd: str = "."
     """Where a container without workingDir runs, and what relative paths in these options are relative to."""
+    data: str = ""
+    """The dataset that trainers find in KATUNA_DATA: an absolute path, "" for none."""
+    claims: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """PersistentVolumeClaim to the folder that stands for it."""
+    cold: bool = False
+    """Every process starts an interpreter of its own."""
+    restarts: Restarts = "local"
+    """`local`: the first failure is final unless the file writes backoffLimit; `as-operator`: the cluster's own rules."""
 
     def __post_init__(self) -> None:
         for source, _ in self.maps:
@@ -56,6 +65,10 @@ class LocalOptions:
             "passEnv": list(self.pass_env),
             "device": self.device,
             "cwd": self.cwd,
+            "data": self.data,
+            "claims": dict(self.claims),
+            "cold": self.cold,
+            "restarts": self.restarts,
         }
 
     @classmethod
@@ -68,6 +81,10 @@ class LocalOptions:
             pass_env=tuple(data["passEnv"]),
             device=data["device"],
             cwd=data["cwd"],
+            data=data.get("data", ""),
+            claims=dict(data.get("claims", {})),
+            cold=data.get("cold", False),
+            restarts=data.get("restarts", "local"),
         )
 
     def here(self, path: str) -> Path:

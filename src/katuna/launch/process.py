@@ -19,7 +19,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from katuna.errors import LaunchFailed
 from katuna.launch import guard
@@ -64,8 +65,37 @@ def claim(folder: Path) -> Claim:
     return Claim(lock, token)
 
 
+class Starter(Protocol):
+    """How main processes come to be: cold, or forked from a process that has imported what they need."""
+
+    def start(
+        self, name: str, command: Command, log: Path, held: Claim, *, locks: Sequence[int], deadline_s: float, grace_s: float
+    ) -> GuardedProcess:
+        """As the constructor of GuardedProcess, which see."""
+
+    def close(self) -> None:
+        """Ends what was kept ready; processes that were started go on. Idempotent."""
+
+
+class ColdStarter:
+    """Starts each process with an interpreter of its own."""
+
+    def start(
+        self, name: str, command: Command, log: Path, held: Claim, *, locks: Sequence[int], deadline_s: float, grace_s: float
+    ) -> GuardedProcess:
+        return GuardedProcess(name, command, log, held, locks=locks, deadline_s=deadline_s, grace_s=grace_s)
+
+    def close(self) -> None:
+        pass
+
+
 class GuardedProcess:
-    """A trial's main process under its guard. Messages of the guard come through `read`; see guard.py for them."""
+    """A trial's main process under its guard. Messages of the guard come through `read`; see guard.py for them.
+
+    `how` is for the trial's record: {"start": "warm"}, or {"start": "cold", "why": ...}.
+    """
+
+    how: Mapping[str, str] = MappingProxyType({"start": "cold"})
 
     def __init__(
         self, name: str, command: Command, log: Path, held: Claim, *, locks: Sequence[int], deadline_s: float, grace_s: float

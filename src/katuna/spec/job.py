@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
 
 from katuna.errors import RenderRefused
 from katuna.spec.env import Facts, container_env
@@ -45,13 +46,43 @@ class Container:
     cpu: float | None = None
     gpus: int = 0
     memory_bytes: int | None = None
+    mounts: tuple[Mount, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mount:
+    """Where a container sees a volume of its pod, by the volume's name."""
+
+    volume: str
+    path: str
+    sub_path: str = ""
+    read_only: bool = False
+
+
+VolumeKind = Literal["emptyDir", "hostPath", "persistentVolumeClaim", "configMap", "secret"]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume that means something here. `source` is the host's path or the claim's, ConfigMap's or Secret's name; `files` are
+    the contents of the last two, by their path below the mount."""
+
+    name: str
+    kind: VolumeKind
+    source: str = ""
+    files: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
+
+
+RestartPolicy = Literal["Always", "OnFailure", "Never", "ExitCode"]
 
 
 @dataclass(frozen=True)
 class Replica:
-    """One process of the job. `role` is lower case (`master`, `worker`; a batch Job's is `""`), `index` counts within the role.
+    """One pod of the job. `role` is lower case (`master`, `worker`; a batch Job's is `""`, a TrainJob's `node`), `index` counts
+    within the role. `container` is the one that trains.
 
-    `injected` is what controllers add after the container's own env, with the cluster's addresses and ports.
+    `init_containers` run first, one after the other, and get nothing injected; `sidecars` run beside `container`. `injected` is what
+    controllers add after the own env of all but init containers, with the cluster's addresses and ports.
     """
 
     role: str
@@ -59,13 +90,18 @@ class Replica:
     pod_name: str
     container: Container
     injected: Pairs = ()
+    sidecars: tuple[Container, ...] = ()
+    init_containers: tuple[Container, ...] = ()
+    volumes: tuple[Volume, ...] = ()
+    restart_policy: RestartPolicy = "OnFailure"
 
 
 @dataclass(frozen=True)
 class Job:
-    """`retries` counts restarts after failures: what the file itself writes as backoffLimit, else 0. A failure is retried when
-    its exit code (128 + signal for a signal) is at least `retry_from`. `deadline_s` is counted from the job's start and covers
-    all attempts; None is no limit."""
+    """`retries` counts restarts after failures: what the file itself writes as backoffLimit, else 0; `backoff_limit` is what it
+    writes, None for nothing. A failure is retried when its exit code (128 + signal for a signal) is at least `retry_from`.
+    `deadline_s` is counted from the job's start and covers all attempts; None is no limit. `elastic` is (least, most) replicas
+    of an elasticPolicy. `clean_pod_policy` is as written: what is neither None nor Running counts as All."""
 
     kind: str
     name: str
@@ -75,6 +111,11 @@ class Job:
     retry_from: int = 1
     deadline_s: float | None = None
     grace_s: float = DEFAULT_GRACE_S
+    backoff_limit: int | None = None
+    nproc_per_node: str = "auto"
+    elastic: tuple[int, int] | None = None
+    clean_pod_policy: str = "None"
+    suspend: bool = False
 
 
 def job_from_manifest(
