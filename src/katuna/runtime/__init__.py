@@ -1,0 +1,13 @@
+"""What trainers import: PyTorch's own parts for running anywhere, thinly. The loop stays in the trainer.
+
+arguments    a frozen dataclass is a trainer's flags
+world        rank, world size, device; collectives that are no-ops in one process
+parallel     DDP or FSDP2 around a model, gradient accumulation, clipping
+precision    autocast, TF32, torch.compile, channels_last
+loader       which examples each rank sees in which step, and keeping the device fed
+checkpoint   saving and restoring, bit for bit
+stop         step and time limits, SIGTERM
+reporter     metric lines, TensorBoard, profiler
+export       the model that a training leaves behind
+data         where the dataset lies
+"""
