@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from katuna.errors import RenderRefused
-from katuna.spec.job import Container, Job, expand, expand_text, job_from_manifest, replica_environment
+from katuna.spec.job import (
+    Container,
+    Job,
+    expand,
+    expand_text,
+    injected_into,
+    job_from_manifest,
+    replica_environment,
+    substitutions,
+)
 from katuna.spec.quantity import quantity
 from katuna.spec.yamltext import Source, parse
 
@@ -34,22 +43,83 @@ def environment(job: Job, **options: Any) -> dict[str, str]:
     return dict(replica_environment(job, job.replicas[0], **options))
 
 
-def test_the_operators_environment(operator_truth: list[dict[str, Any]]) -> None:
-    """Names, values, order and duplicates of every container that the operator started without elasticPolicy."""
+def test_what_the_operator_starts(operator_truth: list[dict[str, Any]]) -> None:
+    """Pods, restart policies and every container's names, values, order and duplicates, for all jobs that got pods."""
     compared = 0
     for entry in operator_truth:
-        job = parse(Source(entry["file"], entry["text"]))[0][entry["doc"]].value
-        if not entry.get("pods") or job["spec"].get("elasticPolicy") is not None:
+        if not entry.get("pods"):
             continue
-        ours = job_from_manifest(job, "pytorch")
+        ours = job_from_manifest(parse(Source(entry["file"], entry["text"]))[0][entry["doc"]].value, "pytorch")
+        assert {replica.pod_name.replace(ours.name, "JOB") for replica in ours.replicas} == set(entry["pods"]), entry["file"]
         for replica in ours.replicas:
-            recorded = entry["pods"][replica.pod_name.replace(ours.name, "JOB")]["pytorch"]["env"]
-            # "valueFrom" is how the recording shows an entry with neither value nor source.
-            theirs = [(name, "" if value == "valueFrom" else value.replace("JOB", ours.name)) for name, value in recorded]
-            assert [*replica.container.env, *replica.injected] == theirs, entry["file"]
-            compared += 1
-        assert len(ours.replicas) == len(entry["pods"])
-    assert compared > 50
+            pod = replica.pod_name.replace(ours.name, "JOB")
+            policy = "Never" if replica.restart_policy == "ExitCode" else replica.restart_policy
+            assert policy == entry["restartPolicy"][pod], entry["file"]
+            # A worker's init-pytorch waits for the Master's name, which the launcher does by itself.
+            inits = [container.name for container in replica.init_containers]
+            assert inits == [name for name in entry["init"][pod] if name != "init-pytorch"], entry["file"]
+            containers = {container.name: container for container in (replica.container, *replica.sidecars)}
+            assert set(containers) == set(entry["pods"][pod]), entry["file"]
+            for name, recorded in entry["pods"][pod].items():
+                # "valueFrom" is how the recording shows an entry with neither value nor source.
+                theirs = [
+                    (key, "" if value == "valueFrom" else value.replace("JOB", ours.name)) for key, value in recorded["env"]
+                ]
+                container = containers[name]
+                assert [*container.env, *injected_into(ours, replica, container)] == theirs, entry["file"]
+                argv = [*(recorded["command"] or []), *(recorded["args"] or [])]
+                assert [*container.command, *container.args] == argv, entry["file"]
+                compared += 1
+    assert compared > 60
+
+
+def job_of(spec: str) -> Job:
+    text = f"apiVersion: kubeflow.org/v1\nkind: PyTorchJob\nmetadata: {{name: t}}\nspec: {spec}"
+    return job_from_manifest(manifest(text))
+
+
+ELASTIC = """{elasticPolicy: {minReplicas: 1, maxReplicas: 3}, pytorchReplicaSpecs: {Worker: {replicas: 2, template: {spec: {containers: [
+  {name: pytorch, image: i, command: [torchrun, --rdzv-endpoint=$(PET_RDZV_ENDPOINT), a.py]}]}}}}}"""
+
+
+def test_an_elastic_jobs_rendezvous_is_on_this_machine_and_ranks_follow_indices() -> None:
+    job = job_of(ELASTIC)
+    first, second = (dict(replica_environment(job, replica, port=5000)) for replica in job.replicas)
+    assert first["PET_RDZV_ENDPOINT"] == second["PET_RDZV_ENDPOINT"] == "127.0.0.1:5000"
+    assert expand(job.replicas[1].container, second)[1] == "--rdzv-endpoint=127.0.0.1:5000"
+    assert first["PET_NNODES"] == "1:3"
+    assert first["PET_LOCAL_ADDR"] < second["PET_LOCAL_ADDR"]
+    assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} & set(first)
+
+
+def test_auto_is_one_process_where_replicas_share_a_machine() -> None:
+    job = job_of(ELASTIC)
+    assert [change.instead_of for change in substitutions(job, job.replicas[0]) if change.name == "PET_NPROC_PER_NODE"] == [
+        "auto"
+    ]
+    assert dict(replica_environment(job, job.replicas[0]))["PET_NPROC_PER_NODE"] == "1"
+    assert dict(replica_environment(job, job.replicas[0], here={}))["PET_NPROC_PER_NODE"] == "auto"
+
+
+def test_a_train_jobs_nodes_are_told_what_kubeflow_trainer_tells_them() -> None:
+    job = job_from_manifest(
+        manifest("""
+apiVersion: trainer.kubeflow.org/v1alpha1
+kind: TrainJob
+metadata: {name: t}
+spec: {runtimeRef: {name: torch-distributed}, trainer: {image: i, command: [torchrun, a.py], numNodes: 2, numProcPerNode: 3}}
+""")
+    )
+    assert [replica.pod_name for replica in job.replicas] == ["t-node-0-0", "t-node-0-1"]
+    env = dict(replica_environment(job, job.replicas[1], port=5000))
+    assert {name: env[name] for name in env if name.startswith("PET_")} == {
+        "PET_NNODES": "2",
+        "PET_NPROC_PER_NODE": "3",
+        "PET_NODE_RANK": "1",
+        "PET_MASTER_ADDR": "127.0.0.1",
+        "PET_MASTER_PORT": "5000",
+    }
+    assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "PYTHONUNBUFFERED"} & set(env)
 
 
 def test_addresses_and_ports_are_mapped_and_what_the_operator_injects_wins() -> None:

@@ -24,7 +24,7 @@ def with_policy(fields: str) -> str:
 
 BROKEN = {
     "env without a name": (with_container("env: [{value: x}]"), f"{POD}.containers[0].env[0].name", "must be specified"),
-    "all of a Secret": (with_container("envFrom: [{secretRef: {name: s}}]"), f"{POD}.containers[0].envFrom[0].secretRef", "there are no Secrets"),
+    "all of a Secret": (with_container("envFrom: [{secretRef: {name: s}}]"), f"{POD}.containers[0].envFrom[0].secretRef", "is not among the files given"),
     "no such pod field": (
         with_container("env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}]"),
         f"{POD}.containers[0].env[0].valueFrom.fieldRef.fieldPath",

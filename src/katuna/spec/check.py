@@ -8,10 +8,10 @@ from types import MappingProxyType
 from typing import Any
 
 from katuna.errors import Finding, RenderRefused
+from katuna.spec.beside import find
 from katuna.spec.collectors import READS_TEXT
 from katuna.spec.conversion import check_conversion
 from katuna.spec.defaults import with_defaults
-from katuna.spec.env import find_config_map
 from katuna.spec.fields import Examined, examine
 from katuna.spec.jobcheck import check_job, check_kind, gathered
 from katuna.spec.model import (
@@ -168,7 +168,7 @@ def _config_map_entry(config_maps: Sequence[Document], defaulted: Mapping[str, A
     """The template inside its ConfigMap, for the places of remarks."""
     source = defaulted["spec"]["trialTemplate"]["configMap"]
     maps = known_config_maps(config_maps)
-    found = find_config_map(maps, source["configMapName"], source["configMapNamespace"])
+    found = find(maps, "ConfigMap", source["configMapName"], source["configMapNamespace"])
     document = next(document for document, known in zip(config_maps, maps, strict=True) if known is found)
     path: Path = ("data", source["templatePath"])
     return document.inner(path), path

@@ -1,13 +1,14 @@
-"""A container's own environment: values, fields of the pod, and entries of ConfigMaps given beside the job (never of Secrets)."""
+"""A container's own environment: values, fields of the pod, and entries of ConfigMaps and Secrets given beside the job."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from katuna.errors import LOCAL
+from katuna.spec.beside import Holder, entries, find
 from katuna.spec.model import Manifest
 from katuna.spec.remark import NUL, NUL_MESSAGE, Path, Remark, listed, shown
 
@@ -35,56 +36,50 @@ class Facts:
 
 @dataclass(frozen=True)
 class Env:
-    """`pairs` in order and unexpanded; `secrets` are names whose values only the calling shell can give."""
+    """`pairs` in order and unexpanded; `secrets` are names whose values only the calling shell can give, `hidden` those whose values
+    come from a Secret given beside the job."""
 
-    pairs: tuple[tuple[str, str], ...]
+    pairs: tuple[tuple[str, str], ...] = field(repr=False)
     secrets: tuple[str, ...]
+    hidden: tuple[str, ...]
     remarks: tuple[Remark, ...]
 
 
-def find_config_map(config_maps: Sequence[Manifest], name: str, namespace: str) -> Manifest | None:
-    """The ConfigMap document of that name. One without a namespace goes wherever `kubectl apply -n` sends it: it matches."""
-    for config_map in config_maps:
-        metadata = config_map.get("metadata") or {}
-        if metadata.get("name") == name and metadata.get("namespace", namespace) == namespace:
-            return config_map
-    return None
-
-
 def container_env(
-    container: Mapping[str, Any], facts: Facts, config_maps: Sequence[Manifest], pass_env: Collection[str] | None
+    container: Mapping[str, Any], facts: Facts, beside: Sequence[Manifest], pass_env: Collection[str] | None
 ) -> Env:
     """The environment that the container's `envFrom` and `env` ask for; paths of the remarks are the container's own.
 
-    `pass_env` names variables that the calling shell gives in a Secret's place; None stands for all.
+    `beside` are the documents given beside the job. `pass_env` names variables that the calling shell gives in a Secret's place;
+    None stands for all.
     """
-    reader = _Reader(facts, config_maps, pass_env)
+    reader = _Reader(facts, beside, pass_env)
     for index, source in enumerate(container.get("envFrom") or []):
         reader.read_all(source, ("envFrom", index))
     for index, entry in enumerate(container.get("env") or []):
         reader.read(entry, ("env", index))
-    return Env(tuple(reader.pairs), tuple(reader.secrets), tuple(reader.remarks))
+    return Env(tuple(reader.pairs), tuple(reader.secrets), tuple(reader.hidden), tuple(reader.remarks))
 
 
 @dataclass
 class _Reader:
     facts: Facts
-    config_maps: Sequence[Manifest]
+    beside: Sequence[Manifest]
     pass_env: Collection[str] | None
     pairs: list[tuple[str, str]] = field(default_factory=list)
     secrets: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
 
     def read_all(self, source: Mapping[str, Any], path: Path) -> None:
-        if source.get("secretRef"):
-            if not source["secretRef"].get("optional"):
-                message, hint = "all variables of a Secret: there are no Secrets here", "name each in env, and pass it"
-                self.remarks.append(Remark((*path, "secretRef"), message, hint, on=LOCAL, code="no-secret"))
-            return
-        reference = source.get("configMapRef") or {}
-        prefix = source.get("prefix") or ""
-        for key, value in self._entries(reference, (*path, "configMapRef")):
-            self._add(prefix + key, _literal(value), (*path, "configMapRef"), (*path, "configMapRef"))
+        kind: Holder = "Secret" if source.get("secretRef") else "ConfigMap"
+        field_name = "secretRef" if kind == "Secret" else "configMapRef"
+        reference, path = source.get(field_name) or {}, (*path, field_name)
+        held = self._held(kind, reference)
+        if held is None:
+            self._missing(kind, reference, path)
+        for key, value in (held or {}).items():
+            self._add((source.get("prefix") or "") + key, _literal(value), path, path, kind)
 
     def read(self, entry: Mapping[str, Any], path: Path) -> None:
         name, origin = str(entry["name"]), entry.get("valueFrom")
@@ -95,7 +90,9 @@ class _Reader:
                 name, str((origin["fieldRef"] or {}).get("fieldPath")), (*path, "valueFrom", "fieldRef", "fieldPath")
             )
         elif "configMapKeyRef" in origin:
-            self._read_key(name, origin["configMapKeyRef"] or {}, (*path, "valueFrom", "configMapKeyRef"))
+            self._read_key("ConfigMap", name, origin["configMapKeyRef"] or {}, (*path, "valueFrom", "configMapKeyRef"))
+        elif "secretKeyRef" in origin and self._held("Secret", origin["secretKeyRef"] or {}) is not None:
+            self._read_key("Secret", name, origin["secretKeyRef"] or {}, (*path, "valueFrom", "secretKeyRef"))
         else:
             self._read_elsewhere(name, origin, (*path, "valueFrom"))
 
@@ -107,14 +104,15 @@ class _Reader:
         else:
             self._add(name, _literal(value), path, (*path[:-3], "name"))
 
-    def _read_key(self, name: str, reference: Mapping[str, Any], path: Path) -> None:
-        entries = dict(self._entries(reference, path))
+    def _read_key(self, kind: Holder, name: str, reference: Mapping[str, Any], path: Path) -> None:
+        held = self._held(kind, reference)
         key = reference.get("key", "")
-        if key in entries:
-            self._add(name, _literal(entries[key]), path, (*path[:-2], "name"))
-        elif entries and not reference.get("optional"):
-            message = f"the ConfigMap {reference.get('name')} has no key {key!r}"
-            hint = f"it has: {listed(sorted(entries))}"
+        if held is None:
+            self._missing(kind, reference, path)
+        elif key in held:
+            self._add(name, _literal(held[key]), path, (*path[:-2], "name"), kind)
+        elif held and not reference.get("optional"):
+            message, hint = f"the {kind} {reference.get('name')} has no key {key!r}", f"it has: {listed(sorted(held))}"
             self.remarks.append(Remark((*path, "key"), message, hint, on=LOCAL, code="no-config-map-key"))
 
     def _read_elsewhere(self, name: str, origin: Mapping[str, Any], path: Path) -> None:
@@ -127,16 +125,24 @@ class _Reader:
             message, hint = f"the value of {name} comes from {what}, which is not here", f"--pass-env {name} passes your shell's"
             self.remarks.append(Remark((*path, kind) if kind else path, message, hint, on=LOCAL, code="no-secret"))
 
-    def _entries(self, reference: Mapping[str, Any], path: Path) -> Iterator[tuple[str, str]]:
-        name = str(reference.get("name", ""))
-        found = find_config_map(self.config_maps, name, self.facts.namespace)
-        if found is not None:
-            yield from (found.get("data") or {}).items()
-        elif not reference.get("optional"):
-            message = f"the ConfigMap {name} in namespace {self.facts.namespace} is not among the files given"
-            self.remarks.append(Remark(path, message, "give its file beside this one", on=LOCAL, code="no-config-map"))
+    def _held(self, kind: Holder, reference: Mapping[str, Any]) -> dict[str, str] | None:
+        """The texts of the ConfigMap or Secret that is referred to, None when it is not among the documents."""
+        found = find(self.beside, kind, str(reference.get("name", "")), self.facts.namespace)
+        if found is None:
+            return None
+        return {key: value.decode("utf-8", "surrogateescape") for key, value in entries(found).items()}
 
-    def _add(self, name: str, value: str, value_path: Path, name_path: Path) -> None:
+    def _missing(self, kind: Holder, reference: Mapping[str, Any], path: Path) -> None:
+        if reference.get("optional"):
+            return
+        message = f"the {kind} {reference.get('name', '')} in namespace {self.facts.namespace} is not among the files given"
+        if kind == "ConfigMap":
+            self.remarks.append(Remark(path, message, "give its file beside this one", on=LOCAL, code="no-config-map"))
+        else:
+            hint = "give its file beside this one, or name each in env, and pass it"
+            self.remarks.append(Remark(path, message, hint, on=LOCAL, code="no-secret"))
+
+    def _add(self, name: str, value: str, value_path: Path, name_path: Path, kind: str = "") -> None:
         """Keeps a variable, unless it is none: the kernel ends names at `=`, and both texts at NUL."""
         if NUL in name or "=" in name:
             message, hint = f"{shown(name)} is not a name for a variable", "no '=' and no control characters"
@@ -145,6 +151,8 @@ class _Reader:
             self.remarks.append(Remark(value_path, f"the value of {shown(name)} {NUL_MESSAGE}", code="nul"))
         else:
             self.pairs.append((name, value))
+            if kind == "Secret":
+                self.hidden.append(name)
 
 
 def _literal(value: str) -> str:

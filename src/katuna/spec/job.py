@@ -1,4 +1,4 @@
-"""The neutral job: what a Job or PyTorchJob asks for, in one form that the launcher runs and that knows no Kubernetes object.
+"""The neutral job: what a Job, PyTorchJob or TrainJob asks for, in one form that the launcher runs and that knows no Kubernetes object.
 
 Environment rules are the Training Operator's and the kubelet's (training-operator.md 2.3 and 10.1).
 """
@@ -6,15 +6,14 @@ Environment rules are the Training Operator's and the kubelet's (training-operat
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 from katuna.errors import RenderRefused
-from katuna.spec.env import Facts, container_env
 from katuna.spec.model import Manifest
-from katuna.spec.quantity import quantity
 
 Pairs = tuple[tuple[str, str], ...]
 """Environment variables in order; of two with one name the later wins."""
@@ -32,21 +31,23 @@ class Container:
     """The container that trains.
 
     `env` is in Kubernetes' own form: `$(NAME)` is still to be expanded, `$$` stands for a dollar. `secrets` are variables
-    that the file takes from a Secret: their values can only come from the calling shell (`--pass-env`). `cpu` counts cores
-    and is None when the file says nothing.
+    that the file takes from a Secret that is not here: their values can only come from the calling shell (`--pass-env`). `hidden`
+    are names in `env` whose values a Secret given beside the job has: they are for the process and are never shown. `cpu` counts
+    cores and is None when the file says nothing.
     """
 
     name: str
     image: str
     command: tuple[str, ...] = ()
     args: tuple[str, ...] = ()
-    env: Pairs = ()
+    env: Pairs = field(default=(), repr=False)
     secrets: tuple[str, ...] = ()
     working_dir: str = ""
     cpu: float | None = None
     gpus: int = 0
     memory_bytes: int | None = None
     mounts: tuple[Mount, ...] = ()
+    hidden: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,14 @@ VolumeKind = Literal["emptyDir", "hostPath", "persistentVolumeClaim", "configMap
 @dataclass(frozen=True)
 class Volume:
     """A volume that means something here. `source` is the host's path or the claim's, ConfigMap's or Secret's name; `files` are
-    the contents of the last two, by their path below the mount."""
+    the contents of the last two, by their path below the mount, which leads nowhere else. `missing`: the pod needs a ConfigMap or
+    Secret that was not given."""
 
     name: str
     kind: VolumeKind
     source: str = ""
-    files: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
+    files: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    missing: bool = False
 
 
 RestartPolicy = Literal["Always", "OnFailure", "Never", "ExitCode"]
@@ -120,182 +123,155 @@ class Job:
 
 def job_from_manifest(
     manifest: Manifest,
-    primary_container: str,
-    config_maps: Sequence[Manifest] = (),
+    primary_container: str = "",
+    beside: Sequence[Manifest] = (),
     trial: str = "",
     pass_env: Collection[str] | None = None,
 ) -> Job:
-    """The job of a manifest that `load` has accepted. `trial` names the Katib trial that it belongs to. Without `pass_env` every
-    variable that comes from a Secret counts as passed.
+    """The job of a manifest that `load` has accepted: a Job, PyTorchJob or TrainJob with every replica.
+
+    `primary_container` names the container that trains; "" is the kind's own: `pytorch`, `node`, a Job's first. `beside` are the
+    ConfigMap, Secret and runtime documents given beside it. `trial` names the Katib trial that it belongs to. Without `pass_env`
+    every variable that comes from a Secret counts as passed.
 
     Raises RenderRefused where substitution made a job that cannot run (a quantity that is none, a ConfigMap that is missing).
     """
-    builder = _Builder(manifest, primary_container, tuple(config_maps), trial, pass_env)
+    from katuna.spec.build import build  # it stands on the values of this module
+
     try:
-        return builder.batch_job() if manifest["kind"] == "Job" else builder.pytorch_job()
+        return build(manifest, primary_container, tuple(beside), trial, pass_env)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise RenderRefused(f"the {manifest.get('kind')} of this trial is not usable: {type(error).__name__} {error}") from error
+        message = f"the {manifest.get('kind')} {_name_of(manifest)} is not usable: {type(error).__name__} {error}"
+        raise RenderRefused(message) from error
 
 
-@dataclass(frozen=True)
-class _Builder:
-    manifest: Manifest
-    primary: str
-    config_maps: tuple[Manifest, ...]
-    trial: str
-    pass_env: Collection[str] | None
-
-    @property
-    def name(self) -> str:
-        return str(self.manifest["metadata"]["name"])
-
-    @property
-    def namespace(self) -> str:
-        return str(self.manifest["metadata"].get("namespace") or "default")
-
-    def batch_job(self) -> Job:
-        spec = self.manifest["spec"]
-        template = spec["template"]
-        injected = (("JOB_COMPLETION_INDEX", "0"),) if spec.get("completionMode") == "Indexed" else ()
-        labels = {"job-name": self.name, "batch.kubernetes.io/job-name": self.name}
-        replica = self._replica("", 0, f"{self.name}-0", template, injected, labels)
-        return Job(
-            kind="Job",
-            name=self.name,
-            namespace=self.namespace,
-            replicas=(replica,),
-            retries=int(spec.get("backoffLimit") or 0),
-            deadline_s=_smallest(spec.get("activeDeadlineSeconds"), template["spec"].get("activeDeadlineSeconds")),
-            grace_s=_grace_s(template),
-        )
-
-    def pytorch_job(self) -> Job:
-        spec = self.manifest["spec"]
-        policy = spec.get("runPolicy") or {}
-        specs = {
-            role: spec["pytorchReplicaSpecs"][role] for role in ("Master", "Worker") if spec["pytorchReplicaSpecs"].get(role)
-        }
-        replicas: list[Replica] = []
-        total = sum(int(replica.get("replicas", 1)) for replica in specs.values())
-        for role, replica_spec in specs.items():
-            for index in range(int(replica_spec.get("replicas", 1))):
-                replicas.append(self._pytorch_replica(role.lower(), index, replica_spec["template"], total))
-        first = next(iter(specs.values()))
-        restart = first.get("restartPolicy") or "OnFailure"
-        return Job(
-            kind="PyTorchJob",
-            name=self.name,
-            namespace=self.namespace,
-            replicas=tuple(replicas),
-            retries=0 if restart == "Never" else int(policy.get("backoffLimit") or 0),
-            retry_from=128 if restart == "ExitCode" else 1,
-            deadline_s=_smallest(policy.get("activeDeadlineSeconds"), first["template"]["spec"].get("activeDeadlineSeconds")),
-            grace_s=_grace_s(first["template"]),
-        )
-
-    def _pytorch_replica(self, role: str, index: int, template: Mapping[str, Any], total: int) -> Replica:
-        spec = self.manifest["spec"]
-        nproc = str(spec.get("nprocPerNode", "auto"))
-        injected = [("PYTHONUNBUFFERED", "1")]
-        master = spec["pytorchReplicaSpecs"].get("Master")
-        if master:
-            rank = str(index + (role == "worker"))
-            port, host = str(_master_port(master["template"])), f"{self.name}-master-0"
-            injected += [("MASTER_PORT", port), ("PET_MASTER_PORT", port), ("MASTER_ADDR", host), ("PET_MASTER_ADDR", host)]
-            injected += [("WORLD_SIZE", str(total * _processes(nproc))), ("RANK", rank), ("PET_NODE_RANK", rank)]
-        injected += [("PET_NPROC_PER_NODE", nproc), ("PET_NNODES", str(total))]
-        labels = {
-            "training.kubeflow.org/operator-name": "pytorchjob-controller",
-            "training.kubeflow.org/job-name": self.name,
-            "training.kubeflow.org/replica-type": role,
-            "training.kubeflow.org/replica-index": str(index),
-        }
-        return self._replica(role, index, f"{self.name}-{role}-{index}", template, tuple(injected), labels)
-
-    def _replica(
-        self, role: str, index: int, pod_name: str, template: Mapping[str, Any], injected: Pairs, labels: Mapping[str, str]
-    ) -> Replica:
-        metadata = template.get("metadata") or {}
-        facts = Facts(pod_name, self.namespace, {**(metadata.get("labels") or {}), **labels}, metadata.get("annotations") or {})
-        containers = {each.get("name"): each for each in template["spec"]["containers"]}
-        if self.trial:
-            injected = (*injected, ("KATIB_TRIAL_NAME", self.trial))
-        return Replica(role, index, pod_name, self._container(containers[self.primary], facts), injected)
-
-    def _container(self, container: Mapping[str, Any], facts: Facts) -> Container:
-        env = container_env(container, facts, self.config_maps, self.pass_env)
-        if env.remarks:
-            raise RenderRefused("; ".join(remark.message for remark in env.remarks))
-        resources = container.get("resources") or {}
-        limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
-        cpu, memory = limits.get("cpu", requests.get("cpu")), limits.get("memory")
-        return Container(
-            name=container["name"],
-            image=container.get("image", ""),
-            command=tuple(container.get("command") or ()),
-            args=tuple(container.get("args") or ()),
-            env=env.pairs,
-            secrets=env.secrets,
-            working_dir=container.get("workingDir") or "",
-            cpu=None if cpu is None else float(quantity(cpu)),
-            gpus=int(quantity(limits.get(GPU, requests.get(GPU, 0)))),
-            memory_bytes=None if memory is None else int(quantity(memory)),
-        )
-
-
-def _processes(nproc: str) -> int:
-    """The operator counts a word, and anything else that is not a number, as one process."""
-    try:
-        return int(nproc)
-    except ValueError:
-        return 1
-
-
-def _master_port(template: Mapping[str, Any]) -> int:
-    """The operator looks for the port's name, in the container named pytorch (the first one when none is)."""
-    containers = template["spec"]["containers"]
-    container = next((each for each in containers if each.get("name") == "pytorch"), containers[0])
-    for port in container.get("ports") or []:
-        if port.get("name") == "pytorchjob-port":
-            return int(port["containerPort"])
-    return MASTER_PORT
-
-
-def _grace_s(template: Mapping[str, Any]) -> float:
-    grace = template["spec"].get("terminationGracePeriodSeconds")
-    return DEFAULT_GRACE_S if grace is None else float(grace)
-
-
-def _smallest(*seconds: int | None) -> float | None:
-    given = [float(each) for each in seconds if each is not None]
-    return min(given) if given else None
+def _name_of(manifest: Manifest) -> str:
+    metadata = manifest.get("metadata")
+    return str(metadata.get("name", "")) if isinstance(metadata, Mapping) else ""
 
 
 # Environment and argv. A kubelet's rules; pure.
 
 
 def replica_environment(
-    job: Job, replica: Replica, address: str = LOOPBACK, port: int = MASTER_PORT, passed: Mapping[str, str] | None = None
+    job: Job,
+    replica: Replica,
+    address: str = LOOPBACK,
+    port: int = MASTER_PORT,
+    passed: Mapping[str, str] | None = None,
+    container: Container | None = None,
+    here: Mapping[str, str] | None = None,
 ) -> Pairs:
-    """The replica's variables in the operator's order, expanded, each name once with the value that wins.
+    """A container's variables in the operator's order, expanded, each name once with the value that wins.
 
     The container's own entries come first, what controllers inject comes last and wins. `$(NAME)` in a value refers to
-    entries before it. `address` and `port` stand for the master's. `passed` are the calling shell's values for
-    `container.secrets`; names it does not have are left out.
+    entries before it. `address` and `port` stand for the master's, and for the rendezvous' where a replica serves it. `passed` are
+    the calling shell's values for `container.secrets`; names it does not have are left out. `container` is the replica's own unless
+    given: one of its sidecars or init containers. `here` comes last of all: what differs on this machine, by default
+    `substitutions(job, replica)`; an empty one leaves the cluster's values.
     """
-    names = {f"{other.pod_name}" for other in job.replicas}
-    environment = {name: passed[name] for name in replica.container.secrets if passed and name in passed}
-    for name, value in replica.container.env:
+    chosen = replica.container if container is None else container
+    environment = {name: passed[name] for name in chosen.secrets if passed and name in passed}
+    for name, value in chosen.env:
         environment[name] = expand_text(value, environment)
-    for name, value in replica.injected:
-        environment[name] = _local(name, value, names, address, port)
+    hosts = _hosts(job)
+    injected = injected_into(job, replica, chosen)
+    for name, value in injected:
+        environment[name] = _local(name, value, hosts, address, port)
+    if injected:
+        environment |= {each.name: each.value for each in substitutions(job, replica)} if here is None else here
     return tuple(environment.items())
 
 
-def _local(name: str, value: str, names: Iterable[str], address: str, port: int) -> str:
+def injected_into(job: Job, replica: Replica, container: Container) -> Pairs:
+    """What controllers add to one container: nothing to init containers, and Kubeflow Trainer speaks of ranks to the one that trains
+    alone."""
+    if container in replica.init_containers:
+        return ()
+    if job.kind == "TrainJob" and container in replica.sidecars:
+        return tuple(pair for pair in replica.injected if not pair[0].startswith("PET_"))
+    return replica.injected
+
+
+def _hosts(job: Job) -> frozenset[str]:
+    """The names under which replicas find each other in a cluster."""
+    names = {replica.pod_name for replica in job.replicas}
+    return frozenset(names | {f"{name}.{job.name}" for name in names if job.kind == "TrainJob"})
+
+
+def _local(name: str, value: str, hosts: Collection[str], address: str, port: int) -> str:
     if name.endswith("MASTER_PORT"):
         return str(port)
-    return address if name.endswith("MASTER_ADDR") and value in names else value
+    if name == "PET_RDZV_ENDPOINT" and value.rpartition(":")[0] in hosts:
+        return f"{address}:{port}"
+    return address if name.endswith("MASTER_ADDR") and value in hosts else value
+
+
+@dataclass(frozen=True)
+class Substitution:
+    """A variable that this machine sets otherwise than the cluster, whose value is `instead_of` ("" for none), and why."""
+
+    name: str
+    value: str
+    instead_of: str
+    why: str
+
+
+def substitutions(job: Job, replica: Replica, platform: str = sys.platform) -> tuple[Substitution, ...]:
+    """What torchrun has to be told otherwise where replicas share a host (training-operator.md 2.4, 10.1, 10.2)."""
+    injected = dict(replica.injected)
+    found = []
+    if "PET_STANDALONE" in injected:
+        why = "torchrun ends with an error on the operator's empty value"
+        found.append(Substitution("PET_STANDALONE", "1", injected["PET_STANDALONE"], why))
+        why = "a standalone torchrun waits for no other replica"
+        found.append(Substitution("PET_NNODES", "1", injected["PET_NNODES"], why))
+    elif injected.get("PET_RDZV_BACKEND") == "c10d" and platform == "linux":
+        # Ranks follow the text of the address, then the pid: one loopback address a replica, all of one length, makes them follow
+        # the index. Only Linux answers on all of 127/8.
+        place = job.replicas.index(replica)
+        if all(name != "PET_LOCAL_ADDR" for name, _ in replica.container.env):
+            own = f"127.0.{100 + place // 100}.{100 + place % 100}"
+            found.append(Substitution("PET_LOCAL_ADDR", own, "", "ranks follow the replicas' indices"))
+    processes = local_processes(job, replica)
+    if processes is not None:
+        found.append(processes)
+    return tuple(found)
+
+
+def local_processes(job: Job, replica: Replica) -> Substitution | None:
+    """A number of processes for `auto` and `cpu`, which torchrun takes for all CPUs of the host, in each replica. None where the
+    file's own value stands: a number, GPUs to count, a single replica that names no CPUs, a container that starts no torchrun.
+
+    Whole CPUs of the container are the number, at least 1; 1 where it names none.
+    """
+    asked = dict(replica.injected).get("PET_NPROC_PER_NODE", "")
+    container = replica.container
+    if asked not in ("auto", "cpu") or (asked == "auto" and container.gpus) or not may_launch(container):
+        return None
+    if container.cpu is None and len(job.replicas) == 1:
+        return None
+    number = 1 if container.cpu is None else max(1, int(container.cpu))
+    why = (
+        "one process for each CPU that the container names" if container.cpu is not None else "replicas share this machine's CPUs"
+    )
+    return Substitution("PET_NPROC_PER_NODE", str(number), asked, why)
+
+
+_PYTHON = re.compile(r"python[0-9.]*\Z")
+_TORCHRUN = ("torchrun", "torch.distributed.run", "torch.distributed.launch")
+
+
+def may_launch(container: Container) -> bool:
+    """Whether the command may start several processes: all but plain python with a script may."""
+    return words_may_launch((*container.command, *container.args))
+
+
+def words_may_launch(words: Sequence[str]) -> bool:
+    """`may_launch` of a command line."""
+    if not words or not _PYTHON.match(words[0].rpartition("/")[2]):
+        return True
+    return any(word in _TORCHRUN or word.endswith("/torchrun") for word in words)
 
 
 def expand(container: Container, environment: Mapping[str, str]) -> tuple[str, ...]:

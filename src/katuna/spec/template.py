@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from katuna.errors import EVERYWHERE, KATUNA, RenderRefused
+from katuna.spec.beside import find
 from katuna.spec.defaults import KINDS_WITH_DEFAULTS
-from katuna.spec.env import find_config_map
 from katuna.spec.model import Manifest
 from katuna.spec.remark import Path, Remark, did_you_mean, listed, shown
 from katuna.spec.render import METADATA_REFERENCE, PLACEHOLDER, compact_json, parse_template, placeholder
@@ -99,7 +99,7 @@ def _config_map_text(source: Mapping[str, str], config_maps: Sequence[Manifest])
     if not (name and namespace and key):
         message = "configMapName, configMapNamespace and templatePath must be specified"
         return Remark(path, message, code="missing-field")
-    found = find_config_map(config_maps, name, namespace)
+    found = find(config_maps, "ConfigMap", name, namespace)
     if found is None:
         message = f"the ConfigMap {name} in namespace {namespace} is not among the files given"
         on = KATUNA if (name, namespace) == SHIPPED_CONFIG_MAP else EVERYWHERE

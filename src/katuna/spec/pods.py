@@ -1,0 +1,105 @@
+"""From a pod template to one replica of the neutral job: its containers, their environment, resources and volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from katuna.errors import RenderRefused
+from katuna.spec.env import Facts, container_env
+from katuna.spec.job import DEFAULT_GRACE_S, GPU, Container, Pairs, Replica, RestartPolicy, expand_text
+from katuna.spec.model import Manifest
+from katuna.spec.quantity import quantity
+from katuna.spec.volumes import read_mounts, read_volumes
+
+Template = Mapping[str, Any]
+"""A PodTemplateSpec."""
+
+
+@dataclass(frozen=True)
+class Pods:
+    """Makes replicas for one job. `primary` names the container that trains where a pod has it; "" is the first. `beside`, `trial`
+    and `pass_env` are as in `job_from_manifest`."""
+
+    job: str
+    namespace: str
+    primary: str
+    beside: tuple[Manifest, ...]
+    trial: str
+    pass_env: Collection[str] | None
+
+    def replica(
+        self,
+        role: str,
+        index: int,
+        template: Template,
+        injected: Pairs,
+        labels: Mapping[str, str],
+        restart_policy: RestartPolicy,
+        pod_name: str = "",
+    ) -> Replica:
+        """Raises RenderRefused, and KeyError where the pod has no container of the primary's name."""
+        pod, metadata = template["spec"], template.get("metadata") or {}
+        pod_name = pod_name or f"{self.job}-{role}-{index}"
+        labels = {**(metadata.get("labels") or {}), **labels}
+        facts = Facts(pod_name, self.namespace, labels, metadata.get("annotations") or {})
+        volumes, remarks = read_volumes(pod, self.beside, self.namespace)
+        refused = [remark.message for remark in remarks if remark.level == "error"]
+        if refused:
+            raise RenderRefused("; ".join(refused))
+        containers = {each.get("name"): each for each in pod["containers"]}
+        trains = containers[self.primary or pod["containers"][0]["name"]]
+        if self.trial:
+            injected = (*injected, ("KATIB_TRIAL_NAME", self.trial))
+        return Replica(
+            role=role,
+            index=index,
+            pod_name=pod_name,
+            container=self._container(trains, facts),
+            injected=injected,
+            sidecars=tuple(self._container(each, facts) for each in containers.values() if each is not trains),
+            init_containers=tuple(self._container(each, facts) for each in init_containers(pod)),
+            volumes=volumes,
+            restart_policy=restart_policy,
+        )
+
+    def _container(self, container: Mapping[str, Any], facts: Facts) -> Container:
+        env = container_env(container, facts, self.beside, self.pass_env)
+        if env.remarks:
+            raise RenderRefused("; ".join(remark.message for remark in env.remarks))
+        resources = container.get("resources") or {}
+        limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
+        cpu, memory = limits.get("cpu", requests.get("cpu")), limits.get("memory")
+        variables: dict[str, str] = {}
+        for name, value in env.pairs:
+            variables[name] = expand_text(value, variables)
+        return Container(
+            name=container["name"],
+            image=container.get("image", ""),
+            command=tuple(container.get("command") or ()),
+            args=tuple(container.get("args") or ()),
+            env=env.pairs,
+            secrets=env.secrets,
+            working_dir=container.get("workingDir") or "",
+            cpu=None if cpu is None else float(quantity(cpu)),
+            gpus=int(quantity(limits.get(GPU, requests.get(GPU, 0)))),
+            memory_bytes=None if memory is None else int(quantity(memory)),
+            mounts=tuple(replace(each, sub_path=expand_text(each.sub_path, variables)) for each in read_mounts(container)),
+            hidden=env.hidden,
+        )
+
+
+def init_containers(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Those that end before the others begin; one that is always restarted is a sidecar, which does not run here."""
+    return [each for each in pod.get("initContainers") or [] if each.get("restartPolicy") != "Always"]
+
+
+def grace_s(template: Template) -> float:
+    grace = template["spec"].get("terminationGracePeriodSeconds")
+    return DEFAULT_GRACE_S if grace is None else float(grace)
+
+
+def smallest(*seconds: int | None) -> float | None:
+    given = [float(each) for each in seconds if each is not None]
+    return min(given) if given else None
