@@ -9,5 +9,6 @@ checkpoint   saving and restoring, bit for bit
 stop         step and time limits, SIGTERM
 reporter     metric lines, TensorBoard, profiler
 export       the model that a training leaves behind
+exported     the same, as its readers see it, without torch
 data         where the dataset lies
 """

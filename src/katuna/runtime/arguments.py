@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+import argparse
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -11,6 +13,16 @@ T = TypeVar("T")
 def flag(default: Any, doc: str) -> Any:
     """A dataclass field with its default and its line of help."""
     return field(default=default, metadata={"doc": doc})
+
+
+def bounded(config: Any, *names: str, least: float = -math.inf, above: float = -math.inf, below: float = math.inf) -> None:
+    """Raises ValueError when one of the flags `names` is not at least `least`, above `above` and below `below`, or is not a number."""
+    limits = [("at least", least), ("above", above), ("below", below)]
+    rule = " and ".join(f"{word} {limit:g}" for word, limit in limits if math.isfinite(limit))
+    for name in names:
+        value = getattr(config, name)
+        if not (least <= value and above < value < below):
+            raise ValueError(f"--{dashed(name)} is {value}; it must be {rule or 'finite'}")
 
 
 @dataclass(frozen=True)
@@ -35,8 +47,35 @@ class Common:
     profile: bool = flag(False, "write a torch.profiler trace of a few steps")
     trial_dir: str = flag("", "folder for events/, checkpoints/ and export/; empty is $KATUNA_TRIAL_DIR, or none are written")
 
+    def __post_init__(self) -> None:
+        bounded(self, "accumulate", "keep_checkpoints", least=1)
+        bounded(self, "seed", "clip", "workers", "max_steps", "time_limit", "checkpoint_every", least=0)
+
 
 def parse(config: type[T], argv: list[str] | None = None, *, doc: str = "") -> T:
     """The flags are the fields of `config`; underscores become dashes, a bool has a --no- form. Unknown flags, values that are none
-    of a Literal's and ValueErrors of `__post_init__` exit with 2."""
-    raise NotImplementedError
+    of a Literal's and ValueErrors of `__post_init__` exit with 2. The first line of `doc` is what --help says first."""
+    parser = argparse.ArgumentParser(
+        description=doc.partition("\n")[0], allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    types = get_type_hints(config)
+    for each in fields(config):  # type: ignore[arg-type]
+        doc_line = each.metadata["doc"].replace("%", "%%")
+        parser.add_argument(f"--{dashed(each.name)}", default=each.default, help=doc_line, **_reading(types[each.name]))
+    try:
+        return config(**vars(parser.parse_args(argv)))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _reading(kind: Any) -> dict[str, Any]:
+    """What argparse is told of a field's type."""
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if get_origin(kind) is Literal:
+        return {"type": type(get_args(kind)[0]), "choices": get_args(kind)}
+    return {"type": kind, "metavar": kind.__name__.upper()}

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+from katuna.metrics.line import metric_line, report
 from katuna.runtime.arguments import Common
+from katuna.runtime.checkpoint import trial_folder
 from katuna.runtime.world import World
+
+PLACES = ("data", "trial_dir")
+"""Flags that say where things lie: they are no hyperparameters."""
 
 
 class Reporter:
@@ -14,22 +24,86 @@ class Reporter:
 
     Rank 0 prints and writes; the others do nothing. `metrics` are the names that will be reported: the HParams plugin wants
     them first. A name that Katib cannot read raises ValueError. A value of `metrics` that is not finite ends the
-    training: one line on stderr, SystemExit(1).
+    training, in every rank that sees it: one line on stderr, SystemExit(1). Any other value that is not finite is left out of the line.
     """
 
     def __init__(self, config: Common, world: World, metrics: Sequence[str]) -> None:
-        raise NotImplementedError
+        metric_line(dict.fromkeys(metrics, 0))
+        self._metrics = tuple(metrics)
+        self._config = config
+        self._main = world.is_main
+        self._folder = trial_folder(config.trial_dir, "events") if world.is_main else None
+        self._count = 0
+        self._writer: Any = None
+        self._profiler: Any = None
+        self._open = ExitStack()
+        if config.profile and world.is_main and self._folder is None:
+            raise SystemExit("error: --profile needs a folder for its trace; give --trial-dir")
+
+    def __enter__(self) -> Reporter:
+        if self._folder is not None:
+            self._writer = self._open.enter_context(_board(self._folder))
+            started, flags, self._ended = _hyperparameters(self._config, self._metrics)
+            self._writer.file_writer.add_summary(started)
+            self._writer.file_writer.add_summary(flags)
+            if self._config.profile:
+                self._profiler = self._open.enter_context(_profiler(self._folder))
+        return self
 
     def __call__(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """One line; `step` (default: `epoch` of the values, else a count) is TensorBoard's."""
-        raise NotImplementedError
+        """One line; `step` (default: `epoch` of the values, else a count) is TensorBoard's. Floats are printed with 7 digits."""
+        self._count += 1
+        at = int(values.get("epoch", self._count)) if step is None else step
+        for name in self._metrics:
+            if not math.isfinite(values.get(name, 0.0)):
+                when = "in epoch" if at == values.get("epoch") else "at step"
+                line = f"error: {name} is {values[name]} {when} {at}: the training diverged; try a lower learning rate"
+                raise SystemExit(line if self._main else 1)
+        finite = {
+            name: value if isinstance(value, int) else float(f"{value:.7g}")
+            for name, value in values.items()
+            if math.isfinite(value)
+        }
+        if not self._main:
+            return
+        report(finite)
+        if self._writer is not None:
+            for name, value in finite.items():
+                if name != "epoch":
+                    self._writer.add_scalar(name, value, at)
+            self._writer.flush()
 
     def stepped(self) -> None:
         """After each optimizer step; moves the profiler on."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Reporter:
-        raise NotImplementedError
+        if self._profiler is not None:
+            self._profiler.step()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        raise NotImplementedError
+        with self._open:
+            if self._writer is not None and kind is None:
+                self._writer.file_writer.add_summary(self._ended)
+
+
+def _board(folder: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))
+
+
+def _hyperparameters(config: Common, metrics: Sequence[str]) -> tuple[Any, Any, Any]:
+    """Three summaries of the HParams plugin: what there is to see, this session's flags, and its good end."""
+    from torch.utils.tensorboard.summary import hparams
+
+    flags = {name: value for name, value in asdict(config).items() if name not in PLACES}
+    summaries: tuple[Any, Any, Any] = hparams(flags, dict.fromkeys(metrics, 0.0))
+    return summaries
+
+
+def _profiler(folder: Path) -> Any:
+    """Leaves out the first step, whose times are those of starting, warms up in the second and records three."""
+    from torch import profiler
+
+    return profiler.profile(
+        schedule=profiler.schedule(wait=1, warmup=1, active=3, repeat=1),
+        on_trace_ready=profiler.tensorboard_trace_handler(str(folder)),
+    )

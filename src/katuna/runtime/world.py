@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+
+LOST = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe")
+"""What the text of torch's RuntimeError has, in lower case, when a collective failed for want of a peer."""
 
 
 @dataclass(frozen=True)
@@ -27,24 +37,187 @@ class World:
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum over ranks, in each of them; a new tensor."""
-        raise NotImplementedError
+        total = value.detach().clone()
+        if self.backend:
+            dist.all_reduce(total)
+        return total
 
     def mean(self, value: Tensor) -> Tensor:
-        raise NotImplementedError
+        return self.sum(value) / self.size
 
     def barrier(self) -> None:
-        raise NotImplementedError
+        self.agree(False)
 
     def agree(self, flag: bool) -> bool:
         """Whether any rank says so."""
-        raise NotImplementedError
+        if not self.backend:
+            return flag
+        votes = torch.tensor(int(flag))  # on the CPU: beside NCCL there is gloo, which does not wait for what the GPU has to do
+        dist.all_reduce(votes, dist.ReduceOp.MAX)
+        return bool(votes.item())
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the environment says: `at` is the address and port of rank 0, None for a process alone."""
+
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+    at: tuple[str, int] | None = None
 
 
 @contextmanager
 def world(device: str = "auto", timeout_s: float = 300.0) -> Iterator[World]:
     """The process's place, from RANK, WORLD_SIZE, LOCAL_RANK and MASTER_* as torchrun and PyTorchJobs set them, or none.
 
-    Raises SystemExit(1) with one line when the device is absent or ranks do not join within `timeout_s`, naming them.
+    All ranks leave the block together. Raises SystemExit(1) with one line when the device is absent, when ranks do not join within
+    `timeout_s`, naming them, and when a peer is lost in the block.
     """
-    raise NotImplementedError
-    yield
+    place = place_in(os.environ)
+    found = device_for(device, place)
+    if place.at is None:
+        yield World(0, place.local_rank, 1, found, "")
+        return
+    backend = "nccl" if found.type == "cuda" and dist.is_nccl_available() else "gloo"
+    store = joined(place, place.at, timeout_s)
+    here = World(place.rank, place.local_rank, place.size, found, backend)
+    try:
+        both = "cpu:gloo,cuda:nccl" if backend == "nccl" else backend
+        dist.init_process_group(both, store=store, rank=place.rank, world_size=place.size)
+        yield here
+        with suppress(RuntimeError):  # a peer that leaves at once could take from this one the last bytes it sent
+            here.barrier()
+    except RuntimeError as error:
+        if not lost(error):
+            raise
+        raise SystemExit(f"error: rank {place.rank} of {place.size} lost a peer: {why(error)}") from None
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def place_in(environ: Mapping[str, str]) -> Place:
+    """LOCAL_RANK is absent in a PyTorchJob that starts no torchrun: it is 0 then, as each replica sees its own devices alone.
+
+    Raises SystemExit(1) for an environment that contradicts itself.
+    """
+    if "WORLD_SIZE" not in environ and "RANK" not in environ:
+        return Place()
+    missing = [name for name in ("RANK", "WORLD_SIZE") if name not in environ]
+    if missing:
+        raise SystemExit(
+            f"error: the environment has a rank in parts: {missing[0]} is not set; start ranks with both or with none"
+        )
+    rank, size, local = (_number(environ, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if rank >= size:
+        raise SystemExit(f"error: RANK is {rank}; it must be below WORLD_SIZE, which is {size}")
+    if size == 1:
+        return Place(local_rank=local)
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environ.get(name)]
+    if missing:
+        raise SystemExit(f"error: WORLD_SIZE is {size}, but {' and '.join(missing)} not set: where rank 0 listens")
+    return Place(rank, local, size, (environ["MASTER_ADDR"], _number(environ, "MASTER_PORT")))
+
+
+def device_for(wanted: str, place: Place) -> torch.device:
+    """Raises SystemExit(1) with one line for a device that is not here."""
+    alone = place.size == 1
+    usable = {"cuda": torch.cuda.is_available(), "mps": alone and torch.backends.mps.is_available(), "cpu": True}
+    kind = next(name for name, there in usable.items() if there) if wanted == "auto" else wanted
+    if not usable[kind]:
+        names = ", ".join(name for name, there in usable.items() if there)
+        raise SystemExit(f"error: --device {kind} is not usable here; these are: {names}")
+    if kind != "cuda":
+        return torch.device(kind)
+    if place.local_rank >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise SystemExit(
+            f"error: LOCAL_RANK is {place.local_rank}, but {count} CUDA devices are visible; start no more processes"
+        )
+    found = torch.device("cuda", place.local_rank)
+    torch.cuda.set_device(found)
+    return found
+
+
+def joined(place: Place, at: tuple[str, int], timeout_s: float) -> Store:
+    """The ranks' common store, once all of them have said that they are there.
+
+    torch's own waits tell how many came, not which, and write pages about it. Under torchrun the agent holds the store, else rank 0.
+    """
+    deadline = time.monotonic() + timeout_s
+    me, where = f"rank {place.rank} of {place.size}", f"{at[0]}:{at[1]}"
+    serves = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    if not serves and not answers(at, deadline):
+        raise SystemExit(f"error: {me}: rank 0 did not join within {timeout_s:g} s at {where}")
+    missing = list(range(place.size))
+    try:
+        tcp = TCPStore(*at, place.size, serves, timedelta(seconds=timeout_s), wait_for_workers=False)
+        store = PrefixStore(f"katuna/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", tcp)
+        store.set(f"joined/{place.rank}", "")
+        while missing and time.monotonic() < deadline and not store.check(["given-up"]):
+            missing = [rank for rank in missing if not store.check([f"joined/{rank}"])]
+            time.sleep(0.02 if missing else 0)
+        if missing:
+            give_up(store, place, missing, holds=serves)
+    except (RuntimeError, ValueError) as error:
+        here = serves and place.rank in missing
+        problem = f"could not listen: {why(error)}" if here else "lost rank 0 while ranks were joining"
+        raise SystemExit(f"error: {me} at {where}: {problem}") from None
+    if missing:
+        hint = _hint(os.environ)
+        raise SystemExit(f"error: {_ranks(missing)} of {place.size} did not join within {timeout_s:g} s at {where}{hint}")
+    return store
+
+
+def give_up(store: Store, place: Place, missing: list[int], *, holds: bool) -> None:
+    """Whoever holds the store stays until those who joined have heard of it: torch writes pages about a store that went away."""
+    store.set(f"left/{place.rank}", "")
+    if not holds:
+        return
+    store.set("given-up", "")
+    joined_ones = [f"left/{rank}" for rank in range(place.size) if rank not in missing]
+    until = time.monotonic() + 2
+    while not store.check(joined_ones) and time.monotonic() < until:
+        time.sleep(0.02)
+
+
+def answers(at: tuple[str, int], deadline: float) -> bool:
+    """Whether somebody listens there before `deadline` (of time.monotonic)."""
+    while (left := deadline - time.monotonic()) > 0:
+        with suppress(OSError), socket.create_connection(at, timeout=left):
+            return True
+        time.sleep(min(0.05, left))
+    return False
+
+
+def lost(error: RuntimeError) -> bool:
+    """Whether a collective failed because a peer is gone."""
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(word in text for word in LOST)
+
+
+def why(error: Exception) -> str:
+    """What the transport says, without the sources' names before and the advice behind."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    said = re.search(r"connection (closed|reset) by peer|broken pipe|address already in use|timed out[^.]*", text, re.IGNORECASE)
+    return said[0].lower() if said else text
+
+
+def _number(environ: Mapping[str, str], name: str) -> int:
+    text = environ.get(name, "0")
+    if not (text.isascii() and text.isdigit()):
+        raise SystemExit(f"error: {name} is {text!r}; it must be a whole number, 0 or more")
+    return int(text)
+
+
+def _ranks(ranks: list[int]) -> str:
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
+def _hint(environ: Mapping[str, str]) -> str:
+    """RANK is a replica's rank in a PyTorchJob, WORLD_SIZE counts processes: with nprocPerNode above 1 only torchrun starts them all."""
+    processes = environ.get("PET_NPROC_PER_NODE", "1")
+    if not processes.isdigit() or int(processes) < 2 or "TORCHELASTIC_RUN_ID" in environ:
+        return ""
+    return f"; nprocPerNode is {processes}, which asks for torchrun as the command, or for nprocPerNode 1"

@@ -1,0 +1,54 @@
+"""One rank that does what its first argument says. Run by test_world.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import torch
+import torch.distributed as dist
+
+from katuna.runtime.arguments import Common
+from katuna.runtime.stop import Stop
+from katuna.runtime.world import World, world
+
+
+def collectives(here: World) -> None:
+    value = torch.tensor([1.0, 10.0]) * (here.rank + 1)
+    print(here.rank, here.size, here.local_rank, here.backend, here.is_main)
+    print(here.sum(value).tolist(), here.mean(value).tolist(), value.tolist())
+    print(here.agree(False), here.agree(here.rank == 1), here.agree(True))
+    here.barrier()
+    agree_to_stop(here)
+
+
+def agree_to_stop(here: World) -> None:
+    """Rank 1 alone is told to stop; both must in the same step."""
+    with Stop(Common(), here) as stop:
+        step = 0
+        while not stop.now(step):
+            step += 1
+            if (here.rank, step) == (1, 5):
+                os.kill(os.getpid(), signal.SIGTERM)
+        print(step, stop.reason, flush=True)
+
+
+def lose_a_peer(here: World) -> None:
+    for step in range(10**9):
+        here.sum(torch.ones(10))
+        if (here.rank, step) == (1, 20):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(here: World) -> None:
+    here.barrier()
+    if here.rank == 1:
+        raise ValueError("of the trainer's own")
+    here.sum(torch.ones(1))
+
+
+if __name__ == "__main__":
+    with world("cpu", timeout_s=float(sys.argv[2])) as found:
+        globals()[sys.argv[1]](found)
+    assert not dist.is_initialized()

@@ -1,0 +1,182 @@
+"""Ranks as real processes: joining, agreeing, losing one another."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+
+import ranks
+from katuna.runtime.world import Place, World, device_for, joined, place_in, world
+
+RANK = Path(__file__).with_name("rank.py")
+HERE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "23456"}
+NONE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture(autouse=True)
+def _no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in NONE:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_an_environment_a_process_is_alone() -> None:
+    with world("cpu") as here:
+        assert here == World(0, 0, 1, torch.device("cpu"), "")
+        value = torch.ones(2)
+        total = here.sum(value)
+        total += 1
+        assert value.tolist() == [1, 1]
+        assert here.mean(value).tolist() == [1, 1]
+        assert (here.agree(True), here.agree(False)) == (True, False)
+        here.barrier()
+        assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("environ", "place"),
+    [
+        ({}, Place()),
+        (HERE, Place()),
+        ({**HERE, "RANK": "0", "WORLD_SIZE": "1"}, Place()),
+        ({**HERE, "RANK": "1", "WORLD_SIZE": "4"}, Place(1, 0, 4, ("127.0.0.1", 23456))),
+        ({**HERE, "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Place(3, 1, 4, ("127.0.0.1", 23456))),
+    ],
+)
+def test_the_environment_of_torchrun_and_of_pytorchjobs(environ: dict[str, str], place: Place) -> None:
+    assert place_in(environ) == place
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"RANK": "0"}, "WORLD_SIZE is not set"),
+        ({"WORLD_SIZE": "2"}, "RANK is not set"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK is 2; it must be below WORLD_SIZE, which is 2"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK is '-1'"),
+        ({"RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR and MASTER_PORT not set"),
+        ({**HERE, "RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
+    ],
+)
+def test_an_environment_that_contradicts_itself_is_refused(environ: dict[str, str], says: str) -> None:
+    with pytest.raises(SystemExit, match=says):
+        place_in(environ)
+
+
+def test_a_gpu_that_is_absent_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="error: --device cuda is not usable here; these are: cpu"), world("cuda"):
+        pass
+    assert device_for("auto", Place()) == torch.device("cpu")
+
+
+def test_each_local_rank_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    taken: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    assert device_for("auto", Place(3, 1, 4)) == torch.device("cuda:1")
+    assert device_for("cuda", Place(3, 0, 4)) == torch.device("cuda:0")
+    assert taken == [torch.device("cuda:1"), torch.device("cuda:0")]
+    with pytest.raises(SystemExit, match="LOCAL_RANK is 2, but 2 CUDA devices are visible"):
+        device_for("cuda", Place(2, 2, 4))
+
+
+def test_two_processes_add_agree_and_stop_in_the_same_step() -> None:
+    done = ranks.run([RANK, "collectives", "60"], 2)
+    for rank, (code, out, err) in enumerate(done):
+        own = [rank + 1.0, 10.0 * (rank + 1)]
+        assert out.splitlines() == [
+            f"{rank} 2 0 gloo {rank == 0}",
+            f"[3.0, 30.0] [1.5, 15.0] {own}",
+            "False True True",
+            "6 SIGTERM",  # which rank 1 alone got in step 5
+        ]
+        assert (code, err) == (143, "")
+
+
+def test_a_lost_peer_ends_the_process_with_one_line() -> None:
+    with ExitStack() as stack:
+        survivor, victim = ranks.start(stack, [RANK, "lose_a_peer", "60"], 2)
+        assert ranks.ended(victim)[0] == -9
+        code, out, err = ranks.ended(survivor, timeout=30)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: rank 0 of 2 lost a peer: connection ")
+    assert err.count("\n") == 1
+
+
+def test_a_peers_own_error_is_shown_where_it_happened() -> None:
+    (first, second) = ranks.run([RANK, "fail", "60"], 2)
+    assert second[0] == 1
+    assert second[2].endswith("ValueError: of the trainer's own\n")
+    assert first[0] == 1
+    assert first[2].startswith("error: rank 0 of 2 lost a peer: ")
+    assert first[2].count("\n") == 1
+
+
+def test_a_rank_that_never_joins_ends_the_process_with_one_line() -> None:
+    with ExitStack() as stack:
+        (first,) = ranks.start(stack, [RANK, "collectives", "0.5"], 3, ranks=[0], PET_NPROC_PER_NODE="3")
+        code, out, err = ranks.ended(first)
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"error: ranks 1, 2 of 3 did not join within 0.5 s at 127.0.0.1:\d+; nprocPerNode is 3, which .*\n", err)
+
+
+def test_all_who_joined_name_those_who_did_not(capfd: pytest.CaptureFixture[str]) -> None:
+    at = ("127.0.0.1", int(ranks.free_port()))
+
+    def join(rank: int, timeout_s: float) -> str:
+        with pytest.raises(SystemExit) as ended:
+            joined(Place(rank, 0, 4, at), at, timeout_s)
+        return str(ended.value)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, third = pool.submit(join, 0, 2), pool.submit(join, 2, 60)
+        said = {first.result(), third.result().replace("within 60 s", "within 2 s")}
+    assert said == {f"error: ranks 1, 3 of 4 did not join within 2 s at 127.0.0.1:{at[1]}"}
+    assert capfd.readouterr().err == ""
+
+
+def test_a_rank_0_that_never_joins_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    at = ("127.0.0.1", int(ranks.free_port()))
+    with pytest.raises(SystemExit, match=r"^error: rank 1 of 2: rank 0 did not join within 0.3 s at 127.0.0.1:\d+$"):
+        joined(Place(1, 0, 2, at), at, 0.3)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_port_that_is_taken_is_said() -> None:
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        at = ("127.0.0.1", other.getsockname()[1])
+        with pytest.raises(SystemExit, match="could not listen: address already in use"):
+            joined(Place(0, 0, 2, at), at, 5)
+
+
+def test_importing_the_runtime_loads_nothing_that_can_wait() -> None:
+    names = ("arguments", "world", "parallel", "precision", "loader", "stop", "reporter")
+    late = (
+        "torch._dynamo",
+        "torch.utils.tensorboard",
+        "tensorboard",
+        "torch.distributed.fsdp",
+        "torch.profiler",
+        "torchvision",
+        "onnx",
+    )
+    code = (
+        "import sys, torch; before = set(sys.modules)\n"
+        f"import {', '.join(f'katuna.runtime.{name}' for name in names)}\n"
+        f"print([name for name in {late!r} if name in set(sys.modules) - before])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ranks.environment())
+    assert done.stdout == "[]\n"
