@@ -39,9 +39,8 @@ def start(
             stderr=subprocess.PIPE,
             text=True,
         )
-        stack.callback(process.wait)
+        started.append(stack.enter_context(process))
         stack.callback(process.kill)
-        started.append(process)
     return started
 
 

@@ -116,6 +116,7 @@ def serve() -> None:
     import torch.distributed.fsdp
 
     torch.set_num_threads(1)
+    assert torch.distributed.fsdp
     torch.optim.AdamW([nn.Parameter(torch.ones(1))])
     for line in sys.stdin:
         task = json.loads(line)
@@ -145,7 +146,7 @@ def born(task: dict[str, Any], rank: int, outputs: Path) -> int:
         code = 0
     except SystemExit as error:
         print(error, file=sys.stderr)
-    except BaseException:  # noqa: BLE001
+    except BaseException:  # noqa: BLE001  # whatever it is: the child must not go on as the server
         traceback.print_exc()
     finally:
         sys.stdout.flush()

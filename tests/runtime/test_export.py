@@ -146,7 +146,7 @@ def test_an_image_classifier(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
         (scores,) = run(found.graph, images)
         torch.testing.assert_close(scores, model(images).detach(), atol=1e-5, rtol=1e-5)
     graph = onnx.load(found.graph)
-    assert next(entry.dim_param for entry in graph.graph.input[0].type.tensor_type.shape.dim) == "batch"
+    assert graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     assert str(Path(__file__).parent).encode() not in found.graph.read_bytes(), "a path of this machine"
     assert not any(tensor.HasField("data_location") and tensor.data_location for tensor in graph.graph.initializer)
 
@@ -236,6 +236,7 @@ def test_difference_is_infinite_for_what_is_no_number_elsewhere() -> None:
         ([], [], 0.0),
     ):
         assert exporting._difference(torch.tensor(one), torch.tensor(other)) == pytest.approx(expected), (one, other)
+    assert exporting._difference(torch.tensor([10**6]), torch.tensor([10**6 + 1])) == inf
     assert exporting._difference(torch.zeros(2), torch.zeros(3)) == inf
     assert exporting._difference(torch.zeros(2), torch.zeros(2).long()) == inf
 

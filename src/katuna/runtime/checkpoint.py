@@ -85,9 +85,13 @@ class Checkpoints:
         if content is None:
             return 0, {}
         saved = unpacked(json.loads(content[0]), safetensors.torch.load(content[1]))
-        self._check(saved, self._folder / step_name(saved["step"]))
+        place = self._folder / step_name(saved["step"])
+        self._refuse(place, list(_misfits(saved, self._state)))
         for name, each in self._state.items():
-            _load(each, saved["state"][name])
+            try:
+                _load(each, saved["state"][name])
+            except (KeyError, RuntimeError, TypeError, ValueError) as error:
+                self._refuse(place, [f"{name} does not take it ({' '.join(str(error).split())})"])
         self._put_randomness(saved["random"])
         return saved["step"], saved["values"]
 
@@ -147,9 +151,8 @@ class Checkpoints:
         stays = f"{step_name(before[-1])} is kept, and the next start goes on from it" if before else "there is none before it"
         return f"a checkpoint cannot be written to {self._folder}: {why}; {stays}. Make room and start again"
 
-    def _check(self, saved: Mapping[str, Any], place: Path) -> None:
-        """Raises SystemExit(1) for a checkpoint of something else than `state`; rank 0 says why."""
-        wrong = list(_misfits(saved, self._state))
+    def _refuse(self, place: Path, wrong: list[str]) -> None:
+        """Raises SystemExit(1) for a checkpoint of something else than `state`, unless nothing is wrong; rank 0 says what."""
         if not wrong:
             return
         named = "; ".join(wrong[:8]) + (f"; and {len(wrong) - 8} more" if len(wrong) > 8 else "")

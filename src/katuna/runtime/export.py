@@ -186,9 +186,11 @@ def _outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]
 
 
 def _difference(expected: Tensor, actual: Tensor) -> float:
-    """The largest one, as a share of the largest number or of 1; infinite where shapes, types or what is no number differ."""
+    """The largest one, as a share of the largest number or of 1; infinite where shapes, types, integers or what is no number differ."""
     if expected.shape != actual.shape or expected.dtype != actual.dtype:
         return float("inf")
+    if not expected.is_floating_point():
+        return 0.0 if torch.equal(expected, actual) else float("inf")
     one, other = expected.double(), actual.double()
     usual = one.isfinite()
     if not torch.equal(one.nan_to_num()[~usual], other.nan_to_num()[~usual]) or not torch.equal(one.isnan(), other.isnan()):
