@@ -92,6 +92,7 @@ def main(crds: Path) -> None:
     job = runtime["template"]["spec"]["replicatedJobs"][0]["template!"]["spec"]
     template = job["template!"] | {"metadata": "#ObjectMeta"}
     container = template["spec"]["containers!"][0]
+    runtime["template"]["spec"]["replicatedJobs"][0]["template!"]["spec"] = "#JobSpec"
     pytorchjob = schema(crds / "kubeflow.org_pytorchjobs.yaml")["spec"]
     pytorchjob["pytorchReplicaSpecs!"]["*"]["template"] = "#PodTemplateSpec"
     definitions = {
@@ -102,12 +103,17 @@ def main(crds: Path) -> None:
         "JobSpec": job | {"template!": "#PodTemplateSpec"},
         "PyTorchJobSpec": pytorchjob,
         "TrainJobSpec": schema(crds / "trainer.kubeflow.org_trainjobs.yaml")["spec"],
+        "RuntimeSpec": runtime,
     }
     kinds = {
         "kubeflow.org/v1beta1 Experiment": {"spec": EXPERIMENT_SPEC, "status": "any"},
         "batch/v1 Job": {"spec": "#JobSpec", "status": "any"},
         "kubeflow.org/v1 PyTorchJob": {"spec": "#PyTorchJobSpec", "status": "any"},
         "trainer.kubeflow.org/v1alpha1 TrainJob": {"spec": "#TrainJobSpec", "status": "any"},
+        "trainer.kubeflow.org/v1alpha1 TrainingRuntime": {"spec": "#RuntimeSpec"},
+        "trainer.kubeflow.org/v1alpha1 ClusterTrainingRuntime": {"spec": "#RuntimeSpec"},
+        # What is in a Secret is checked where no message shows it.
+        "v1 Secret": {"data": "any", "stringData": "any", "type": "string", "immutable": "bool"},
         "v1 ConfigMap": {"data": {"*": "string"}, "binaryData": {"*": "string"}, "immutable": "bool"},
     }
     top = {"apiVersion": "string", "kind": "string", "metadata": "#ObjectMeta"}

@@ -126,7 +126,7 @@ def test_a_trial_that_fails_where_there_is_room_has_failed(small_disk: Path) -> 
     launcher = a_launcher(small_disk)
     end = the_end(run_one(launcher, a_request(0, "sh", "-c", FILLS_THE_DISK + 'rm "$KATUNA_TRIAL_DIR/big"; exit 3')))
     assert (end.code, end.reason) == (3, "Error")
-    assert sorted(entry.name for entry in (small_disk / "t0").iterdir()) == [".guard", "job.yaml", "log"]
+    assert sorted(entry.name for entry in (small_disk / "t0").iterdir()) == [".pods", "job.yaml", "log"]
     launcher.close()
 
 
@@ -135,7 +135,7 @@ def test_a_trial_that_fails_where_there_is_room_has_failed(small_disk: Path) -> 
 
 @pytest.mark.parametrize("name", ERRNOS)
 @pytest.mark.parametrize(
-    "place", ["pathlib.Path.mkdir", "katuna.launch.local.claim", "pathlib.Path.write_text", "pathlib.Path.open"]
+    "place", ["pathlib.Path.mkdir", "katuna.launch.part.claim", "pathlib.Path.write_text", "pathlib.Path.open"]
 )
 def test_files_of_katunas_own_that_cannot_be_written(
     trials: Path, monkeypatch: pytest.MonkeyPatch, place: str, name: str
@@ -152,7 +152,7 @@ def test_files_of_katunas_own_that_cannot_be_written(
 
 
 def test_a_folder_that_is_not_ours_is_no_failure_of_the_disk(trials: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("katuna.launch.local.claim", failing_with(errno.EACCES))
+    monkeypatch.setattr("katuna.launch.part.claim", failing_with(errno.EACCES))
     launcher = a_launcher(trials)
     assert the_end(run_one(launcher, a_request(0, "true"))).reason == "StartError"
     launcher.close()
@@ -193,7 +193,7 @@ def test_what_happened_before_is_told_first_and_the_others_are_ended(trials: Pat
         pass
     launcher.start(a_request(1, "true"))
     launcher.stop(1, 0.0)
-    monkeypatch.setattr("katuna.launch.local.claim", failing_with(errno.ENOSPC))
+    monkeypatch.setattr("katuna.launch.part.claim", failing_with(errno.ENOSPC))
     launcher.start(a_request(2, "true"))
     (end,) = launcher.poll(1.0)
     assert (type(end), end.number) == (Exited, 1)

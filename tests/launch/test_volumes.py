@@ -80,7 +80,7 @@ def test_metrics_and_checkpoints_may_lie_in_one_folder_of_the_container(tmp_path
     script = TRAINS.replace("echo accuracy=$((before + 1))", "echo accuracy=$((before + 1)) >> /var/log/katib/metrics.log")
     for number, parent in ((0, ""), (1, "t0")):
         assert values(list(run_one(launcher, a_trial(number, parent, script)))) == [str(number + 1)]
-    assert sorted(entry.name for entry in (tmp_path / "t1").iterdir()) == [".guard", "checkpoints", "job.yaml", "log", "metrics"]
+    assert sorted(entry.name for entry in (tmp_path / "t1").iterdir()) == [".pods", "checkpoints", "job.yaml", "log", "metrics"]
     launcher.close()
 
 

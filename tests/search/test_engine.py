@@ -760,7 +760,7 @@ def test_a_search_of_a_thousand_trials_is_taken_up_again_at_once(algorithm: str 
     world = World(experiment, no_op, store=MemoryStore(events))
     began = time.process_time()
     assert world.run() == MAX_TRIALS
-    assert time.process_time() - began < 0.5
+    assert time.process_time() - began < 2.0
 
 
 # What had happened when the interruption came

@@ -24,7 +24,7 @@ def with_policy(fields: str) -> str:
 
 BROKEN = {
     "env without a name": (with_container("env: [{value: x}]"), f"{POD}.containers[0].env[0].name", "must be specified"),
-    "all of a Secret": (with_container("envFrom: [{secretRef: {name: s}}]"), f"{POD}.containers[0].envFrom[0].secretRef", "is not among the files given"),
+    "all of a Secret": (with_container("envFrom: [{secretRef: {name: s}}]"), f"{POD}.containers[0].envFrom[0].secretRef", "the Secret s in namespace kubeflow is not among the files"),
     "no such pod field": (
         with_container("env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}]"),
         f"{POD}.containers[0].env[0].valueFrom.fieldRef.fieldPath",
@@ -55,7 +55,7 @@ BROKEN = {
     "two at once": (
         changed(JOB, JOB_SPEC, JOB_SPEC.replace("template", "parallelism: 2\n        template")),
         "spec.trialTemplate.trialSpec.spec.parallelism",
-        "one process",
+        "2 pods of one Job",
     ),
     "a negative deadline of the pod": (
         changed(JOB, "            restartPolicy: Never", "            restartPolicy: Never\n            activeDeadlineSeconds: -5"),
@@ -127,8 +127,8 @@ def test_a_job_without_its_template(kind: str) -> None:
 
 
 def test_fields_of_a_pytorchjob_without_meaning_here() -> None:
-    policy = "ttlSecondsAfterFinished: 10, cleanPodPolicy: All, backoffLimit: 1"
-    assert only(findings_of(with_policy(policy), level="note")).message.endswith(": cleanPodPolicy, ttlSecondsAfterFinished")
+    policy = "ttlSecondsAfterFinished: 10, schedulingPolicy: {queue: q}, cleanPodPolicy: All, backoffLimit: 1"
+    assert only(findings_of(with_policy(policy), level="note")).message.endswith(": schedulingPolicy, ttlSecondsAfterFinished")
 
 
 def test_a_dot_is_fine_in_the_name_of_jobs() -> None:
@@ -142,16 +142,27 @@ def test_a_missing_restart_policy_is_the_clusters_concern() -> None:
     assert load_experiment([Source("0.yaml", text)]).findings == (error, warning)
 
 
-def test_volumes_are_not_mounted_and_the_way_out_is_named() -> None:
+VOLUMES = {
+    "scratch": ("emptyDir: {}", None),
+    "of this machine": ("hostPath: {path: /data}", None),
+    "a claim": ("persistentVolumeClaim: {claimName: data}", None),
+    "a server": ("nfs: {server: s, path: /}", "--map"),
+    "a ConfigMap that is not here": ("configMap: {name: settings}", "its file beside this one"),
+    "one that need not be": ("configMap: {name: settings, optional: true}", None),
+    "a Secret that is not here": ("secret: {secretName: keys}", "its file beside this one"),
+}
+
+
+@pytest.mark.parametrize(("source", "hint"), VOLUMES.values(), ids=VOLUMES)
+def test_volumes_without_a_meaning_here_are_noted_with_a_way_out(source: str, hint: str | None) -> None:
     text = with_container("volumeMounts: [{name: data, mountPath: /data}]")
-    text = changed(
-        text,
-        "            restartPolicy: Never",
-        "            volumes: [{name: data, emptyDir: {}}]\n            restartPolicy: Never",
-    )
-    finding = only(findings_of(text, level="note"))
-    assert "/data" in finding.message
-    assert "--map" in finding.hint
+    volumes = f"            volumes: [{{name: data, {source}}}]\n            restartPolicy: Never"
+    notes = findings_of(changed(text, "            restartPolicy: Never", volumes), level="note")
+    if hint is None:
+        assert notes == []
+    else:
+        assert (only(notes).code, only(notes).path) == ("volumes-not-mounted", f"{POD}.volumes[0].{source.partition(':')[0]}")
+        assert hint in only(notes).hint
 
 
 def test_placeholders_in_numbers_are_refused_for_a_job_and_text_for_a_pytorchjob() -> None:

@@ -116,6 +116,13 @@ def option_problems(options: LocalOptions, jobs: Sequence[Job], environ: Mapping
                     f"{flag} {image}=...: the job has no such image; it has: {listed(images)}",
                     f"did you mean {meant}?" if meant else "",
                 )
+    volumes = [volume for job in jobs for replica in job.replicas for volume in replica.volumes]
+    claims = list(dict.fromkeys(volume.source for volume in volumes if volume.kind == "persistentVolumeClaim"))
+    for claim in options.claims:
+        if claim not in claims:
+            meant = did_you_mean(claim, claims)
+            message = f"--claim {claim}=...: the job has no such claim; it has: {listed(claims) or 'none'}"
+            yield message, f"did you mean {meant}?" if meant else ""
     for image, python in options.pythons.items():
         if shutil.which(_interpreter(python, options, environ), path="") is None:
             yield f"--python {image}={python}: there is no such program here", "give its path, or a name that is in PATH"

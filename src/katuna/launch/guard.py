@@ -1,16 +1,18 @@
 """The guard of one trial process: whatever happens, when the guard is gone nothing that it started is left.
 
-Run as `python -I -S guard.py NAME TOKEN FD...` in a session of its own, so that what ends katuna's process group does not reach it.
+Run as `python -I -S guard.py NAME TOKEN FD...` in a session of its own, so that what ends katuna's process group does not reach it;
+or forked from the server of warm starts (forkserver.py), which changes how its trial begins and how it sees that katuna is there.
 The file descriptors are locks that stay held until the guard is gone. It imports next to nothing (`signal` and `json` would
 double the time that it takes to start). Its standard input is a socket to katuna:
 
     in   LENGTH newline, then a Spec of that length (`encode`); later, any number of `stop SECONDS` lines
-    out  {"event": "started", "pid": N}                                 the trial runs
+    out  {"event": "taken", "pid": N}                                   a forked guard with this pid has taken the trial on
+         {"event": "started", "pid": N}                                 the trial runs
          {"event": "failed", "errno": N, "stage": "chdir" | "exec"}     it could not be started
          {"event": "exited", "code": N, "signal": N, "core": 0 | 1, "cause": WORD, "left": N}
 
 Its output is the trial's log, which the trial inherits. Each message has `at` too, the time in seconds since the epoch, as katuna
-may be busy when it comes. `code` is as a container has it (128 + signal). `cause` says what the guard did before the trial
+may be busy when it comes; of `exited` the moment at which the main process ended. `code` is as a container has it (128 + signal). `cause` says what the guard did before the trial
 ended: nothing (""), "stop" or "deadline" as told, or "orphaned" as katuna was gone. `left` counts the processes that outlived the
 trial's main process and that the guard then ended.
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LINUX = sys.platform == "linux"
+TOKEN_VARIABLE = "KATUNA_TRIAL_TOKEN"  # noqa: S105
 SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGTERM, SIGXFSZ = 1, 2, 9, 13, 15, 25
 SIG_DFL, SIG_IGN = 0, 1
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -85,6 +88,7 @@ class Guard:
         self.pending = pending
         self.main = 0
         self.status: int | None = None
+        self.ended_at = 0.0
         self.cause = ""
         self.kill_at = float("inf")
 
@@ -101,7 +105,8 @@ class Guard:
         signal = os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
         code = 128 + signal if signal else os.WEXITSTATUS(self.status)
         core = int(os.WCOREDUMP(self.status))
-        say(f'"event": "exited", "code": {code}, "signal": {signal}, "core": {core}, "cause": "{self.cause}", "left": {left}')
+        end = f'"event": "exited", "code": {code}, "signal": {signal}, "core": {core}, "cause": "{self.cause}", "left": {left}'
+        say(end, self.ended_at)
 
     def start(self) -> bytes:
         """Forks and executes the trial. Returns b"", or the stage that failed and its errno."""
@@ -138,7 +143,7 @@ class Guard:
                 break
             if 0 in ready and not self.obey():
                 poll.unregister(0)
-            if os.getppid() != self.spec.parent:
+            if not self.has_katuna():
                 self.end("orphaned", ORPHAN_GRACE_S)
             if time.monotonic() >= deadline:
                 deadline = float("inf")
@@ -146,6 +151,9 @@ class Guard:
             if time.monotonic() >= self.kill_at:
                 self.signal_all(SIGKILL)
                 self.kill_at = time.monotonic() + AGAIN_S
+
+    def has_katuna(self) -> bool:
+        return os.getppid() == self.spec.parent
 
     def obey(self) -> bool:
         """Reads commands; False at the end of file, which means that katuna is gone."""
@@ -199,6 +207,7 @@ class Guard:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == self.main:
                     self.status = status
+                    self.ended_at = time.time()
                 if pid == 0:
                     return True
         except ChildProcessError:
@@ -225,14 +234,7 @@ def become_trial(spec: Spec, guard: int, writer: int) -> None:
     """The child's way from fork to exec; never returns."""
     stage = "exec"
     try:
-        os.setsid()
-        if LINUX:
-            # Should the guard itself be killed, the main process at least goes with it.
-            libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
-            if os.getppid() != guard:
-                os._exit(1)
-        for number in (SIGHUP, SIGINT, SIGTERM, SIGPIPE, SIGXFSZ):
-            libc.signal(number, SIG_DFL)
+        stand_alone(guard)
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
         stage = "chdir"
         os.chdir(spec.folder)
@@ -242,6 +244,18 @@ def become_trial(spec: Spec, guard: int, writer: int) -> None:
         os.write(writer, f"{stage} {error.errno}".encode())
     finally:
         os._exit(127)
+
+
+def stand_alone(guard: int) -> None:
+    """For the child: a session of its own, signals as a program expects them, and no life beyond its guard's."""
+    os.setsid()
+    if LINUX:
+        # Should the guard itself be killed, the main process at least goes with it.
+        libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+        if os.getppid() != guard:
+            os._exit(1)
+    for number in (SIGHUP, SIGINT, SIGTERM, SIGPIPE, SIGXFSZ):
+        libc.signal(number, SIG_DFL)
 
 
 def descendants(ancestor: int) -> list[int]:
@@ -263,16 +277,16 @@ def descendants(ancestor: int) -> list[int]:
     return below
 
 
-def say(fields: str) -> None:
+def say(fields: str, at: float = 0.0) -> None:
     try:
-        os.write(0, f'{{"at": {time.time():.6f}, {fields}}}\n'.encode())
+        os.write(0, f'{{"at": {at or time.time():.6f}, {fields}}}\n'.encode())
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.ECONNRESET):
             raise
 
 
-def receive() -> tuple[Spec, bytes] | None:
-    """The Spec and what came behind it; None when katuna died before it had sent all."""
+def receive() -> tuple[bytes, bytes] | None:
+    """The body of the Spec and what came behind it; None when katuna died before it had sent all."""
     data, size = b"", -1
     while size < 0 or len(data) < size:
         chunk = os.read(0, 65536)
@@ -282,19 +296,25 @@ def receive() -> tuple[Spec, bytes] | None:
         if size < 0 and b"\n" in data:
             head, _, data = data.partition(b"\n")
             size = int(head)
-    return Spec(data[:size]), data[size:]
+    return data[:size], data[size:]
+
+
+def stay() -> None:
+    """For the guard: it outlives what ends others, and whatever the trial leaves behind becomes its child."""
+    for number in (SIGHUP, SIGINT, SIGTERM):
+        libc.signal(number, SIG_IGN)
+    if LINUX:
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def main() -> None:
     for held in sys.argv[3:]:
         os.set_inheritable(int(held), False)
-    for number in (SIGHUP, SIGINT, SIGTERM):
-        libc.signal(number, SIG_IGN)
-    if LINUX:
-        libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    stay()
     received = receive()
     if received:
-        Guard(*received).run()
+        body, pending = received
+        Guard(Spec(body), pending).run()
 
 
 if __name__ == "__main__":

@@ -1,64 +1,54 @@
-"""The launcher of this machine: trials as guarded processes, their logs followed, their ends told as one event each."""
+"""The launcher of this machine: trials as jobs of guarded processes, their logs followed, their ends told as one event each."""
 
 from __future__ import annotations
 
 import os
-import selectors
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from katuna.contracts import Clock, LaunchEvent, TrialRequest
 from katuna.errors import LOCAL, Finding, KatunaError, LaunchFailed, StoreFailed
-from katuna.launch.command import command, option_problems, problems, texts
+from katuna.jobs import STOPPED, ContainerExited, ContainerStarted, JobEnded, JobEvent
+from katuna.launch.command import option_problems, texts
 from katuna.launch.devices import DevicePool, Lease, cuda_devices, lease_folder, usable_cpus
-from katuna.launch.ending import Ending, ending
+from katuna.launch.ending import Ending
+from katuna.launch.jobrun import JobRun, release
 from katuna.launch.options import LocalOptions
-from katuna.launch.ports import check_unused, free_port
-from katuna.launch.process import Claim, Command, GuardedProcess, await_release, claim
+from katuna.launch.plan import Place, Planned, gpus, job_problems
+from katuna.launch.ports import check_unused
+from katuna.launch.process import ColdStarter, Starter, await_any
 from katuna.launch.storage import full, is_of_the_disk, store_failed
 from katuna.launch.volumes import METRICS, Volumes
 from katuna.metrics.collect import Collecting, MetricSource
 from katuna.metrics.line import Report
 from katuna.spec.dump import to_yaml
-from katuna.spec.job import MASTER_PORT, Job, job_from_manifest
+from katuna.spec.job import Job, job_from_manifest
 from katuna.spec.model import Manifest
 from katuna.trials import Exited, Reported, Started, Trial
 
 LOOK_S = 0.1
 """How often growing logs, and devices that others have, are looked at."""
 CLOSE_GRACE_S = 10.0
-OLD_GUARD_TIMEOUT_S = 15.0
 UNRESPONSIVE_S = 10.0
 """What a guard gets beyond the grace period before it is given up itself."""
 
 
 class _Run:
-    """One trial between `start` and its Exited. It waits while it has no process."""
+    """One trial between `start` and its Exited. It waits while it has no JobRun."""
 
     def __init__(self, request: TrialRequest, folder: Path) -> None:
         self.request = request
         self.folder = folder
-        self.attempt = 0
-        self.log_start = 0
         self.stopping = False
         self.measured = False
         self.job: Job | None = None
-        self.claim: Claim | None = None
+        self.jobrun: JobRun | None = None
         self.lease: Lease | None = None
-        self.process: GuardedProcess | None = None
         self.source: MetricSource | None = None
-        self.command: Command
-        self.said: dict[str, dict[str, Any]] = {}
-        self.began = 0.0
         self.last_at = 0.0
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "log"
 
     def at(self, moment: float) -> float:
         """The moment of an event, never before that of the one before: the guard and katuna each look at the clock."""
@@ -66,13 +56,18 @@ class _Run:
         return self.last_at
 
     def release(self) -> None:
-        """Lets go of the folder and the devices; only when no process is left."""
-        for held in (self.claim, self.lease):
-            if held is not None:
-                held.close()
-        self.claim = self.lease = None
+        """Lets go of the devices and the log; only when no process is left."""
+        if self.lease is not None:
+            self.lease.close()
+        self.lease = None
         if self.source is not None:
             self.source.close()
+
+    def is_main(self, pod: str, container: str) -> bool:
+        """Whether this is the container whose output has the trial's metrics."""
+        assert self.job is not None
+        first = self.job.replicas[0]
+        return (pod, container) == (first.pod_name, first.container.name)
 
 
 class LocalLauncher:
@@ -80,7 +75,8 @@ class LocalLauncher:
 
     So does one whose metrics are served at a port that a trial has. `trial_dir` gives a trial's folder by its name. `checkpoints`
     is the container's folder that a trial finds its parent's checkpoints in, "" where the search has no parents. `parallel` is how
-    many trials share the CPUs. `devices` and `environ` are this machine's and this process's unless given.
+    many trials share the CPUs. `devices` and `environ` are this machine's and this process's unless given. `starter`, which `close`
+    closes, starts an interpreter for each process unless given.
     """
 
     def __init__(
@@ -93,9 +89,10 @@ class LocalLauncher:
         checkpoints: str = "",
         options: LocalOptions | None = None,
         parallel: int = 1,
-        config_maps: Sequence[Manifest] = (),
+        beside: Sequence[Manifest] = (),
         devices: DevicePool | None = None,
         environ: Mapping[str, str] | None = None,
+        starter: Starter | None = None,
     ) -> None:
         self._trial_dir = trial_dir
         self._primary = primary_container
@@ -103,14 +100,14 @@ class LocalLauncher:
         self._volumes = Volumes(collecting, checkpoints)
         self._clock = clock
         self._options = options or LocalOptions()
-        self._threads = max(1, usable_cpus() // max(1, parallel))
-        self._config_maps = tuple(config_maps)
+        self._cpus = max(1, usable_cpus() // max(1, parallel))
+        self._beside = tuple(beside)
         self._devices = devices
         self._environ = dict(os.environ if environ is None else environ)
         self._runs: dict[int, _Run] = {}
         self._ready: list[LaunchEvent] = []
         self._failure: StoreFailed | None = None
-        self._selector = selectors.DefaultSelector()
+        self._starter: Starter = starter or ColdStarter()
 
     def preflight(self, requests: Sequence[TrialRequest]) -> list[Finding]:
         """Why these trials could not start here; nothing is run or written. The same remark on several trials comes once.
@@ -127,9 +124,10 @@ class LocalLauncher:
             try:
                 job = self._job(request)
                 jobs.append(job)
-                for reason in self._problems(job, self._command(job, request, (), MASTER_PORT), request):
+                for reason in job_problems(job, self._place(request), self._pool().devices):
                     note(request, *reason)
-                for reason in self._volumes.problems(texts(job, job.replicas[0], self._options, self._environ)):
+                mapped = [text for replica in job.replicas for text in texts(job, replica, self._options, self._environ)]
+                for reason in self._volumes.problems(mapped):
                     note(request, *reason)
                 if self._collecting.port:
                     check_unused(self._collecting.port)
@@ -146,7 +144,7 @@ class LocalLauncher:
 
     def attach(self, trial: Trial) -> bool:
         """Always False, once the guard of an earlier process has ended the trial. Raises LaunchFailed when that cannot be had."""
-        await_release(self._trial_dir(trial.name), OLD_GUARD_TIMEOUT_S)
+        release(self._trial_dir(trial.name))
         return False
 
     def poll(self, timeout_s: float) -> Sequence[LaunchEvent]:
@@ -158,7 +156,7 @@ class LocalLauncher:
             if self._ready or self._failure or left_s <= 0:
                 break
             behind = any(run.source and not run.source.at_end for run in self._runs.values())
-            self._selector.select(0 if behind else min(left_s, LOOK_S) if self._runs else left_s)
+            await_any(self._filenos(), 0 if behind else min(left_s, LOOK_S) if self._runs else left_s)
         if self._failure and not self._ready:
             raise self._failure
         events, self._ready = self._ready, []
@@ -171,10 +169,10 @@ class LocalLauncher:
         if run.source is not None and not run.stopping:
             run.source.hurry()
         run.stopping = True
-        if run.process is not None:
-            run.process.stop(grace_s)
+        if run.jobrun is not None:
+            run.jobrun.stop(grace_s)
         else:
-            self._ready.append(self._exited(run, Ending(None, "Stopped", "it had not started yet")))
+            self._ready.append(self._exited(run, Ending(None, STOPPED, "it had not started yet"), self._clock.now()))
 
     def close(self, grace_s: float = CLOSE_GRACE_S) -> None:
         """Ends whatever still runs, asked first and made to after `grace_s`. Call it again with 0 to hurry, as after a second Ctrl-C."""
@@ -182,14 +180,16 @@ class LocalLauncher:
             self.stop(number, grace_s)
         give_up = time.monotonic() + grace_s + UNRESPONSIVE_S
         while self._runs and time.monotonic() < give_up:
-            self._selector.select(LOOK_S)
+            await_any(self._filenos(), LOOK_S)
             self._look()
         for run in list(self._runs.values()):
-            if run.process is not None:
-                run.process.kill()
-        self._look()
+            self._given_up(run, "")
+        self._starter.close()
         self._ready.clear()
         self._failure = None
+
+    def _filenos(self) -> list[int]:
+        return [fileno for run in self._runs.values() if run.jobrun for fileno in run.jobrun.filenos()]
 
     def _look(self) -> None:
         for run in list(self._runs.values()):
@@ -200,10 +200,10 @@ class LocalLauncher:
     def _advance(self, run: _Run) -> Iterator[LaunchEvent]:
         """What there is to tell of a trial now."""
         try:
-            if run.process is None:
+            if run.jobrun is None:
                 self._admit(run)
-            else:
-                yield from self._observe(run)
+            if run.jobrun is not None:
+                yield from self._observe(run, run.jobrun)
         except StoreFailed as error:
             self._fail(run, error)
         except (KatunaError, OSError) as error:
@@ -224,127 +224,95 @@ class LocalLauncher:
         run.lease = self._lease(run.job)
         if run.lease is None:
             return
-        port = free_port() if run.job.kind == "PyTorchJob" else MASTER_PORT
-        run.command = self._command(run.job, run.request, run.lease.devices, port)
-        for message, hint in self._problems(run.job, run.command, run.request):
+        place = self._place(run.request)
+        for message, hint in job_problems(run.job, place, self._pool().devices):
             raise LaunchFailed(f"{message} ({hint})" if hint else message)
         run.folder.mkdir(parents=True, exist_ok=True)
-        run.claim = claim(run.folder)
         (run.folder / "job.yaml").write_text(to_yaml(run.request.manifest), encoding="utf-8")
         self._volumes.begin(run.folder, self._trial_dir(run.request.parent) if run.request.parent else None)
-        run.began = time.monotonic()
-        self._spawn(run)
+        run.jobrun = JobRun(
+            run.job,
+            place.folder,
+            options=place.options,
+            environ=place.environ,
+            clock=self._clock,
+            starter=self._starter,
+            lease=run.lease,
+            defaults=place.defaults,
+            extra=place.extra,
+            own=place.own,
+            cpus=place.cpus,
+            prepare=lambda planned: self._prepared(run, planned),
+        )
 
-    def _spawn(self, run: _Run) -> None:
-        """Begins the next attempt. Its log goes on behind a line of ours; its metrics are read from there."""
-        assert run.job is not None and run.claim is not None and run.lease is not None  # noqa: PT018
-        run.attempt += 1
-        run.said = {}
-        run.measured = False
+    def _prepared(self, run: _Run, planned: Planned) -> Planned:
+        """Each time before a container starts: the metrics of an attempt are read from its beginning on."""
+        if not run.is_main(planned.replica.pod_name, planned.container.name):
+            return planned
         if self._collecting.port:
             check_unused(self._collecting.port)
         self._volumes.begin_attempt(run.folder)
-        with run.log.open("ab") as log:
-            if log.tell():
-                log.write(f"\n--- katuna: attempt {run.attempt} ---\n".encode())
-            run.log_start = log.tell()
-        if run.source is not None:
-            run.source.close()
-        run.source = self._collecting.source(run.folder / METRICS, run.log, run.log_start)
-        left_s = 0.0
-        if run.job.deadline_s is not None:
-            left_s = max(0.001, run.began + run.job.deadline_s - time.monotonic())
-        run.process = GuardedProcess(
-            run.request.name, run.command, run.log, run.claim, locks=run.lease.locks, deadline_s=left_s, grace_s=run.job.grace_s
-        )
-        self._selector.register(run.process, selectors.EVENT_READ)
+        env = planned.command.env
+        more = self._collecting.environment(run.folder.absolute() / METRICS, env.get("PYTHONPATH", ""))
+        return replace(planned, command=replace(planned.command, env={**env, **more}))
 
-    def _observe(self, run: _Run) -> Iterator[LaunchEvent]:
-        assert run.process is not None and run.source is not None  # noqa: PT018
-        for message in run.process.read():
-            run.said[message["event"]] = message
-            if message["event"] == "started":
-                process = {"pid": message["pid"], "guard": run.process.guard_pid}
-                yield Started(run.at(message["at"]), run.request.number, run.attempt, process)
-        over = run.process.over
-        if not over and "started" not in run.said:
-            # A quick trial may print before its guard has told of it, and what comes before Started is of no attempt.
-            return
-        reports = run.source.read()
-        while over and not run.source.at_end:
-            yield from self._reported(run, reports)
-            reports = run.source.read()
-        if over:
-            reports += run.source.finish()
-        yield from self._reported(run, reports)
-        if over:
-            yield from self._conclude(run)
+    def _observe(self, run: _Run, jobrun: JobRun) -> Iterator[LaunchEvent]:
+        events = jobrun.poll()
+        for event in events:
+            yield from self._told(run, jobrun, event)
+        if run.source is not None and not jobrun.over:
+            yield from self._reported(run, run.source.read(), self._clock.now())
 
-    def _reported(self, run: _Run, reports: Sequence[Report]) -> Iterator[LaunchEvent]:
+    def _told(self, run: _Run, jobrun: JobRun, event: JobEvent) -> Iterator[LaunchEvent]:
+        if isinstance(event, ContainerStarted) and run.is_main(event.pod, event.container):
+            if run.source is not None:
+                run.source.close()
+            run.measured = False
+            run.source = self._collecting.source(run.folder / METRICS, run.folder / "log", jobrun.log_start())
+            if run.stopping:
+                run.source.hurry()
+            yield Started(run.at(event.at), run.request.number, jobrun.attempts(), event.process)
+        elif isinstance(event, ContainerExited):
+            if run.source is not None and run.is_main(event.pod, event.container):
+                yield from self._reported(run, run.source.read(), event.at)
+                while not run.source.at_end:
+                    yield from self._reported(run, run.source.read(), event.at)
+                yield from self._reported(run, run.source.finish(), event.at)
+            if event.code is not None and not run.stopping and not (event.code == 0 and run.measured):
+                _blame_the_disk(run, event)
+        elif isinstance(event, JobEnded):
+            yield self._exited(run, replace(jobrun.ending, message=event.message), event.at)
+
+    def _reported(self, run: _Run, reports: Sequence[Report], at: float) -> Iterator[LaunchEvent]:
         if reports:
             run.measured = run.measured or any(report.metric == self._collecting.metrics[0] for report in reports)
-            at = run.at(run.said.get("exited", {}).get("at") or self._clock.now())
-            yield Reported(at, run.request.number, tuple(reports))
-
-    def _conclude(self, run: _Run) -> Iterator[LaunchEvent]:
-        """After an attempt: another one where the job asks for it, else the trial's end."""
-        assert run.job is not None and run.process is not None  # noqa: PT018
-        self._selector.unregister(run.process)
-        run.process = None
-        end = ending(run.said, run.command.argv, run.log, run.log_start)
-        if end.code is not None and not run.stopping and not (end.code == 0 and run.measured):
-            _blame_the_disk(run, end)
-        if end.is_failure and not run.stopping and run.attempt <= run.job.retries and (end.code or 0) >= run.job.retry_from:
-            self._spawn(run)
-        else:
-            yield self._exited(run, end)
+            yield Reported(run.at(at), run.request.number, tuple(reports))
 
     def _given_up(self, run: _Run, why: str) -> Exited:
-        if run.process is None:
-            return self._exited(run, Ending(None, "StartError", why))
-        run.process.kill()
-        self._selector.unregister(run.process)
-        return self._exited(run, Ending(128 + signal.SIGKILL, "LogUnreadable", why))
+        if run.jobrun is None:
+            return self._exited(run, Ending(None, "StartError", why), self._clock.now())
+        run.jobrun.kill()
+        return self._exited(run, Ending(128 + signal.SIGKILL, "LogUnreadable", why), self._clock.now())
 
-    def _exited(self, run: _Run, end: Ending) -> Exited:
+    def _exited(self, run: _Run, end: Ending, at: float) -> Exited:
         run.release()
         del self._runs[run.request.number]
         nearest = run.source.nearest if run.source else ()
-        at = run.said.get("exited", {}).get("at") or self._clock.now()
         return Exited(run.at(at), run.request.number, end.code, end.reason, end.message, nearest)
 
-    # From a manifest to a command
+    # From a manifest to a job in its place
 
     def _job(self, request: TrialRequest) -> Job:
-        return job_from_manifest(request.manifest, self._primary, self._config_maps, request.name, self._options.pass_env)
+        return job_from_manifest(request.manifest, self._primary, self._beside, request.name, self._options.pass_env)
 
-    def _command(self, job: Job, request: TrialRequest, devices: Sequence[str], port: int) -> Command:
+    def _place(self, request: TrialRequest) -> Place:
         folder = self._trial_dir(request.name).absolute()
-        extra = {"KATUNA_TRIAL_DIR": str(folder), "CUDA_VISIBLE_DEVICES": ",".join(devices)}
-        defaults = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(self._threads)}
         own = self._volumes.maps(folder)
-        given = command(job, job.replicas[0], self._options, self._environ, port=port, defaults=defaults, extra=extra, own=own)
-        return replace(
-            given, env={**given.env, **self._collecting.environment(folder / METRICS, given.env.get("PYTHONPATH", ""))}
-        )
-
-    def _problems(self, job: Job, given: Command, request: TrialRequest) -> Iterator[tuple[str, str]]:
-        if len(job.replicas) != 1:
-            yield f"{job.kind} {job.name} has {len(job.replicas)} replicas; trials of one replica run here", "remove the Workers"
-        own = self._volumes.maps(self._trial_dir(request.name).absolute())
-        yield from problems(job.replicas[0], given, own.values())
-        wanted = self._gpus(job)
-        if wanted and wanted > len(self._pool().devices):
-            here = len(self._pool().devices) or "none"
-            yield f"the trial needs {wanted} GPU(s) and this machine has {here}", "--device cpu runs it without"
-
-    def _gpus(self, job: Job) -> int:
-        asked = sum(replica.container.gpus for replica in job.replicas)
-        return {"job": asked, "cpu": 0, "cuda": max(1, asked)}[self._options.device]
+        return Place(folder, self._options, self._environ, {"PYTHONUNBUFFERED": "1"}, {}, own, self._cpus)
 
     def _lease(self, job: Job) -> Lease | None:
-        wanted = self._gpus(job)
-        # More than there are: not to be waited for; `_problems` says so.
+        wanted = gpus(job, self._options)
+        # More than there are: not to be waited for; `job_problems` says so.
         devices = self._pool().lease(wanted) if 0 < wanted <= len(self._pool().devices) else Lease((), ())
         if devices is None or not self._collecting.port:
             return devices
@@ -360,7 +328,7 @@ class LocalLauncher:
         return self._devices
 
 
-def _blame_the_disk(run: _Run, end: Ending) -> None:
+def _blame_the_disk(run: _Run, end: ContainerExited) -> None:
     """Raises StoreFailed for a trial that failed, or left no result, where nothing can be written any more."""
     error = full(run.folder)
     if error is not None:
@@ -369,8 +337,6 @@ def _blame_the_disk(run: _Run, end: Ending) -> None:
 
 
 def _reason(error: Exception, run: _Run) -> str:
-    if isinstance(error, BlockingIOError):
-        return f"another process still holds {run.folder}"
     if isinstance(error, OSError):
         return f"{error.filename or run.folder}: {error.strerror}"
     return str(error)

@@ -36,6 +36,8 @@ class LocalOptions:
     """Where a container without workingDir runs, and what relative paths in these options are relative to."""
     data: str = ""
     """The dataset that trainers find in KATUNA_DATA: an absolute path, "" for none."""
+    data_digest: str = ""
+    """What `katuna.dataset` says of its contents when the run was started; a resume wants the same."""
     claims: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """PersistentVolumeClaim to the folder that stands for it."""
     cold: bool = False
@@ -66,6 +68,7 @@ class LocalOptions:
             "device": self.device,
             "cwd": self.cwd,
             "data": self.data,
+            "dataDigest": self.data_digest,
             "claims": dict(self.claims),
             "cold": self.cold,
             "restarts": self.restarts,
@@ -82,6 +85,7 @@ class LocalOptions:
             device=data["device"],
             cwd=data["cwd"],
             data=data.get("data", ""),
+            data_digest=data.get("dataDigest", ""),
             claims=dict(data.get("claims", {})),
             cold=data.get("cold", False),
             restarts=data.get("restarts", "local"),

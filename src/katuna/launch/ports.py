@@ -11,9 +11,14 @@ LOOK_S = 1.0
 
 
 def free_port() -> int:
-    """A port that was free a moment ago; the job's own rendezvous takes it."""
+    """A port that was free a moment ago; the job's own rendezvous takes it. Raises LaunchFailed when there is none."""
     with socket.socket() as probe:
-        probe.bind((HOST, 0))
+        try:
+            probe.bind((HOST, 0))
+        except OSError as error:
+            raise LaunchFailed(
+                f"no free port at {HOST} for the replicas to meet at ({error.strerror}); end what holds them, or wait a minute"
+            ) from error
         return int(probe.getsockname()[1])
 
 

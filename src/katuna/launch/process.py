@@ -11,12 +11,13 @@ import fcntl
 import json
 import os
 import secrets
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +27,6 @@ from katuna.errors import LaunchFailed
 from katuna.launch import guard
 
 LOCK_NAME = ".guard"
-TOKEN_VARIABLE = "KATUNA_TRIAL_TOKEN"  # noqa: S105
 START_TIMEOUT_S = 30.0
 KILL_TIMEOUT_S = 10.0
 
@@ -89,6 +89,18 @@ class ColdStarter:
         pass
 
 
+class Handle(Protocol):
+    """What is needed of the guard's process: a Popen has it."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def kill(self) -> None: ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """0 when it ended as it should. Raises subprocess.TimeoutExpired."""
+
+
 class GuardedProcess:
     """A trial's main process under its guard. Messages of the guard come through `read`; see guard.py for them.
 
@@ -105,43 +117,56 @@ class GuardedProcess:
         Raises OSError when no guard can be started, LaunchFailed for a command that no process can be given; that it cannot be
         executed is one of the guard's messages.
         """
-        env = {**command.env, TOKEN_VARIABLE: held.token}
+        env = {**command.env, guard.TOKEN_VARIABLE: held.token}
         try:
             spec = guard.encode(
                 list(command.argv), env, folder=str(command.folder), parent=os.getpid(), deadline_s=deadline_s, grace_s=grace_s
             )
         except ValueError as error:
             raise LaunchFailed(f"the trial's command cannot be run: {error}") from error
-        kept = [held.lock, *locks]
-        with log.open("ab") as output:
-            ours, theirs = socket.socketpair()
-            with theirs:
-                try:
-                    self._guard = subprocess.Popen(
-                        [sys.executable, "-I", "-S", guard.__file__, name, held.token, *map(str, kept)],
-                        stdin=theirs.fileno(),
-                        stdout=output.fileno(),
-                        stderr=output.fileno(),
-                        pass_fds=kept,
-                        start_new_session=True,
-                        cwd="/",
-                    )
-                except OSError:
-                    ours.close()
-                    raise
-        self._socket = ours
+        self._name = name
+        self._log = log
         self._token = held.token
+        self._kept = [held.lock, *locks]
+        self._spec = spec
         self._text = b""
         self._trial_pid = 0
         self.over = False
+        self._socket, self._guard = self._connected(self._new_guard)
+
+    def _connected(self, start: Callable[[socket.socket, int], Handle]) -> tuple[socket.socket, Handle]:
+        """A guard that `start` made of its end of a new socket and its output, told what to run; and our end."""
+        with self._log.open("ab") as output:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                try:
+                    handle = start(theirs, output.fileno())
+                except OSError:
+                    ours.close()
+                    raise
         ours.settimeout(START_TIMEOUT_S)
         with contextlib.suppress(OSError):
-            ours.sendall(spec)
+            ours.sendall(self._spec)
         ours.setblocking(False)
+        return ours, handle
+
+    def _new_guard(self, control: socket.socket, output: int) -> Handle:
+        return self._cold_guard(control, output)
+
+    def _cold_guard(self, control: socket.socket, output: int) -> Handle:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", guard.__file__, self._name, self._token, *map(str, self._kept)],
+            stdin=control.fileno(),
+            stdout=output,
+            stderr=output,
+            pass_fds=self._kept,
+            start_new_session=True,
+            cwd="/",
+        )
 
     @property
     def guard_pid(self) -> int:
-        return int(self._guard.pid)
+        return self._guard.pid
 
     def fileno(self) -> int:
         """Readable when `read` has something to say."""
@@ -149,6 +174,7 @@ class GuardedProcess:
 
     def read(self) -> list[dict[str, Any]]:
         """What the guard said since the last call. Once it is gone `over` is true, and nothing of the trial is left."""
+        messages: list[dict[str, Any]] = []
         while not self.over:
             try:
                 data = self._socket.recv(4096)
@@ -157,14 +183,16 @@ class GuardedProcess:
             except OSError:
                 data = b""
             if data:
-                self._text += data
+                *lines, self._text = (self._text + data).split(b"\n")
+                messages += [message for line in lines if self._hear(message := json.loads(line))]
             else:
-                self._finish()
-        *lines, self._text = self._text.split(b"\n")
-        messages = [json.loads(line) for line in lines]
-        for message in messages:
-            self._trial_pid = message.get("pid", self._trial_pid)
+                messages += self._finish()
         return messages
+
+    def _hear(self, message: Mapping[str, Any]) -> bool:
+        """Notes what is for us; whether the message is for others too."""
+        self._trial_pid = message.get("pid", self._trial_pid)
+        return True
 
     def stop(self, grace_s: float) -> None:
         """SIGTERM now, SIGKILL after the grace period. Again with a shorter one: sooner."""
@@ -178,7 +206,8 @@ class GuardedProcess:
             self._guard.kill()
             self._finish()
 
-    def _finish(self) -> None:
+    def _finish(self) -> list[dict[str, Any]]:
+        """Once the guard has hung up. Returns what is left to say."""
         self.over = True
         self._socket.close()
         try:
@@ -188,6 +217,7 @@ class GuardedProcess:
             code = self._guard.wait()
         if code != 0:
             self._clean_up()
+        return []
 
     def _clean_up(self) -> None:
         """For the guard that did not: its trial's process group, and on Linux all that carry the token."""
@@ -197,10 +227,10 @@ class GuardedProcess:
         end_processes(self._token)
 
 
-def await_release(folder: Path, timeout_s: float) -> None:
-    """Waits until the guard of an earlier katuna process has let go of a trial's folder, and ends what a killed guard left.
+def await_release(folder: Path, timeout_s: float, name: str) -> None:
+    """Waits until the guard of an earlier katuna process has let go of a claimed folder, and ends what a killed guard left.
 
-    Raises LaunchFailed when something of that trial cannot be ended.
+    Raises LaunchFailed when something of it cannot be ended; `name` is the trial's or job's.
     """
     try:
         lock = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
@@ -212,9 +242,7 @@ def await_release(folder: Path, timeout_s: float) -> None:
         left = end_processes(token) if token else []
         if left or not (freed or _lock_within(lock, KILL_TIMEOUT_S)):
             names = ", ".join(map(str, left)) or "unknown"
-            raise LaunchFailed(
-                f"{folder.name}: processes of an earlier run of this trial cannot be ended (pids {names}); end them, then resume"
-            )
+            raise LaunchFailed(f"{name}: processes of an earlier run of it cannot be ended (pids {names}); end them, then resume")
     finally:
         os.close(lock)
 
@@ -254,3 +282,11 @@ def _lock_within(lock: int, timeout_s: float) -> bool:
             time.sleep(0.02)
         else:
             return True
+
+
+def await_any(filenos: Sequence[int], timeout_s: float) -> None:
+    """Until one of them is readable, or the time is over."""
+    waiting = select.poll()
+    for fileno in filenos:
+        waiting.register(fileno, select.POLLIN)
+    waiting.poll(max(0.0, timeout_s) * 1000)

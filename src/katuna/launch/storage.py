@@ -19,8 +19,10 @@ def is_of_the_disk(error: OSError) -> bool:
 
 
 def store_failed(folder: Path, error: OSError, because: str = "") -> StoreFailed:
-    """What to raise for an error of the disk in a trial's folder, which lies in RUN/trials. `because` tells how it was noticed."""
-    return StoreFailed.of(error.filename or folder, error, folder.parent.parent.name, because)
+    """What to raise for an error of the disk in a job's folder: a trial's, which lies in RUN/trials, or the run's own. `because` tells
+    how it was noticed."""
+    run = folder.parent.parent if folder.parent.name == "trials" else folder
+    return StoreFailed.of(error.filename or folder, error, run.name, because)
 
 
 def full(folder: Path) -> OSError | None:

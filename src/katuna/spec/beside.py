@@ -29,47 +29,49 @@ def find(documents: Sequence[Manifest], kind: str, name: str, namespace: str) ->
     document that names no kind is a ConfigMap."""
     for document in documents:
         metadata = document.get("metadata") or {}
-        if (document.get("kind", "ConfigMap"), metadata.get("name"), metadata.get("namespace", namespace)) == (
-            kind,
-            name,
-            namespace,
-        ):
+        there = (document.get("kind", "ConfigMap"), metadata.get("name"), metadata.get("namespace", namespace))
+        if there == (kind, name, namespace):
             return document
     return None
 
 
 def entries(document: Manifest) -> dict[str, bytes]:
-    """What a ConfigMap or a Secret holds, by key. Raises ValueError, which names the key, for what is no base64."""
-    coded = "data" if document.get("kind") == "Secret" else "binaryData"
-    plain = "stringData" if document.get("kind") == "Secret" else "data"
-    found = {key: _decoded(key, value) for key, value in (document.get(coded) or {}).items()}
-    return found | {key: str(value).encode("utf-8", "surrogateescape") for key, value in (document.get(plain) or {}).items()}
+    """What a ConfigMap or a Secret holds, by key; without what `check_held` refuses."""
+    coded, plain = _FIELDS[document.get("kind", "ConfigMap")]
+    decoded = {key: _decoded(value) for key, value in _texts(document, coded)}
+    texts = {key: value.encode("utf-8", "surrogateescape") for key, value in _texts(document, plain)}
+    return {key: value for key, value in decoded.items() if value is not None} | texts
 
 
-def check_secret(secret: Mapping[str, Any]) -> Iterator[Remark]:
-    """What an API server refuses of a Secret, without a word of what is in it."""
-    for field in ("data", "stringData"):
-        held = secret.get(field)
+def check_held(document: Mapping[str, Any]) -> Iterator[Remark]:
+    """What an API server refuses of a ConfigMap or a Secret beyond its fields, without a word of what is in it."""
+    coded, plain = _FIELDS[document["kind"]]
+    for field in (coded, plain):
+        held = document.get(field)
         if held is not None and not isinstance(held, dict):
             yield Remark((field,), "must be a mapping", code="wrong-type")
             continue
         for key, value in (held or {}).items():
             if not isinstance(value, str):
                 yield Remark((field, key), "must be text", "write it in quotes", code="wrong-type")
-            elif field == "data" and not _is_base64(value):
-                yield Remark((field, key), "must be base64", "stringData takes plain text", code="wrong-type")
+            elif field == coded and _decoded(value) is None:
+                yield Remark((field, key), "must be base64", f"{plain} takes plain text", code="wrong-type")
 
 
-def _decoded(key: str, value: str) -> bytes:
+_FIELDS = {"Secret": ("data", "stringData"), "ConfigMap": ("binaryData", "data")}
+"""By kind: what holds base64, and what holds text."""
+
+
+def _texts(document: Manifest, field: str) -> Iterator[tuple[str, str]]:
+    held = document.get(field)
+    for key, value in held.items() if isinstance(held, dict) else ():
+        if isinstance(value, str):
+            yield key, value
+
+
+def _decoded(value: str) -> bytes | None:
+    """None for what is no base64."""
     try:
         return base64.b64decode("".join(value.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError(f"{key} is no base64") from None
-
-
-def _is_base64(value: str) -> bool:
-    try:
-        _decoded("", value)
-    except ValueError:
-        return False
-    return True
+        return None

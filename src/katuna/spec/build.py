@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from katuna.spec.elastic import elastic_range, elastic_variables
@@ -72,6 +73,9 @@ def _pytorch_job(spec: Mapping[str, Any], pods: Pods) -> Job:
 def _pytorch_replicas(spec: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]], pods: Pods) -> Iterator[Replica]:
     total = sum(int(each.get("replicas", 1)) for each in specs.values())
     for role, each in specs.items():
+        if role == "Worker":
+            # What Katib calls the primary container is the Master's.
+            pods = replace(pods, primary=PRIMARY["PyTorchJob"])
         policy = cast("RestartPolicy", each.get("restartPolicy") or "OnFailure")
         for index in range(int(each.get("replicas", 1))):
             labels = {

@@ -42,7 +42,7 @@ def check(
     """The model, None when there are errors for a run on this machine, and all findings on the Experiment and its job."""
     examined = examine(document.value)
     defaulted = with_defaults(document.value)
-    maps = known_config_maps(config_maps)
+    maps = known_documents(config_maps)
     template, template_remarks = read_template(defaulted["spec"], maps)
     remarks = [*examined.remarks, *_not_again(examined, [*check_experiment(defaulted), *template_remarks])]
     findings: list[Finding] = []
@@ -69,7 +69,7 @@ def check(
     return _model(defaulted, template), findings
 
 
-def known_config_maps(documents: Sequence[Document]) -> list[Manifest]:
+def known_documents(documents: Sequence[Document]) -> list[Manifest]:
     return [examine(document.value).known for document in documents]
 
 
@@ -167,7 +167,7 @@ def _sample(spec: Mapping[str, Any]) -> dict[str, str]:
 def _config_map_entry(config_maps: Sequence[Document], defaulted: Mapping[str, Any]) -> tuple[Document, Path]:
     """The template inside its ConfigMap, for the places of remarks."""
     source = defaulted["spec"]["trialTemplate"]["configMap"]
-    maps = known_config_maps(config_maps)
+    maps = known_documents(config_maps)
     found = find(maps, "ConfigMap", source["configMapName"], source["configMapNamespace"])
     document = next(document for document, known in zip(config_maps, maps, strict=True) if known is found)
     path: Path = ("data", source["templatePath"])

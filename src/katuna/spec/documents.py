@@ -1,4 +1,4 @@
-"""What the documents of several files are: Experiments, ConfigMaps beside them, jobs, and what katuna has no use for."""
+"""What the documents of several files are: Experiments, jobs, what these refer to, and what katuna has no use for."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from itertools import chain
 from typing import Any
 
 from katuna.errors import KATUNA, LOCAL, Finding
+from katuna.spec.beside import BESIDE, check_held
 from katuna.spec.defaults import EXPERIMENT
 from katuna.spec.fields import API_SERVER, examine, kinds
 from katuna.spec.jobcheck import KINDS_HERE, check_alone
+from katuna.spec.model import Manifest
 from katuna.spec.remark import Path, Remark, did_you_mean, listed, shown
 from katuna.spec.yamltext import Document, Place, Source, parse
 
@@ -38,7 +40,8 @@ class Documents:
         self._order = {source.name: number for number, source in reversed(list(enumerate(sources)))}
         self.findings: list[Finding] = []
         self.experiments: list[Document] = []
-        self.config_maps: list[Document] = []
+        self.jobs: list[Document] = []
+        self.beside: list[Document] = []
         self.others: list[Document] = []
         if not sources:
             self.findings.append(Finding("", 0, 0, "", "no file was given", hint="name one or more YAML files", code="no-file"))
@@ -74,29 +77,46 @@ class Documents:
                 self.findings.append(document.finding(Remark(("items",), message, code="wrong-type")))
         elif f"{value['apiVersion']} {value['kind']}" == EXPERIMENT:
             self.experiments.append(document)
-        elif (value["apiVersion"], value["kind"]) == ("v1", "ConfigMap"):
-            self.config_maps.append(document)
+        elif (value["apiVersion"], value["kind"]) in BESIDE:
+            self.beside.append(document)
+        elif (value["apiVersion"], value["kind"]) in KINDS_HERE:
+            self.jobs.append(document)
         else:
             self.others.append(document)
 
-    def check_others(self, pass_env: Collection[str] = ()) -> Iterator[Finding]:
-        """ConfigMaps: their fields; jobs: all rules. Of what else there is, a note, or an error where an Experiment was meant."""
-        maps = [examine(each.value).known for each in self.config_maps]
-        for document in chain(self.config_maps, self.others):
+    @property
+    def for_trials(self) -> list[Document]:
+        """What trials may refer to: a search would have to keep a Secret."""
+        return [document for document in self.beside if document.value["kind"] != "Secret"]
+
+    def known_beside(self) -> list[Manifest]:
+        """What jobs may refer to, without what is wrong in it."""
+        return [examine(document.value).known for document in self.beside]
+
+    def check_jobs(self, pass_env: Collection[str] = ()) -> Iterator[Finding]:
+        """All rules on the jobs that stand alone."""
+        for document in self.jobs:
+            yield from map(document.finding, check_alone(document.value, self.known_beside(), pass_env))
+
+    def check_others(self) -> Iterator[Finding]:
+        """What jobs refer to: its fields. Of what is neither a job nor an Experiment a note, or an error where one was meant."""
+        for document in chain(self.beside, self.others):
             value = document.value
             remarks: Iterable[Remark] = [_foreign(value)]
-            if (value["apiVersion"], value["kind"]) in KINDS_HERE:
-                remarks = check_alone(value, maps, pass_env)
-            elif (value["apiVersion"], value["kind"]) in kinds():
+            if value["kind"] == "Secret" and self.experiments:
+                remarks = [_SECRET_BESIDE]
+            elif (value["apiVersion"], value["kind"]) in BESIDE:
                 remarks = examine(value, reader=API_SERVER).remarks
-            yield from map(document.finding, remarks)
+                remarks = [*remarks, *(check_held(value) if value["kind"] in ("ConfigMap", "Secret") else ())]
+            yield from map(document.finding, _once(remarks))
 
     def check_choice(self, chosen: Sequence[Document], name: str | None) -> Iterator[Finding]:
         """That one Experiment is left to run."""
         names = [name_of(document) for document in self.experiments]
-        if not self.experiments and not self.findings and not any(finding.level == "error" for finding in self.check_others()):
+        wrong = any(finding.level == "error" for finding in chain(self.findings, self.check_jobs(), self.check_others()))
+        if not self.experiments and not wrong:
             first = next(iter(self._order), "")
-            hint = "apiVersion: kubeflow.org/v1beta1, kind: Experiment"
+            hint = "katuna train runs a job" if self.jobs else "apiVersion: kubeflow.org/v1beta1, kind: Experiment"
             yield Finding(first, 0, 0, "", "there is no Experiment", hint=hint, code="no-experiment")
         elif self.experiments and not chosen:
             message = f"there is no Experiment named {shown(name)}"
@@ -106,12 +126,31 @@ class Documents:
             yield self.experiments[1].finding(Remark(NAME, message, "--experiment NAME picks one", code="several-experiments"))
         # A run takes one of each name, wherever the others stand.
         yield from _doubles(chosen, lambda _: "")
-        yield from _doubles(self.config_maps, _namespace)
+        yield from _doubles(self.beside, lambda document: (document.value["kind"], _namespace(document)))
+
+    def check_job_choice(self, chosen: Sequence[Document], name: str | None) -> Iterator[Finding]:
+        """That one job is left to run by itself."""
+        names = [name_of(document) for document in self.jobs]
+        wrong = any(finding.level == "error" for finding in chain(self.findings, self.check_others()))
+        first = next(iter(self._order), "")
+        if not self.jobs and not wrong:
+            hint = f"kinds that run alone: {listed(kind for _, kind in KINDS_HERE)}"
+            hint = "katuna tune runs an Experiment" if self.experiments else hint
+            yield Finding(first, 0, 0, "", "there is no job", hint=hint, code="no-job")
+        elif self.jobs and not chosen:
+            yield Finding(
+                first, 0, 0, "", f"there is no job named {shown(name)}", hint=f"there are: {listed(names)}", code="no-job"
+            )
+        elif len(chosen) > 1:
+            hint = "--name JOB picks one" if name is None else "give one another name"
+            yield chosen[1].finding(Remark(NAME, f"several jobs are given: {listed(names)}", hint, code="several-jobs"))
+        yield from _doubles(self.beside, lambda document: (document.value["kind"], _namespace(document)))
 
     def check_doubles(self) -> Iterator[Finding]:
         """Two Experiments of one name in a file, or ConfigMaps: which of them a cluster keeps depends on the order of sending."""
-        for documents in (self.experiments, self.config_maps):
-            yield from _doubles(documents, lambda document: (document.file, _namespace(document)))
+        yield from _doubles(
+            (*self.experiments, *self.beside), lambda document: (document.file, document.value["kind"], _namespace(document))
+        )
 
     def ordered(self, findings: Iterable[Finding]) -> list[Finding]:
         """Without repetitions, by file as given, then by line."""
@@ -151,14 +190,28 @@ def _by_item(table: Mapping[Path, Place]) -> dict[str | int, dict[Path, Place]]:
     return parts
 
 
+_SECRET_BESIDE = Remark(
+    ("kind",),
+    "the run folder keeps the files that a search was started from, and must not keep a Secret",
+    "leave it out of the files and give trials its values by --pass-env NAME",
+    on=KATUNA,
+    code="secret-beside",
+)
+
+
+def _once(remarks: Iterable[Remark]) -> Iterator[Remark]:
+    """The first remark on each field: two readers may have looked at it."""
+    seen: set[tuple[Path, str]] = set()
+    for remark in remarks:
+        if (remark.path, remark.code) not in seen or remark.level != "error":
+            yield remark
+        seen.add((remark.path, remark.code))
+
+
 def _foreign(value: Mapping[str, Any]) -> Remark:
     """A kind that katuna has no use for. One that is nearly an Experiment's is an error, so that a typo is not passed over."""
     version, kind = value["apiVersion"], value["kind"]
     near = {name: api for api, name in kinds() if _near_group(version, api)}
-    if (version, kind) == ("v1", "Secret"):
-        hint = "leave it out of the files and give trials its values by --pass-env NAME"
-        message = "the run folder keeps the files that it was started from, and must not keep a Secret"
-        return Remark(("kind",), message, hint, on=KATUNA, code="secret-beside")
     if kind in near:
         message = f"{shown(version)} has no kind {kind}"
         return Remark(("apiVersion",), message, f"write {near[kind]}", code="unknown-kind")

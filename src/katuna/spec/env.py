@@ -121,7 +121,7 @@ class _Reader:
         if self.pass_env is None or name in self.pass_env:
             self.secrets.append(name)
         elif not (isinstance(reference, dict) and reference.get("optional")):
-            what = "a Secret" if kind == "secretKeyRef" else kind or "nothing"
+            what = f"the Secret {reference.get('name', '')}" if kind == "secretKeyRef" else kind or "nothing"
             message, hint = f"the value of {name} comes from {what}, which is not here", f"--pass-env {name} passes your shell's"
             self.remarks.append(Remark((*path, kind) if kind else path, message, hint, on=LOCAL, code="no-secret"))
 
@@ -133,7 +133,7 @@ class _Reader:
         return {key: value.decode("utf-8", "surrogateescape") for key, value in entries(found).items()}
 
     def _missing(self, kind: Holder, reference: Mapping[str, Any], path: Path) -> None:
-        if reference.get("optional"):
+        if reference.get("optional") or (kind == "Secret" and self.pass_env is None):
             return
         message = f"the {kind} {reference.get('name', '')} in namespace {self.facts.namespace} is not among the files given"
         if kind == "ConfigMap":

@@ -89,6 +89,18 @@ def examine(manifest: Mapping[str, Any], kind: str | None = None, reader: Reader
     return Examined(known if isinstance(known, dict) else {}, tuple(walk.remarks), frozenset(walk.lost))
 
 
+def resolved(wanted: Type) -> Type:
+    """The type that a definition's name stands for."""
+    while isinstance(wanted, str) and wanted.startswith("#"):
+        wanted = _schema()["definitions"][wanted[1:]]
+    return wanted
+
+
+def type_of(kind: str) -> Type:
+    """The type of a kind ("apiVersion Kind"). Raises KeyError for one that is not known."""
+    return _schema()["kinds"][kind]
+
+
 class Typed(NamedTuple):
     """A value that a manifest has written at a known place. `required`: the schema demands the field, or it is in a list or map
     and no field at all."""

@@ -165,7 +165,8 @@ def replica_environment(
     """A container's variables in the operator's order, expanded, each name once with the value that wins.
 
     The container's own entries come first, what controllers inject comes last and wins. `$(NAME)` in a value refers to
-    entries before it. `address` and `port` stand for the master's, and for the rendezvous' where a replica serves it. `passed` are
+    entries before it. `address` and `port` stand for the master's, and for the rendezvous' where a replica serves it; an address ""
+    leaves the cluster's names and ports. `passed` are
     the calling shell's values for `container.secrets`; names it does not have are left out. `container` is the replica's own unless
     given: one of its sidecars or init containers. `here` comes last of all: what differs on this machine, by default
     `substitutions(job, replica)`; an empty one leaves the cluster's values.
@@ -177,7 +178,7 @@ def replica_environment(
     hosts = _hosts(job)
     injected = injected_into(job, replica, chosen)
     for name, value in injected:
-        environment[name] = _local(name, value, hosts, address, port)
+        environment[name] = _local(name, value, hosts, address, port) if address else value
     if injected:
         environment |= {each.name: each.value for each in substitutions(job, replica)} if here is None else here
     return tuple(environment.items())
@@ -229,7 +230,7 @@ def substitutions(job: Job, replica: Replica, platform: str = sys.platform) -> t
     elif injected.get("PET_RDZV_BACKEND") == "c10d" and platform == "linux":
         # Ranks follow the text of the address, then the pid: one loopback address a replica, all of one length, makes them follow
         # the index. Only Linux answers on all of 127/8.
-        place = job.replicas.index(replica)
+        place = [each.pod_name for each in job.replicas].index(replica.pod_name)
         if all(name != "PET_LOCAL_ADDR" for name, _ in replica.container.env):
             own = f"127.0.{100 + place // 100}.{100 + place % 100}"
             found.append(Substitution("PET_LOCAL_ADDR", own, "", "ranks follow the replicas' indices"))

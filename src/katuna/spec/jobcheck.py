@@ -1,4 +1,4 @@
-"""What of a trial's job runs on this machine: kinds, replicas, containers; and which of its fields have no meaning here.
+"""What of a job runs on this machine: kinds, replicas, containers; and which of its fields have no meaning here.
 
 Remarks have paths from the job's own top. Katib looks into no job but a batch/v1 Job's shape, so that nearly all of them are
 of the next stage (the API server, the operator) or of this machine.
@@ -15,16 +15,21 @@ from katuna.spec.env import Facts, container_env
 from katuna.spec.fields import API_SERVER, LATER, REFUSED, STRICT, UNREAD, Reach, examine
 from katuna.spec.job import GPU
 from katuna.spec.model import Manifest
+from katuna.spec.pods import init_containers
 from katuna.spec.pytorchjob import REPLICAS, ROLES, check_name, check_operator
 from katuna.spec.quantity import quantity
 from katuna.spec.remark import NUL, NUL_MESSAGE, Path, Remark, did_you_mean, listed, shown
+from katuna.spec.traincheck import check_train_job
+from katuna.spec.trainjob import API as TRAINER
+from katuna.spec.volumes import read_volumes
 
-KINDS_HERE = (("batch/v1", "Job"), ("kubeflow.org/v1", "PyTorchJob"))
+KINDS_HERE = (("batch/v1", "Job"), ("kubeflow.org/v1", "PyTorchJob"), (TRAINER, "TrainJob"))
 RESTART_POLICIES = {"Job": ("Never", "OnFailure"), "PyTorchJob": ("Always", "OnFailure", "Never", "ExitCode")}
 
 _USED_JOB = {"template", "backoffLimit", "activeDeadlineSeconds", "completionMode", "completions", "parallelism", "suspend"}
-_USED_PYTORCHJOB = {"pytorchReplicaSpecs", "runPolicy", "nprocPerNode"}
-_USED_RUN_POLICY = {"backoffLimit", "activeDeadlineSeconds", "suspend"}
+_USED_PYTORCHJOB = {"pytorchReplicaSpecs", "runPolicy", "nprocPerNode", "elasticPolicy"}
+_USED_RUN_POLICY = {"backoffLimit", "activeDeadlineSeconds", "suspend", "cleanPodPolicy", "managedBy"}
+_USED_TRAINJOB = {"runtimeRef", "trainer", "suspend", "activeDeadlineSeconds", "runtimePatches", "managedBy"}
 _USED_POD = {"containers", "initContainers", "activeDeadlineSeconds", "terminationGracePeriodSeconds", "restartPolicy", "volumes"}
 _USED_CONTAINER = {"name", "image", "command", "args", "env", "envFrom", "workingDir", "resources", "ports", "volumeMounts"}
 
@@ -46,29 +51,21 @@ def check_kind(manifest: Mapping[str, Any]) -> Iterator[Remark]:
     yield Remark(("kind",), message, f"{hint}kinds here: {here}", on=LOCAL, code="job-kind")
 
 
-def check_job(
-    manifest: Mapping[str, Any], primary: str, config_maps: Sequence[Manifest], pass_env: Collection[str]
-) -> list[Remark]:
-    """All remarks on a trial's job, of a kind that runs here; `manifest` may hold placeholders' sample values."""
+def check_job(manifest: Mapping[str, Any], primary: str, beside: Sequence[Manifest], pass_env: Collection[str]) -> list[Remark]:
+    """All remarks on a trial's job, of a kind that runs here; `manifest` may hold placeholders' sample values. `beside` are the
+    documents given beside it."""
     is_batch = manifest["kind"] == "Job"
     examined = examine(manifest, reader=STRICT if is_batch else UNREAD)
-    checker = _Checker(examined.known, primary, config_maps, pass_env, LATER, LATER)
+    checker = _Checker(examined.known, primary, beside, pass_env, LATER, LATER, LATER)
     return [*examined.remarks, *_without(examined.lost, checker.remarks())]
 
 
-def check_alone(
-    manifest: Mapping[str, Any], config_maps: Sequence[Manifest] = (), pass_env: Collection[str] = ()
-) -> list[Remark]:
+def check_alone(manifest: Mapping[str, Any], beside: Sequence[Manifest] = (), pass_env: Collection[str] = ()) -> list[Remark]:
     """All remarks on a job that is no trial's: what a cluster refuses, what it does otherwise, what means nothing here."""
     examined = examine(manifest, reader=API_SERVER)
-    checker = _Checker(examined.known, "", config_maps, pass_env, REFUSED, Reach((), CLUSTERS))
-    alone = [remark for remark in checker.remarks() if remark.code not in _NOT_ALONE]
-    names = check_name(examined.known) if manifest["kind"] == "PyTorchJob" else ()
-    return gathered([*examined.remarks, *_without(examined.lost, [*names, *alone])])
-
-
-_NOT_ALONE = ("several-pods", "elastic-job", "no-master")
-"""What only a trial cannot be."""
+    checker = _Checker(examined.known, "", beside, pass_env, REFUSED, stuck=Reach((), CLUSTERS), unusable=Reach(LOCAL, CLUSTERS))
+    names = () if manifest["kind"] == "Job" else check_name(examined.known)
+    return gathered([*examined.remarks, *_without(examined.lost, [*names, *checker.remarks()])])
 
 
 def _without(lost: Collection[Path], remarks: Iterable[Remark]) -> Iterator[Remark]:
@@ -79,21 +76,23 @@ def _without(lost: Collection[Path], remarks: Iterable[Remark]) -> Iterator[Rema
 
 
 class _Checker:
-    """`refused` is the reach of what the API server or the operator refuses, `stuck` of what it accepts and never runs. Without
-    a `primary` container all are looked at."""
+    """`refused` is the reach of what the API server or the operator refuses, `stuck` of what it accepts and never runs, `unusable`
+    of what it accepts and nobody can run. `primary` is the name of the container that trains, "" for the kind's own."""
 
     def __init__(
         self,
         job: Mapping[str, Any],
         primary: str,
-        config_maps: Sequence[Manifest],
+        beside: Sequence[Manifest],
         pass_env: Collection[str],
         refused: Reach,
         stuck: Reach,
+        unusable: Reach,
     ) -> None:
-        self.job, self.primary, self.config_maps, self.pass_env = job, primary, config_maps, pass_env
-        self.kind, self.refused, self.stuck = job["kind"], refused, stuck
+        self.job, self.primary, self.beside, self.pass_env = job, primary, beside, pass_env
+        self.kind, self.refused, self.stuck, self.unusable = job["kind"], refused, stuck, unusable
         self.there = THERE if refused is LATER else Reach(CLUSTERS)
+        self.namespace = str(job.get("metadata", {}).get("namespace", "default"))
 
     def remarks(self) -> Iterator[Remark]:
         spec = self.job.get("spec")
@@ -101,13 +100,15 @@ class _Checker:
             yield from self.refused.of(Remark(("spec",), "must be specified", code="missing-field"))
         elif self.kind == "Job":
             yield from self._batch_job(spec)
-        else:
+        elif self.kind == "PyTorchJob":
             yield from self._pytorch_job(spec)
+        else:
+            yield from self._train_job(spec)
 
     def _batch_job(self, spec: Mapping[str, Any]) -> Iterator[Remark]:
         for name in ("completions", "parallelism"):
             if spec.get(name, 1) != 1:
-                message = f"{spec[name]} pods do not run here yet: a trial is one process"
+                message = f"{spec[name]} pods of one Job do not run here"
                 yield Remark(("spec", name), message, "leave it out, or write 1", on=LOCAL, code="several-pods")
         yield from self._check_numbers(spec, ("spec",), ("activeDeadlineSeconds", "backoffLimit"))
         if spec.get("suspend"):
@@ -116,33 +117,30 @@ class _Checker:
         template = spec.get("template", {})
         policy = template.get("spec", {}).get("restartPolicy", "")
         yield from self._check_restart(policy, ("spec", "template", "spec", "restartPolicy"))
-        yield from self._check_template(template, ("spec", "template"))
+        yield from self._check_template(template, ("spec", "template"), self.primary)
         yield from _ignored(spec, _USED_JOB, ("spec",))
 
     def _pytorch_job(self, spec: Mapping[str, Any]) -> Iterator[Remark]:
-        yield from check_operator(self.job, self.refused, self.stuck)
-        if "elasticPolicy" in spec:
-            message = "elastic jobs do not run here"
-            yield Remark(("spec", "elasticPolicy"), message, "leave it out", on=LOCAL, at_key=True, code="elastic-job")
+        yield from check_operator(self.job, self.refused, self.stuck, self.unusable)
         replicas = {role: each for role, each in spec.get("pytorchReplicaSpecs", {}).items() if role in ROLES}
-        if "Worker" in replicas:
-            message, hint = (
-                "several replicas do not run here yet: a trial is one process",
-                "leave the Worker out, so that the Master trains alone",
-            )
-            yield Remark((*REPLICAS, "Worker"), message, hint, on=LOCAL, at_key=True, code="several-pods")
-        if "Master" not in replicas:
-            message = "there is no Master: it is the replica that runs here"
-            yield Remark(REPLICAS, message, "name the replica Master", on=LOCAL, code="no-master")
         for role, replica in replicas.items():
             path = (*REPLICAS, role)
             yield from self._check_restart(replica.get("restartPolicy", "OnFailure"), (*path, "restartPolicy"))
-            if role == "Master" or not self.primary:
-                yield from self._check_template(replica.get("template", {}), (*path, "template"))
-            else:
-                yield from self._check_containers(replica.get("template", {}), (*path, "template", "spec", "containers"))
+            # Katib looks at the Master's pod alone.
+            yield from self._check_template(
+                replica.get("template", {}), (*path, "template"), self.primary if role == "Master" else ""
+            )
         yield from _ignored(spec, _USED_PYTORCHJOB, ("spec",))
         yield from _ignored(spec.get("runPolicy", {}), _USED_RUN_POLICY, ("spec", "runPolicy"))
+
+    def _train_job(self, spec: Mapping[str, Any]) -> Iterator[Remark]:
+        yield from check_train_job(spec, self.beside, self.namespace, self.refused, self.stuck)
+        trainer: Mapping[str, Any] = spec.get("trainer", {})
+        path: Path = ("spec", "trainer")
+        yield from _check_text(trainer, path)
+        yield from self._check_env(trainer, {}, path)
+        yield from self._check_resources(trainer.get("resourcesPerNode", {}), (*path, "resourcesPerNode"))
+        yield from _ignored(spec, _USED_TRAINJOB, ("spec",))
 
     def _check_restart(self, policy: str, path: Path) -> Iterator[Remark]:
         known = RESTART_POLICIES[self.kind]
@@ -156,7 +154,7 @@ class _Checker:
         meant = did_you_mean(policy, known)
         hint = f"did you mean {meant}?" if meant else f"one of: {listed(known)}"
         remark = Remark(path, f"{shown(policy)} is not a restart policy of a {self.kind}", hint, code="unknown-value")
-        yield from (self.refused if self.kind == "Job" else self.stuck).of(remark)
+        yield from (self.refused if self.kind == "Job" else self.unusable).of(remark)
 
     def _check_containers(self, template: Mapping[str, Any], path: Path) -> Iterator[Remark]:
         """What the API server and the operator's webhook demand of containers."""
@@ -180,7 +178,8 @@ class _Checker:
                 yield from self.refused.of(Remark((*path, index, "image"), message, code="missing-field"))
             seen.add(name or "")
 
-    def _check_template(self, template: Mapping[str, Any], path: Path) -> Iterator[Remark]:
+    def _check_template(self, template: Mapping[str, Any], path: Path, primary: str) -> Iterator[Remark]:
+        """A pod; `primary` is the name that its container which trains must have, "" for any."""
         pod, path = template.get("spec", {}), (*path, "spec")
         where: Path = (*path, "containers")
         containers = pod.get("containers", [])
@@ -188,42 +187,41 @@ class _Checker:
         if not containers:
             return
         names = [container.get("name", "") for container in containers]
-        elsewhere = bool(self.primary) and self.primary not in names
-        if elsewhere:
-            meant = did_you_mean(self.primary, names)
+        if primary and primary not in names:
+            meant = did_you_mean(primary, names)
             hint = f"containers: {listed(names)}" if not meant else f"did you mean {meant}?"
-            message = f"no container is named {shown(self.primary)}, which primaryContainerName asks for: trials would never end"
+            message = f"no container is named {shown(primary)}, which primaryContainerName asks for: trials would never end"
             yield from LATER.of(Remark(where, message, hint, code="no-primary-container"))
         yield from self._check_numbers(pod, path, ("activeDeadlineSeconds", "terminationGracePeriodSeconds"))
-        trains = self.primary or ("pytorch" if self.kind == "PyTorchJob" else names[0])
-        others = [name for name in names if name and name != trains]
-        others += [container.get("name", "") for container in pod.get("initContainers", [])]
-        if others and not elsewhere:
-            yield _note(where, f"only the container that trains runs here, not: {listed(others)}", code="other-containers")
         for index, container in enumerate(containers):
-            yield from self._check_resources(container.get("resources", {}), (*where, index, "resources"))
-            yield from self._check_mounts(container.get("volumeMounts", []), pod, (*where, index, "volumeMounts"))
-            if container.get("name") == trains:
-                yield from self._check_trainer(container, template, (*where, index))
+            yield from self._check_container(container, template, (*where, index))
+        run = init_containers(pod)
+        for index, container in enumerate(pod.get("initContainers", [])):
+            if container in run:
+                yield from self._check_container(container, template, (*path, "initContainers", index))
+            else:
+                message = "a sidecar among the init containers does not run here"
+                hint = "write it among the containers"
+                yield _note((*path, "initContainers", index), message, hint, code="other-containers")
+        yield from (remark.below(path) for remark in read_volumes(pod, self.beside, self.namespace)[1])
         yield from _ignored(pod, _USED_POD, path)
 
-    def _check_trainer(self, container: Mapping[str, Any], template: Mapping[str, Any], path: Path) -> Iterator[Remark]:
+    def _check_container(self, container: Mapping[str, Any], template: Mapping[str, Any], path: Path) -> Iterator[Remark]:
+        yield from self._check_resources(container.get("resources", {}), (*path, "resources"))
+        yield from self._check_mounts(container.get("volumeMounts", []), template["spec"], (*path, "volumeMounts"))
         yield from _check_text(container, path)
-        metadata = self.job.get("metadata", {})
-        about = template.get("metadata", {})
-        facts = Facts("pod", metadata.get("namespace", "default"), about.get("labels", {}), about.get("annotations", {}))
+        yield from self._check_env(container, template.get("metadata", {}), path)
+        yield from _ignored(container, _USED_CONTAINER, path)
+
+    def _check_env(self, container: Mapping[str, Any], about: Mapping[str, Any], path: Path) -> Iterator[Remark]:
+        """The variables of a container in a pod with metadata `about`."""
         for index, entry in enumerate(container.get("env", [])):
             if not entry.get("name"):
                 yield Remark((*path, "env", index, "name"), "must be specified", code="missing-field")
                 return
-        for remark in container_env(container, facts, self.config_maps, self.pass_env).remarks:
+        facts = Facts("pod", self.namespace, about.get("labels", {}), about.get("annotations", {}))
+        for remark in container_env(container, facts, self.beside, self.pass_env).remarks:
             yield remark.below(path)
-        mounts = container.get("volumeMounts", [])
-        if mounts:
-            message = f"volumes are not mounted here: {listed(str(mount.get('mountPath', '')) for mount in mounts)}"
-            hint = "--map /IN/IMAGE=./HERE gives a path a folder"
-            yield _note((*path, "volumeMounts"), message, hint, code="volumes-not-mounted")
-        yield from _ignored(container, _USED_CONTAINER, path)
 
     def _check_mounts(self, mounts: Sequence[Mapping[str, Any]], pod: Mapping[str, Any], path: Path) -> Iterator[Remark]:
         volumes = [volume.get("name", "") for volume in pod.get("volumes", [])]

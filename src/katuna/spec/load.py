@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path as File
 
 from katuna.errors import Finding, SpecRefused
-from katuna.spec.check import check, known_config_maps
+from katuna.spec.check import check, known_documents
 from katuna.spec.documents import Documents, name_of
 from katuna.spec.instead import Instead, own_seed
 from katuna.spec.model import Experiment, Manifest
@@ -31,8 +31,8 @@ def read_script(path: str) -> str | None:
 
 @dataclass(frozen=True)
 class Loaded:
-    """`findings` are notes, warnings, and errors that hold on other engines only. `config_maps` are the ConfigMap documents given beside the Experiment. `file` names the
-    source that holds it, `seed` is the file's own `random_state`."""
+    """`findings` are notes, warnings, and errors that hold on other engines only. `config_maps` are the ConfigMaps and training
+    runtimes given beside the Experiment. `file` names the source that holds it, `seed` is the file's own `random_state`."""
 
     experiment: Experiment
     findings: tuple[Finding, ...]
@@ -59,7 +59,8 @@ def load_experiment(
     chosen = [document for document in documents.experiments if name is None or name_of(document) == name]
     findings = [
         *documents.findings,
-        *documents.check_others(pass_env),
+        *documents.check_jobs(pass_env),
+        *documents.check_others(),
         *documents.check_doubles(),
         *documents.check_choice(chosen, name),
     ]
@@ -67,36 +68,39 @@ def load_experiment(
     for document in chosen:
         experiment, found = _checked(document, documents, pass_env, read_script, instead or Instead())
         findings += found
-    findings = documents.ordered(_once(findings))
+    findings = documents.ordered(once(findings))
     if experiment is None or any(finding.level == "error" and "local" in finding.on for finding in findings):
         raise SpecRefused(findings)
-    return Loaded(
-        experiment, tuple(findings), tuple(known_config_maps(documents.config_maps)), chosen[0].file, own_seed(chosen[0])
-    )
+    return Loaded(experiment, tuple(findings), tuple(known_documents(documents.for_trials)), chosen[0].file, own_seed(chosen[0]))
 
 
 def _checked(
     document: Document, documents: Documents, pass_env: Collection[str], read_script: ReadScript, instead: Instead
 ) -> tuple[Experiment | None, list[Finding]]:
     """As `check`, for what stands in. On Katib the file runs as it is: of that only what holds either way is said."""
-    experiment, found = check(instead.applied(document), documents.config_maps, pass_env, read_script)
+    experiment, found = check(instead.applied(document), documents.for_trials, pass_env, read_script)
     if instead.is_nothing:
         return experiment, found
-    own = set(check(document, documents.config_maps, pass_env, read_script)[1])
+    own = set(check(document, documents.for_trials, pass_env, read_script)[1])
     return experiment, [instead.attributed(each) for each in found if "local" in each.on or each in own]
 
 
 def lint(sources: Sequence[Source], pass_env: Collection[str] = (), read_script: ReadScript = read_script) -> tuple[Finding, ...]:
-    """Every finding of the files, for every engine: any number of Experiments, and of Jobs, PyTorchJobs and ConfigMaps alone. Raises nothing for
+    """Every finding of the files, for every engine: any number of Experiments, and of jobs and what they refer to. Raises nothing for
     bad content."""
     documents = Documents(sources)
-    findings = [*documents.findings, *documents.check_others(pass_env), *documents.check_doubles()]
+    findings = [
+        *documents.findings,
+        *documents.check_jobs(pass_env),
+        *documents.check_others(),
+        *documents.check_doubles(),
+    ]
     for document in documents.experiments:
-        findings += check(document, documents.config_maps, pass_env, read_script)[1]
-    return tuple(documents.ordered(_once(findings)))
+        findings += check(document, documents.for_trials, pass_env, read_script)[1]
+    return tuple(documents.ordered(once(findings)))
 
 
-def _once(findings: Sequence[Finding]) -> list[Finding]:
+def once(findings: Sequence[Finding]) -> list[Finding]:
     """Without the wrong types of values that could not be read in the first place."""
     unread = {(each.file, each.line, each.column) for each in findings if each.code == "not-yaml"}
     return [each for each in findings if each.code != "wrong-type" or (each.file, each.line, each.column) not in unread]

@@ -9,8 +9,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from katuna.errors import CLUSTERS, EVERYWHERE
+from katuna.errors import CLUSTERS, EVERYWHERE, Engine
+from katuna.spec.elastic import elastic_range
 from katuna.spec.fields import Reach
+from katuna.spec.job import words_may_launch
 from katuna.spec.remark import Path, Remark, did_you_mean, listed, shown
 
 REPLICAS: Path = ("spec", "pytorchReplicaSpecs")
@@ -26,8 +28,6 @@ MAX_NAME = 63
 _DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?\Z")
 _COUNT = re.compile(r"[1-9][0-9]*\Z")
 _REFERENCE = re.compile(r"(?<!\$)(?:\$\$)*\$\(([A-Z_]+)\)")
-_TORCHRUN = ("torchrun", "torch.distributed.run", "torch.distributed.launch")
-_PYTHON = re.compile(r"python[0-9.]*\Z")
 
 _ALWAYS = {"PYTHONUNBUFFERED", "PET_NNODES", "PET_NPROC_PER_NODE"}
 _WITH_MASTER = {"MASTER_PORT", "PET_MASTER_PORT", "MASTER_ADDR", "PET_MASTER_ADDR", "WORLD_SIZE", "RANK", "PET_NODE_RANK"}
@@ -41,15 +41,17 @@ _ELASTIC_FIELDS = {
 _EVER = {*_ALWAYS, *_WITH_MASTER, *_ELASTIC, *_ELASTIC_FIELDS.values()}
 
 
-def check_operator(job: Mapping[str, Any], refused: Reach, stuck: Reach) -> Iterator[Remark]:
-    """Remarks on the spec of a PyTorchJob. `refused` are those whose job never comes to be, `stuck` those whose job is accepted
-    and then never runs."""
+def check_operator(job: Mapping[str, Any], refused: Reach, stuck: Reach, unusable: Reach) -> Iterator[Remark]:
+    """Remarks on the spec of a PyTorchJob. `refused` are those whose job never comes to be, `stuck` those whose job the operator
+    accepts and never runs, `unusable` those whose job nobody can run."""
     spec = job["spec"]
     replicas = {role: each for role, each in spec.get("pytorchReplicaSpecs", {}).items() if role in ROLES}
     for remark in _refusals(spec, replicas):
         yield from refused.of(remark)
     for remark in _standstills(spec):
         yield from stuck.of(remark)
+    for remark in _nonsense(spec):
+        yield from unusable.of(remark)
     yield from _check_ranks(spec, replicas)
     yield from _check_run_policy(spec.get("runPolicy", {}), replicas)
     if "elasticPolicy" in spec:
@@ -112,15 +114,8 @@ def _refusals(spec: Mapping[str, Any], replicas: Mapping[str, Any]) -> Iterator[
 
 def _standstills(spec: Mapping[str, Any]) -> Iterator[Remark]:
     policy = spec.get("runPolicy", {})
-    if not spec.get("pytorchReplicaSpecs", {"": None}):
-        message = "there is no replica: the operator accepts the job and does nothing, for ever"
-        yield Remark(REPLICAS, message, "name a Master", code="no-replicas")
     if policy.get("suspend"):
         yield Remark((*RUN_POLICY, "suspend"), "a suspended job never starts", "leave it out", code="suspended")
-    for name in ("backoffLimit", "activeDeadlineSeconds"):
-        if policy.get(name, 0) < 0:
-            message = f"must not be less than 0, as {policy[name]} is: the job fails at once"
-            yield Remark((*RUN_POLICY, name), message, code="negative-number")
     if policy.get("managedBy") == MANAGERS[1]:
         message = "the operator leaves the job to Kueue: nothing runs where there is no MultiKueue"
         yield Remark((*RUN_POLICY, "managedBy"), message, "leave it out", code="managed-elsewhere")
@@ -130,12 +125,22 @@ def _standstills(spec: Mapping[str, Any]) -> Iterator[Remark]:
         )
 
 
+def _nonsense(spec: Mapping[str, Any]) -> Iterator[Remark]:
+    if not spec.get("pytorchReplicaSpecs", {"": None}):
+        message = "there is no replica: the operator accepts the job and does nothing, for ever"
+        yield Remark(REPLICAS, message, "name a Master", code="no-replicas")
+    for name in ("backoffLimit", "activeDeadlineSeconds"):
+        if spec.get("runPolicy", {}).get(name, 0) < 0:
+            message = f"must not be less than 0, as {spec['runPolicy'][name]} is: the job fails at once"
+            yield Remark((*RUN_POLICY, name), message, code="negative-number")
+
+
 def _check_ranks(spec: Mapping[str, Any], replicas: Mapping[str, Any]) -> Iterator[Remark]:
     """RANK counts replicas and WORLD_SIZE processes; without a Master there is neither."""
     nproc = spec.get("nprocPerNode")
     if nproc is not None and nproc not in ("auto", "cpu", "gpu") and not _COUNT.match(nproc):
         message = f"{shown(nproc)} is neither auto, cpu, gpu nor a number from 1: the operator passes it on as it is"
-        yield _warning(NPROC, message, 'write a number as text: "2"', code="nproc-value")
+        yield _warning(NPROC, message, 'write a number as text: "2"', code="nproc-value", on=EVERYWHERE)
     elif nproc is not None and _COUNT.match(nproc) and int(nproc) > 1:
         for role, replica in replicas.items():
             container = _pytorch(replica)
@@ -145,7 +150,12 @@ def _check_ranks(spec: Mapping[str, Any], replicas: Mapping[str, Any]) -> Iterat
                     f"WORLD_SIZE will be {total * int(nproc)}, but plain python starts one process a replica: it waits for ever"
                 )
                 yield _warning(
-                    (*REPLICAS, role), message, "start it by torchrun, or leave nprocPerNode out", code="world-size", at_key=True
+                    (*REPLICAS, role),
+                    message,
+                    "start it by torchrun, or leave nprocPerNode out",
+                    code="world-size",
+                    at_key=True,
+                    on=EVERYWHERE,
                 )
                 break
     workers = replicas.get("Worker")
@@ -154,7 +164,12 @@ def _check_ranks(spec: Mapping[str, Any], replicas: Mapping[str, Any]) -> Iterat
             f"{workers['replicas']} Workers without a Master learn nothing of each other: no MASTER_ADDR, RANK or WORLD_SIZE"
         )
         yield _warning(
-            (*REPLICAS, "Worker"), message, "add a Master, or an elasticPolicy with torchrun", code="no-rendezvous", at_key=True
+            (*REPLICAS, "Worker"),
+            message,
+            "add a Master, or an elasticPolicy with torchrun",
+            code="no-rendezvous",
+            at_key=True,
+            on=EVERYWHERE,
         )
 
 
@@ -183,20 +198,18 @@ def _check_run_policy(policy: Mapping[str, Any], replicas: Mapping[str, Any]) ->
 
 def _check_elastic(elastic: Mapping[str, Any], replicas: Mapping[str, Any]) -> Iterator[Remark]:
     workers = replicas.get("Worker", {}).get("replicas", 1)
-    low, high = elastic.get("minReplicas"), elastic.get("maxReplicas")
-    low, high = (
-        (workers if high is None else high) if low is None else low,
-        (workers if low is None else low) if high is None else high,
-    )
+    low, high = elastic_range({"elasticPolicy": elastic, "pytorchReplicaSpecs": replicas}) or (1, 1)
     if low > high:
         message = f"more than maxReplicas, {high}: torchrun refuses PET_NNODES={low}:{high}"
-        yield _warning((*ELASTIC, "minReplicas"), message, "exchange the two", code="elastic-range")
+        yield _warning((*ELASTIC, "minReplicas"), message, "exchange the two", code="elastic-range", on=EVERYWHERE)
     elif not low <= workers <= high and "Worker" in replicas:
         message = f"{workers} Workers are not within minReplicas {low} and maxReplicas {high}"
-        yield _warning((*REPLICAS, "Worker", "replicas"), message, "nobody checks it before torchrun", code="elastic-range")
+        yield _warning(
+            (*REPLICAS, "Worker", "replicas"), message, "nobody checks it before torchrun", code="elastic-range", on=EVERYWHERE
+        )
     if elastic.get("rdzvBackend", BACKENDS[0]) not in BACKENDS:
         message = f"{shown(elastic['rdzvBackend'])} is passed on as it is, and is no backend that torchrun has"
-        yield _warning((*ELASTIC, "rdzvBackend"), message, f"one of: {listed(BACKENDS)}", code="elastic-backend")
+        yield _warning((*ELASTIC, "rdzvBackend"), message, f"one of: {listed(BACKENDS)}", code="elastic-backend", on=EVERYWHERE)
     if elastic.get("standalone"):
         message = "PET_STANDALONE is set to nothing, and torchrun ends with an error on that"
         yield _warning((*ELASTIC, "standalone"), message, "leave it out", code="elastic-standalone")
@@ -205,12 +218,12 @@ def _check_elastic(elastic: Mapping[str, Any], replicas: Mapping[str, Any]) -> I
         yield _warning((*ELASTIC, "nProcPerNode"), message, "write that instead", code="deprecated-field", at_key=True)
     if "Master" in replicas:
         message = "with a Master its variables contradict each other: PET_NNODES counts Workers alone, WORLD_SIZE all replicas"
-        yield _warning(ELASTIC, message, "leave the Master out, or this", code="elastic-master", at_key=True)
+        yield _warning(ELASTIC, message, "leave the Master out, or this", code="elastic-master", at_key=True, on=EVERYWHERE)
     for role in replicas:
         container = _pytorch(replicas[role])
         if role == "Worker" and "Master" not in replicas and container and not _launches(container):
             message = "elastic replicas learn neither RANK nor WORLD_SIZE: only torchrun can start them"
-            yield _warning(ELASTIC, message, "start the program by torchrun", code="elastic-python", at_key=True)
+            yield _warning(ELASTIC, message, "start the program by torchrun", code="elastic-python", at_key=True, on=EVERYWHERE)
 
 
 def _check_replica(replica: Mapping[str, Any], names: set[str], path: Path) -> Iterator[Remark]:
@@ -219,10 +232,12 @@ def _check_replica(replica: Mapping[str, Any], names: set[str], path: Path) -> I
     policy = replica.get("restartPolicy") or "OnFailure"
     if policy == "Always":
         message = "a replica that is always started again never ends: the job cannot succeed"
-        yield _warning((*path, "restartPolicy"), message, "write OnFailure or Never", code="restart-always")
+        yield _warning((*path, "restartPolicy"), message, "write OnFailure or Never", code="restart-always", on=EVERYWHERE)
     if pod.get("restartPolicy") and pod["restartPolicy"] != {"ExitCode": "Never"}.get(policy, policy):
         message = f"the replica's own restartPolicy, {policy}, takes its place"
-        yield _warning((*at, "restartPolicy"), message, "write it beside replicas", code="overridden-restart-policy")
+        yield _warning(
+            (*at, "restartPolicy"), message, "write it beside replicas", code="overridden-restart-policy", on=EVERYWHERE
+        )
     for index, container in enumerate(pod.get("containers", [])):
         yield from _check_variables(container, names, (*at, "containers", index))
         if container.get("name") == "pytorch":
@@ -266,12 +281,10 @@ def _pytorch(replica: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _launches(container: Mapping[str, Any]) -> bool:
-    """Whether the command may start several processes: all but plain python with a script may."""
-    words = [*container.get("command", ()), *container.get("args", ())]
-    if not words or not _PYTHON.match(words[0].rpartition("/")[2]):
-        return True
-    return any(word in _TORCHRUN or word.endswith("/torchrun") for word in words)
+    return words_may_launch([*container.get("command", ()), *container.get("args", ())])
 
 
-def _warning(path: Path, message: str, hint: str, *, code: str, at_key: bool = False) -> Remark:
-    return Remark(path, message, hint, "warning", CLUSTERS, at_key, code=code)
+def _warning(
+    path: Path, message: str, hint: str, *, code: str, at_key: bool = False, on: tuple[Engine, ...] = CLUSTERS
+) -> Remark:
+    return Remark(path, message, hint, "warning", on, at_key, code=code)

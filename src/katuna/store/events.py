@@ -7,19 +7,20 @@ from dataclasses import astuple, fields
 from types import MappingProxyType
 from typing import Any
 
+from katuna.jobs import ContainerExited, ContainerStarted, JobEnded, JobEvent, JobOpened, JobReported, JobResumed
 from katuna.metrics.line import Report
 from katuna.trials import Asked, Edited, Ended, Event, Exited, Known, Opened, Reported, Resumed, Started, Stopping, StopRule
 
-_KINDS: Mapping[str, type[Event]] = MappingProxyType(
-    {kind.__name__: kind for kind in (Opened, Known, Asked, Started, Reported, Stopping, Exited, Edited, Resumed, Ended)}
-)
+OfJob = (JobOpened, JobResumed, ContainerStarted, ContainerExited, JobReported, JobEnded)
+OfSearch = (Opened, Known, Asked, Started, Reported, Stopping, Exited, Edited, Resumed, Ended)
+_KINDS: Mapping[str, type[Event | JobEvent]] = MappingProxyType({kind.__name__: kind for kind in (*OfSearch, *OfJob)})
 _PLAIN = (int, float, str, tuple)
 """Not looked at twice, as most values are one of these."""
 
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in _KINDS.values()}
 
 
-def to_json(event: Event) -> dict[str, Any]:
+def to_json(event: Event | JobEvent) -> dict[str, Any]:
     """`{"event": NAME, ...fields}` of plain JSON values; a Report is `[metric, value]` or `[metric, value, time_us]`."""
     kind = type(event)
     plain: dict[str, Any] = {"event": kind.__name__}
@@ -29,7 +30,7 @@ def to_json(event: Event) -> dict[str, Any]:
     if isinstance(event, Asked):
         plain["rules"] = [list(astuple(rule)) for rule in event.rules]
         plain = {name: value for name, value in plain.items() if value or name not in ("labels", "rules")}
-    if isinstance(event, Reported):
+    if isinstance(event, Reported | JobReported):
         plain["reports"] = [
             [report.metric, report.value] if report.time_us is None else [report.metric, report.value, report.time_us]
             for report in event.reports
@@ -37,13 +38,13 @@ def to_json(event: Event) -> dict[str, Any]:
     return plain
 
 
-def from_json(plain: Mapping[str, Any]) -> Event:
+def from_json(plain: Mapping[str, Any]) -> Event | JobEvent:
     """Raises ValueError for an object that is no event of this version."""
     arguments = dict(plain)
     kind = _KINDS.get(arguments.pop("event", ""))
     if kind is None:
         raise ValueError(f"unknown event {plain.get('event')!r}")
-    if kind is Reported:
+    if kind in (Reported, JobReported):
         arguments["reports"] = tuple(Report(*entry) for entry in arguments["reports"])
     elif kind is Asked:
         arguments["rules"] = tuple(StopRule(*entry) for entry in arguments.get("rules", ()))

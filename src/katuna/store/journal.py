@@ -10,15 +10,18 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 from katuna.errors import InputRefused, JournalDamaged, StoreFailed
-from katuna.store.events import from_json, to_json
+from katuna.jobs import ContainerExited, ContainerStarted, JobEvent, JobOpened, JobReported
+from katuna.store.events import OfJob, from_json, to_json
 from katuna.trials import Asked, Event, Exited, Opened, Reported, Resumed, Started
 
 SYNC_AFTER_S = 0.5
 """How long what a trial tells may wait for the disk, unless a decision is written before."""
 
-_TOLD = (Started, Reported, Exited)
+_TOLD = (Started, Reported, Exited, ContainerStarted, ContainerExited, JobReported)
+_OPENING = (Opened, JobOpened)
 _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _DECODE = json.JSONDecoder().decode
 
@@ -27,13 +30,13 @@ _TAIL = len(_CRC) + 8 + 2
 _WHOLE = re.compile(re.escape(_CRC) + rb'[0-9a-f]{8}"\}')
 
 
-def encode(event: Event) -> bytes:
+def encode(event: Event | JobEvent) -> bytes:
     """A journal line: the event's JSON with `crc`, the CRC-32 of the text before it, as its last key."""
     body = _ENCODE(to_json(event)).encode("utf-8", "backslashreplace")[:-1]
     return body + _CRC + b'%08x"}\n' % zlib.crc32(body)
 
 
-def decode(line: bytes) -> Event:
+def decode(line: bytes) -> Event | JobEvent:
     """The event of a line without its newline. Raises ValueError saying what is wrong with it."""
     body, tail = line[:-_TAIL], line[-_TAIL:]
     if not tail.startswith(_CRC) or not tail.endswith(b'"}'):
@@ -44,30 +47,40 @@ def decode(line: bytes) -> Event:
 
 
 def read(path: Path) -> Iterator[tuple[Event, int]]:
-    """Each event with the offset at which its line ends.
+    """Each event of a search's journal (`read_job` is for a job's) with the offset at which its line ends.
 
     A last line without a newline is what a crash leaves: skipped, unless it holds a whole checksum, so that it was complete once.
     Raises JournalDamaged at any other line that cannot be trusted.
     """
     end = asked = 0
+    first: Event | JobEvent | None = None
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             line = raw.removesuffix(b"\n")
             try:
                 event = decode(line)
-                asked = _follows(event, number, asked)
+                asked = _follows(event, first, asked)
             except (ValueError, KeyError, TypeError) as error:
                 if not raw.endswith(b"\n") and not _WHOLE.search(line):
                     return
                 raise JournalDamaged(_damage(path, number, error), number) from None
+            first = first or event
             end += len(raw)
-            yield event, end
+            yield cast("Event", event), end
 
 
-def _follows(event: Event, line: int, asked: int) -> int:
-    """How many trials have been asked for after `event`. Raises ValueError for an event that cannot stand here."""
-    if isinstance(event, Opened) != (line == 1):
-        raise ValueError("a journal has one Opened event, its first" if line == 1 else "a second Opened event")
+def read_job(path: Path) -> Iterator[tuple[JobEvent, int]]:
+    """As `read`, of the journal of a job that runs without a search."""
+    return cast("Iterator[tuple[JobEvent, int]]", read(path))
+
+
+def _follows(event: Event | JobEvent, first: Event | JobEvent | None, asked: int) -> int:
+    """How many trials have been asked for after `event`, where `first` is the journal's first. Raises ValueError for an event that
+    cannot stand here."""
+    if isinstance(event, _OPENING) != (first is None):
+        raise ValueError("a journal has one Opened event, its first" if first is None else "a second Opened event")
+    if isinstance(event, OfJob) != isinstance(first or event, OfJob):
+        raise ValueError(f"{type(event).__name__} is no event of this kind of run")
     if isinstance(event, Asked):
         if event.number != asked:
             raise ValueError(f"trial {event.number} is asked for where trial {asked} comes next")
@@ -122,7 +135,7 @@ class Journal:
         else:
             self._end += os.write(self._fd, b"\n")
 
-    def append(self, event: Event) -> None:
+    def append(self, event: Event | JobEvent) -> None:
         line = encode(event)
         if self._waiting_since is None:
             self._waiting_since = self._monotonic()

@@ -6,6 +6,12 @@ runs/digits-tpe/
   trials/digits-tpe-7q2mxk4d/
     job.yaml        as rendered         log              stdout and stderr
     events/         TensorBoard         ...              what the trial leaves (KATUNA_TRIAL_DIR)
+
+runs/digits/        of a job that runs without a search
+  job.yaml          as given            as-run.yaml      with --nproc and --set
+  journal.jsonl     the truth           beside/          other files given, but no Secret
+  log               rank 0's output     logs/            the other containers', by pod
+  checkpoints/  export/  events/        what the trainer leaves (KATUNA_TRIAL_DIR)
 """
 
 from __future__ import annotations
@@ -48,10 +54,23 @@ class RunDir:
         return self.path / "experiment.yaml"
 
     @property
+    def job(self) -> Path:
+        return self.path / "job.yaml"
+
+    @property
+    def as_run(self) -> Path:
+        return self.path / "as-run.yaml"
+
+    @property
+    def is_job(self) -> bool:
+        """Whether this is the run of a job, not of a search."""
+        return self.job.is_file()
+
+    @property
     def sources(self) -> list[Path]:
-        """The files that the run was started from, byte for byte: the Experiment's, then those given beside it, in their order."""
+        """The files that the run was started from, byte for byte: the Experiment's or job's, then those given beside it, in their order."""
         beside = self.path / "beside"
-        return [self.experiment, *(sorted(beside.iterdir()) if beside.is_dir() else [])]
+        return [self.job if self.is_job else self.experiment, *(sorted(beside.iterdir()) if beside.is_dir() else [])]
 
     @property
     def journal(self) -> Path:
@@ -156,7 +175,7 @@ def create(name: str, files: Mapping[str, bytes], home: Path | None = None) -> R
     made = making = home / f".{name}-{secrets.token_hex(4)}.new"
     try:
         home.mkdir(parents=True, exist_ok=True)
-        (making / "trials").mkdir(parents=True)
+        (making / ("logs" if "job.yaml" in files else "trials")).mkdir(parents=True)
         for file_name, content in files.items():
             target = making / file_name
             target.parent.mkdir(exist_ok=True)

@@ -1,0 +1,156 @@
+"""What each container of a job runs here: command, environment, share of GPUs and CPUs, log. Decided before anything is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from katuna.launch.command import command, option_problems, problems
+from katuna.launch.devices import cuda_devices, usable_cpus
+from katuna.launch.options import LocalOptions
+from katuna.launch.process import Command
+from katuna.launch.volumes import PodVolumes
+from katuna.spec.job import MASTER_PORT, Container, Job, Replica
+
+Stage = Literal["init", "main", "sidecar"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A container of pod `replica.pod_name`, ready to be started."""
+
+    replica: Replica
+    container: Container
+    stage: Stage
+    command: Command
+    log: Path
+
+    @property
+    def is_main(self) -> bool:
+        return self.stage == "main"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how a job runs: its folder, and what the caller says of the environment, as `launch.command.command` takes it.
+
+    `cpus` are what all replicas share that ask for none of their own.
+    """
+
+    folder: Path
+    options: LocalOptions
+    environ: Mapping[str, str]
+    defaults: Mapping[str, str]
+    extra: Mapping[str, str]
+    own: Mapping[str, str]
+    cpus: int
+
+
+def log_of(folder: Path, job: Job, pod: str, container: str) -> Path:
+    """`log` for the first replica's training container; in `logs/` the other replicas' POD.log, and POD.CONTAINER.log."""
+    first = job.replicas[0]
+    if (pod, container) == (first.pod_name, first.container.name):
+        return folder / "log"
+    trains = any(replica.pod_name == pod and replica.container.name == container for replica in job.replicas)
+    return folder / "logs" / (f"{pod}.log" if trains else f"{pod}.{container}.log")
+
+
+def rank_of(replica: Replica) -> str:
+    """As its environment says; of an elastic job's, whose ranks torchrun gives out, the index."""
+    injected = dict(replica.injected)
+    return injected.get("RANK") or injected.get("PET_NODE_RANK") or str(replica.index)
+
+
+def gpus_of(replica: Replica, options: LocalOptions) -> int:
+    """How many GPUs a replica gets: those that its containers ask for, init containers and the others in turn."""
+    together = sum(container.gpus for container in (replica.container, *replica.sidecars))
+    asked = max([together, *(init.gpus for init in replica.init_containers)])
+    return {"job": asked, "cpu": 0, "cuda": max(1, asked)}[options.device]
+
+
+def gpus(job: Job, options: LocalOptions) -> int:
+    """How many GPUs the job is to lease."""
+    return sum(gpus_of(replica, options) for replica in job.replicas)
+
+
+def plan(job: Job, place: Place, devices: Sequence[str], port: int) -> tuple[Planned, ...]:
+    """All containers, pod by pod in the job's order, init containers first. `devices` are the leased ones, sliced by replica."""
+    planned: list[Planned] = []
+    left = list(devices)
+    for replica in job.replicas:
+        count = gpus_of(replica, place.options)
+        planned += _pod(job, replica, place, left[:count], port)
+        del left[:count]
+    return tuple(planned)
+
+
+def _pod(job: Job, replica: Replica, place: Place, devices: Sequence[str], port: int) -> Iterator[Planned]:
+    volumes = PodVolumes(place.folder, replica, place.options)
+    for init in replica.init_containers:
+        # Controllers inject nothing there.
+        as_main = replace(replica, container=init, injected=())
+        yield _planned(job, replica, as_main, "init", place, devices[: init.gpus], port, volumes)
+    left = list(devices)
+    for sidecar in replica.sidecars:
+        own, left = (left[-sidecar.gpus :], left[: -sidecar.gpus]) if sidecar.gpus else ([], left)
+        yield _planned(job, replica, replace(replica, container=sidecar), "sidecar", place, own, port, volumes)
+    yield _planned(job, replica, replica, "main", place, left, port, volumes)
+
+
+def _planned(
+    job: Job,
+    replica: Replica,
+    as_main: Replica,
+    stage: Stage,
+    place: Place,
+    devices: Sequence[str],
+    port: int,
+    volumes: PodVolumes,
+) -> Planned:
+    container = as_main.container
+    defaults = {**place.defaults, "OMP_NUM_THREADS": str(threads(job, as_main, place.cpus))}
+    if place.options.data:
+        defaults["KATUNA_DATA"] = place.options.data
+    extra = {**place.extra, "KATUNA_TRIAL_DIR": str(place.folder), "CUDA_VISIBLE_DEVICES": ",".join(devices)}
+    own = {**volumes.maps(container), **place.own}
+    here = command(job, as_main, place.options, place.environ, port=port, defaults=defaults, extra=extra, own=own)
+    return Planned(replica, container, stage, here, log_of(place.folder, job, replica.pod_name, container.name))
+
+
+def threads(job: Job, replica: Replica, cpus: int) -> int:
+    """Threads of one process of a replica: its CPU request, else its part of `cpus`, shared by the processes that it starts."""
+    asked = replica.container.cpu
+    share = cpus // len(job.replicas) if asked is None else min(int(asked), usable_cpus())
+    each = dict(replica.injected).get("PET_NPROC_PER_NODE", "")
+    return max(1, share // (int(each) if each.isdigit() and int(each) else 1))
+
+
+# What cannot run
+
+
+def preflight(
+    job: Job, options: LocalOptions, environ: Mapping[str, str], *, devices: Sequence[str] | None = None
+) -> list[tuple[str, str]]:
+    """Why a job that runs alone could not start here, and what of the options it has no use for, as (message, hint); nothing is
+    run or written. `devices` are this machine's unless given."""
+    place = Place(Path("/nonexistent"), options, environ, {}, {}, {}, usable_cpus())
+    found = [*job_problems(job, place, devices), *option_problems(options, [job], environ)]
+    return list(dict.fromkeys(found))
+
+
+def job_problems(job: Job, place: Place, devices: Sequence[str] | None = None) -> Iterator[tuple[str, str]]:
+    """Why the job cannot run in its place."""
+    for replica in job.replicas:
+        yield from PodVolumes(place.folder, replica, place.options).problems()
+    for each in plan(job, place, (), MASTER_PORT):
+        volumes = PodVolumes(place.folder, each.replica, place.options)
+        own = (*volumes.maps(each.container).values(), *place.own.values())
+        yield from problems(replace(each.replica, container=each.container), each.command, own)
+    wanted = gpus(job, place.options)
+    if wanted:
+        here = len(cuda_devices(place.environ) if devices is None else devices)
+        if wanted > here:
+            what = "the trial" if job.kind == "Job" else f"{job.kind} {job.name}"
+            yield f"{what} needs {wanted} GPU(s) and this machine has {here or 'none'}", "--device cpu runs it without"
