@@ -1,11 +1,14 @@
-"""katuna: run Katib Experiments on this machine, from the very file that a Kubeflow cluster takes.
+"""katuna: run Katib Experiments and PyTorchJobs on this machine, from the very file that a Kubeflow cluster takes.
 
 import katuna
 
 run = katuna.tune("katib/digits-tpe.yaml")
 run.best.assignments, run.to_dataframe()
 
-katuna.load()            # the latest run
+katuna.load()            # a search that has run
+
+training = katuna.train("training_jobs/digits.yaml")   # one training, without a search
+training.status["conditions"], training.metrics
 
 search = katuna.Search("katib/digits-tpe.yaml")   # only what to try; see docs/asktell.md
 point = search.ask()
@@ -18,12 +21,16 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = ["Run", "Search", "load", "tune"]
+__all__ = ["Run", "Search", "Training", "load", "train", "tune"]
+
+_PLACES = {"tune": "katuna.conduct", "Search": "katuna.asktell", "train": "katuna.conductjob", "Training": "katuna.training"}
 
 if TYPE_CHECKING:
     from katuna.asktell import Search
     from katuna.conduct import tune
+    from katuna.conductjob import train
     from katuna.run import Run, load
+    from katuna.training import Training
 
 
 def __getattr__(name: str) -> object:
@@ -32,4 +39,4 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'katuna' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module({"tune": "katuna.conduct", "Search": "katuna.asktell"}.get(name, "katuna.run")), name)
+    return getattr(import_module(_PLACES.get(name, "katuna.run")), name)

@@ -9,12 +9,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from katuna.dataset import check_same
 from katuna.errors import InputRefused
-from katuna.run import PathLike, Plan, Run, RunOptions, read_experiment, read_sources
+from katuna.run import PathLike, Plan, Run, RunOptions, read_experiment, read_sources, versions
 from katuna.search.budget import check_edit, edited
 from katuna.search.given import Taken, checked_tries
 from katuna.spec.dump import to_yaml
@@ -159,7 +159,7 @@ def make_run(planned: Plan, home: Path | None = None) -> tuple[RunDir, deque[Eve
     """A new run folder, and the events that its journal begins with. Raises InputRefused when it cannot be made."""
     experiment, files = planned.experiment, _as_given(planned)
     digest = hashlib.sha256(b"".join(files.values())).hexdigest()
-    opened = Opened(time.time(), experiment.name, planned.seed, digest, _versions(), planned.options.as_json())
+    opened = Opened(time.time(), experiment.name, planned.seed, digest, versions(), planned.options.as_json())
     begin: deque[Event] = deque([opened, *planned.known])
     files |= {"defaulted.yaml": to_yaml(experiment.manifest).encode(), "journal.jsonl": b"".join(map(journal.encode, begin))}
     return rundir.create(experiment.name, files, home), begin
@@ -179,8 +179,8 @@ def resume(
 
     `counts` sets parallelTrialCount, maxTrialCount or maxFailedTrialCount anew, as an edit of the Experiment would on a cluster:
     a search that has ended goes on where Katib's rules let it. `drop_after` keeps that many lines of a damaged journal. Raises
-    RunNotFound, RunLocked, JournalDamaged, and InputRefused when the counts cannot be set or the trials can no longer run here:
-    then nothing has been changed.
+    RunNotFound, RunLocked, JournalDamaged, and InputRefused when the counts cannot be set, the dataset is another by now or the trials
+    can no longer run here: then nothing has been changed.
     """
     folder = rundir.find(run, home)
     with folder.locked():
@@ -194,6 +194,7 @@ def resume(
             return found
         edits = fold((event for event in events if isinstance(event, Edited)), found.plan.experiment.objective)
         planned = replace(found.plan, experiment=edited(found.plan.experiment, edits))
+        check_same(found.options.local.data, found.options.local.data_digest)
         preflight(planned)
         found = Run(folder, planned)
         _search(found, events, timeout_s, interruptions, watch, edit)
@@ -310,6 +311,7 @@ def engine(
 def launcher_for(planned: Plan, trial_dir: Callable[[str], Path]) -> LocalLauncher:
     """What runs a plan's trials on this machine; `trial_dir` gives a trial's folder by its name."""
     from katuna.launch.local import LocalLauncher
+    from katuna.launch.warm import WarmStarter
     from katuna.metrics.collect import Collecting
 
     experiment = planned.experiment
@@ -321,7 +323,8 @@ def launcher_for(planned: Plan, trial_dir: Callable[[str], Path]) -> LocalLaunch
         checkpoints=experiment.settings.get("suggestion_trial_dir", "") if experiment.algorithm == "pbt" else "",
         options=planned.options.local,
         parallel=experiment.parallel_trials,
-        config_maps=planned.loaded.config_maps,
+        beside=planned.loaded.config_maps,
+        starter=None if planned.options.local.cold else WarmStarter(),
     )
 
 
@@ -344,11 +347,3 @@ def _trimmer(folder: RunDir, keep: int, on_disk: Callable[[], None]) -> Watcher:
                 folder.trim(trial.name)
 
     return trim
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in ("katuna", "optuna", "torch", "numpy"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found

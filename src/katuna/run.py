@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -154,6 +156,15 @@ def read_experiment(sources: Sequence[Source], options: RunOptions, name: str | 
     return loaded, overridden(loaded.experiment, options)
 
 
+def versions() -> dict[str, str]:
+    """Of katuna and of the packages that results depend on, for the journal."""
+    found = {}
+    for package in ("katuna", "optuna", "torch", "numpy"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
 def read_sources(paths: Sequence[PathLike]) -> tuple[Source, ...]:
     """The files as text. Raises InputRefused for one that cannot be read."""
     return tuple(map(read_source, paths))
@@ -171,6 +182,9 @@ class Run:
     """
 
     def __init__(self, folder: RunDir, planned: Plan | None = None) -> None:
+        """Raises InputRefused for the run of a job, which is no search."""
+        if folder.is_job:
+            raise InputRefused(f"{folder.name} is the run of a job, which has no trials; `katuna show {folder.name}` shows it")
         self.folder = folder
         self._planned = planned
 
@@ -258,6 +272,7 @@ class Run:
         replica = job.replicas[0]
         here = command(job, replica, self.options.local, {}, port=MASTER_PORT, defaults={}, extra={})
         words = [f"{name}={here.env[name]}" for name in dict(replica.container.env)]
+        words += [f"KATUNA_DATA={self.options.local.data}"] if self.options.local.data else []
         line = " ".join(map(_shell_word, [*(["env", *words] if words else []), *here.argv]))
         return f"cd {_shell_word(str(here.folder))} && {line}"
 

@@ -213,7 +213,7 @@ def test_completion_knows_verbs_and_runs(finished: Path) -> None:
     environment = {"_KATUNA_COMPLETE": "bash_complete", "COMP_WORDS": "katuna show t", "COMP_CWORD": "2"}
     assert katuna(env=environment).stdout == "plain,toy\n"
     environment = {"_KATUNA_COMPLETE": "bash_complete", "COMP_WORDS": "katuna tr", "COMP_CWORD": "1"}
-    assert katuna(env=environment).stdout == "plain,trials\n"
+    assert katuna(env=environment).stdout == "plain,train\nplain,trials\n"
     assert "_KATUNA_COMPLETE=bash_complete" in katuna("completion", "bash").stdout
 
 

@@ -15,15 +15,16 @@ from katuna.errors import KatunaError
 
 VERBS = {
     "tune": "Run the search of an Experiment file on this machine.",
+    "train": "Run a PyTorchJob, TrainJob or Job file on this machine, all replicas.",
     "lint": "Check manifests without running anything.",
     "smoke": "Run short trials at the corners of the space; say which crash or print no metric.",
     "ls": "List the runs.",
-    "show": "Show a run; -o json prints Katib's Experiment with its status.",
+    "show": "Show a run; -o json prints Katib's Experiment, or the job, with its status.",
     "trials": "List the trials of a run; -o json prints Katib's Trials.",
-    "logs": "Print what trials printed; -f follows.",
+    "logs": "Print what trials or replicas printed; -f follows.",
     "best": "Show the best trial; -o command prints how to train it again.",
-    "stop": "End a running search; it can be resumed.",
-    "resume": "Go on with a search that was stopped or killed.",
+    "stop": "End a running search or job; it can be resumed.",
+    "resume": "Go on with a search or job that was stopped or killed.",
     "rm": "Remove a run and everything in it.",
     "export": "Write the trials as csv, parquet, json or an Optuna study.",
     "report": "Write a run as one self-contained HTML page.",
@@ -76,13 +77,14 @@ class _Verbs(click.Group):
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="katuna", message="katuna %(version)s")
 def katuna() -> None:
-    """Run Katib Experiments on this machine, from the very file that a Kubeflow cluster takes.
+    """Run Katib Experiments and PyTorchJobs on this machine, from the very file that a Kubeflow cluster takes.
 
     \b
     katuna tune katib/digits-tpe.yaml     search; watch it; Ctrl-C pauses it
     katuna resume                         go on where it stopped
     katuna best -o command                the command line that trains the winner again
     katuna report                         the whole search as one HTML page
+    katuna train training_jobs/digits.yaml   one training, without a search
     """
 
 

@@ -1,47 +1,104 @@
-"""`katuna logs`: what trials printed."""
+"""`katuna logs`: what trials, and replicas of jobs, printed."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from katuna.cli.lines import Lines
 from katuna.cli.options import complete_run
-from katuna.errors import RunNotFound
+from katuna.errors import InputRefused, RunNotFound
 from katuna.text import printable
 
 if TYPE_CHECKING:
     from katuna.run import Run
     from katuna.store.rundir import RunDir
+    from katuna.training import Training
     from katuna.trials import Trial
 
 LOOK_EVERY_S = 0.2
-LINE_LIMIT = 65536
 
 
 @click.command("logs")
 @click.argument("target", metavar="RUN[/TRIAL]", shell_complete=complete_run)
+@click.option(
+    "--replica", metavar="NAME", help="Of a job, one replica's: master-0, worker-1, or a container's: master-0/sidecar."
+)
 @click.option("-f", "--follow", is_flag=True, help="Go on printing what comes, until the run has ended.")
-def command(target: str, follow: bool) -> None:
-    """Print the output of one trial, or of all trials of a run.
+def command(target: str, replica: str | None, follow: bool) -> None:
+    """Print the output of one trial, or of all trials of a run; of a job, that of its replicas, each line with its replica's name.
 
-    TRIAL is a name, a unique part of one, or a number. Control characters are shown, not obeyed.
+    TRIAL is a name, a unique part of one, or a number; of a job, a replica. Control characters are shown, not obeyed.
     """
-
+    found = _job(target)
+    if found is not None:
+        _replicas(found[0], replica or found[1], follow=follow)
+        return
     run, trial = _resolve(target)
+    if replica is not None:
+        raise InputRefused(
+            f"--replica {replica}: {run.name} is a search, which has trials; `katuna logs {run.name}/0` prints one"
+        )
     if trial is None:
         _all(run, follow=follow)
     else:
         log = run.folder.log(trial.name)
-        reader = _Lines(log)
-        reader.print_new("")
+        reader = Lines(log)
+        _print(reader)
         while follow and run.folder.holder() and not _has_ended(run.folder, trial.number):
             time.sleep(LOOK_EVERY_S)
-            reader.print_new("")
-        reader.print_new("", last=True)
+            _print(reader)
+        _print(reader, last=True)
+
+
+def _job(target: str) -> tuple[Training, str] | None:
+    """The job that is meant, and what of it; None for what is no job."""
+    from katuna.store.rundir import find
+
+    whole, rest = target, ""
+    while True:
+        try:
+            folder = find(whole)
+        except RunNotFound:
+            whole, slash, last = whole.rpartition("/")
+            if not slash:
+                return None
+            rest = f"{last}/{rest}" if rest else last
+        else:
+            break
+    if not folder.is_job:
+        return None
+    from katuna.training import Training
+
+    return Training(folder), rest
+
+
+def _replicas(run: Training, wanted: str, *, follow: bool) -> None:
+    """The logs of a job, each after the other; as they come where they are followed."""
+    from katuna.cli.replicas import logs_of, prefixes
+    from katuna.cli.statusline import StatusLine
+
+    logs = logs_of(run)
+    chosen = [log for log in logs if wanted in ("", log.label, log.pod)]
+    if not chosen:
+        raise RunNotFound(f"no replica of {run.name} is called {wanted!r}; it has: {', '.join(log.label for log in logs)}")
+    screen = StatusLine()
+    before = [""] if wanted and len(chosen) == 1 else [f"{prefix} " for prefix in prefixes(chosen, screen)]
+    readers = [(Lines(log.path), prefix) for log, prefix in zip(chosen, before, strict=True)]
+    while True:
+        going = follow and run.folder.holder() is not None
+        for reader, prefix in readers:
+            _print(reader, prefix, last=not going)
+        if not going:
+            return
+        time.sleep(LOOK_EVERY_S)
+
+
+def _print(reader: Lines, prefix: str = "", *, last: bool = False) -> None:
+    for line in reader.new(last=last):
+        click.echo(prefix + printable(line, newlines=True))
 
 
 def _resolve(target: str) -> tuple[Run, Trial | None]:
@@ -65,12 +122,12 @@ def _resolve(target: str) -> tuple[Run, Trial | None]:
 
 
 def _all(run: Run, *, follow: bool) -> None:
-    readers: dict[int, _Lines] = {}
+    readers: dict[int, Lines] = {}
     while True:
         going = follow and run.folder.holder() is not None
         for number, name in _asked(run.folder).items():
-            reader = readers.setdefault(number, _Lines(run.folder.log(name)))
-            reader.print_new(f"[{number}] ", last=not going)
+            reader = readers.setdefault(number, Lines(run.folder.log(name)))
+            _print(reader, f"[{number}] ", last=not going)
         if not going:
             return
         time.sleep(LOOK_EVERY_S)
@@ -89,33 +146,3 @@ def _has_ended(folder: RunDir, number: int) -> bool:
     from katuna.trials import Exited
 
     return any(isinstance(event, Exited) and event.number == number for event, _ in read(folder.journal))
-
-
-class _Lines:
-    """A log from where it was last read; a line that is still being written waits."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
-        self._rest = b""
-
-    def print_new(self, prefix: str, *, last: bool = False) -> None:
-        for line in self._new(last=last):
-            click.echo(prefix + printable(line, newlines=True))
-
-    def _new(self, *, last: bool) -> Iterator[str]:
-        try:
-            file = self._path.open("rb")
-        except FileNotFoundError:
-            return
-        with file:
-            file.seek(self._offset)
-            while chunk := file.read(LINE_LIMIT):
-                self._offset += len(chunk)
-                *lines, self._rest = (self._rest + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-                if len(self._rest) > LINE_LIMIT:
-                    lines, self._rest = [*lines, self._rest], b""
-                yield from (line.decode(errors="replace") for line in lines)
-        if last and self._rest:
-            yield self._rest.decode(errors="replace")
-            self._rest = b""

@@ -12,28 +12,27 @@ from katuna.errors import KatunaError
 from katuna.text import printable
 
 if TYPE_CHECKING:
-    from katuna.run import Run
+    from katuna.store.rundir import RunDir
 
 
 @click.command("ls")
 @format_option()
 def command(output: str) -> None:
     """List the runs, the latest first. One that cannot be read is listed with the reason."""
-    from katuna.run import Run
     from katuna.store.rundir import all_runs, runs_home
 
-    rows = [_row(Run(folder)) for folder in reversed(all_runs())]
+    rows = [_row(folder) for folder in reversed(all_runs())]
     if output != "table":
         print_objects(output, rows, [str(row["name"]) for row in rows])
         return
     if not rows:
-        click.echo(f"no run in {runs_home()} yet; start one with `katuna tune FILE`", err=True)
+        click.echo(f"no run in {runs_home()} yet; start one with `katuna tune FILE` or `katuna train FILE`", err=True)
         return
     table = [
         [
             str(row["name"]),
             str(row["state"]),
-            str(row.get("algorithm", "")),
+            str(row.get("algorithm", row.get("kind", ""))),
             f"{row['finished']}/{row['maxTrialCount'] or '∞'}" if "finished" in row else "",
             figure(row.get("best")),
             duration(row.get("age_s")),
@@ -46,20 +45,40 @@ def command(output: str) -> None:
             click.echo(f"{row['name']}: {printable(row['error'], newlines=True)}", err=True)
 
 
-def _row(run: Run) -> dict[str, Any]:
+def _row(folder: RunDir) -> dict[str, Any]:
     """What there is to say of a run; of one that cannot be read, why."""
-    row: dict[str, Any] = {"name": run.name, "state": "Unreadable", "path": str(run.path)}
+    row: dict[str, Any] = {"name": folder.name, "state": "Unreadable", "path": str(folder.path)}
     try:
-        experiment, best = run.experiment, run.best
-        return row | {
-            "state": run.state,
-            "algorithm": experiment.algorithm,
-            "finished": run.search.finished,
-            "maxTrialCount": experiment.max_trials,
-            "best": None if best is None else best.value(experiment.objective),
-            "age_s": max(0.0, time.time() - run.opened.at),
-        }
+        return row | (_job(folder) if folder.is_job else _search(folder))
     except KatunaError as error:
         return row | {"error": str(error)}
     except OSError as error:
         return row | {"error": str(error.strerror)}
+
+
+def _search(folder: RunDir) -> dict[str, Any]:
+    from katuna.run import Run
+
+    run = Run(folder)
+    experiment, best = run.experiment, run.best
+    return {
+        "kind": "Experiment",
+        "state": run.state,
+        "algorithm": experiment.algorithm,
+        "finished": run.search.finished,
+        "maxTrialCount": experiment.max_trials,
+        "best": None if best is None else best.value(experiment.objective),
+        "age_s": max(0.0, time.time() - run.opened.at),
+    }
+
+
+def _job(folder: RunDir) -> dict[str, Any]:
+    from katuna.training import Training
+
+    run = Training(folder)
+    return {
+        "kind": run.job.kind,
+        "state": run.state,
+        "replicas": len(run.job.replicas),
+        "age_s": max(0.0, time.time() - run.opened.at),
+    }

@@ -106,6 +106,7 @@ _LOCAL = (
         type=Pair("IMAGE=PATH"),
         help="The interpreter for trials of one image; default: this one.",
     ),
+    click.option("--data", metavar="DATASET", help="A file, or a folder of files: trainers find its path in KATUNA_DATA."),
     click.option("--pass-env", "pass_env", multiple=True, metavar="NAME", help="A variable of this shell that trials get too."),
     click.option(
         "--device",
@@ -114,6 +115,21 @@ _LOCAL = (
         show_default=True,
         help="GPUs as the job asks, none, or one a trial.",
     ),
+    click.option(
+        "--claim",
+        "claims",
+        multiple=True,
+        type=Pair("NAME=FOLDER"),
+        help="The folder that stands for a PersistentVolumeClaim.",
+    ),
+    click.option(
+        "--restarts",
+        type=click.Choice(["local", "as-operator"]),
+        default="local",
+        show_default=True,
+        help="Whether the first failure is final unless the file writes backoffLimit, or the cluster's own rules hold.",
+    ),
+    click.option("--cold", is_flag=True, help="Start each process with an interpreter of its own."),
 )
 
 
@@ -173,6 +189,10 @@ def run_options(
     pythons: Any,
     pass_env: Any,
     device: Any,
+    data: str | None = None,
+    claims: Any = (),
+    restarts: Any = "local",
+    cold: bool = False,
     keep: int | None = None,
     algorithm: str | None = None,
     settings: Any = (),
@@ -182,6 +202,7 @@ def run_options(
     tries: Any = (),
 ) -> Any:
     """RunOptions of what the command line says. Raises InputRefused for what makes no sense."""
+    from katuna.dataset import describe
     from katuna.errors import InputRefused
     from katuna.launch.options import LocalOptions
     from katuna.run import RunOptions
@@ -193,6 +214,7 @@ def run_options(
             commands[image] = tuple(shlex.split(text))
         except ValueError as error:
             raise InputRefused(f"--entrypoint {image}={text!r}: {error}; quote it as for a shell") from error
+    dataset = None if data is None else describe(data)
     local = LocalOptions(
         maps=tuple(maps),
         entrypoints=commands,
@@ -200,6 +222,11 @@ def run_options(
         pass_env=tuple(pass_env),
         device=device,
         cwd=str(Path.cwd()),
+        data="" if dataset is None else str(dataset.path),
+        data_digest="" if dataset is None else dataset.digest,
+        claims=_once("--claim", claims),
+        cold=cold,
+        restarts=restarts,
     )
     return RunOptions(
         local,

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from katuna.cli.options import run_argument
-from katuna.cli.output import duration, figure, format_option, print_objects
+from katuna.cli.output import duration, figure, format_option, print_objects, print_table
 from katuna.text import printable
+
+if TYPE_CHECKING:
+    from katuna.training import Training
 
 
 @click.command("show")
 @run_argument()
 @format_option()
 def command(run: str | None, output: str) -> None:
-    """Show a run; without RUN the latest. json and yaml print the Experiment with its status, in Katib's own shape."""
-    from katuna.run import Run
-    from katuna.status import katib_experiment
+    """Show a run; without RUN the latest. json and yaml print the Experiment with its status in Katib's own shape, or the job with
+    its status in the operator's."""
     from katuna.store.rundir import find
 
-    found = Run(find(run))
+    folder = find(run)
+    if folder.is_job:
+        from katuna.training import Training
+
+        _show_job(Training(folder), output)
+        return
+    from katuna.run import Run
+    from katuna.status import katib_experiment
+
+    found = Run(folder)
     if output != "table":
         print_objects(output, katib_experiment(found.experiment, found.search), [found.name])
         return
@@ -61,3 +72,57 @@ def _facts(run: Any) -> list[tuple[str, str]]:
     if run.state == "Interrupted":
         facts.append(("Next", f"katuna resume {run.name}"))
     return facts
+
+
+def _show_job(run: Training, output: str) -> None:
+    if output != "table":
+        print_objects(output, {**run.manifest, "status": run.status}, [run.name])
+        return
+    for name, value in _job_facts(run):
+        click.echo(f"{name.ljust(11)}{printable(value)}")
+    click.echo("")
+    print_table(("REPLICA", "STATE", "EXIT", "RESTARTS", "START", "PID"), _replica_rows(run), right=("EXIT", "RESTARTS", "PID"))
+    click.echo("")
+    conditions = [
+        [each["type"], each["status"], each["reason"], each["lastTransitionTime"], each["message"]]
+        for each in run.status["conditions"]
+    ]
+    print_table(("CONDITION", "STATUS", "REASON", "SINCE", "MESSAGE"), conditions)
+
+
+def _job_facts(run: Training) -> list[tuple[str, str]]:
+    from katuna.cli.replicas import in_words, replicas_in_words
+
+    ended = run.ended
+    why = f": {ended.message or ended.reason}" if ended and (ended.message or ended.condition != "Succeeded") else ""
+    facts = [
+        ("Run", run.name),
+        ("State", run.state + why),
+        ("Job", f"{run.job.kind} {run.job.name}, {replicas_in_words(run.job)}"),
+    ]
+    if run.options.overrides:
+        facts.append(("Overrides", " ".join(run.options.overrides)))
+    if run.metrics:
+        facts.append(("Metrics", in_words(run.metrics)))
+    facts += [("Took", duration(run.events[-1].at - run.opened.at)), ("Folder", str(run.path))]
+    if run.state in ("Interrupted", "Suspended"):
+        facts.append(("Next", f"katuna resume {run.name}"))
+    return facts
+
+
+def _replica_rows(run: Training) -> list[list[str]]:
+    """How each container stands, and how it was started the last time."""
+    from katuna.cli.replicas import how, logs_of
+
+    rows = []
+    for log in logs_of(run):
+        started, exited = run.container(log.pod, log.container)
+        if started is None:
+            state, code = (exited.reason if exited else "Pending"), ""
+        elif exited is None:
+            state, code = ("Running" if run.state == "Running" else "Ended"), ""
+        else:
+            state, code = exited.reason, "" if exited.code is None else str(exited.code)
+        process = started.process if started else {}
+        rows.append([log.label, state, code, str(started.restarts if started else 0), how(process), str(process.get("pid", ""))])
+    return rows

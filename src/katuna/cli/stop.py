@@ -1,4 +1,4 @@
-"""`katuna stop`: ends a search from outside."""
+"""`katuna stop`: ends a search or a job from outside."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ PATIENCE_S = 60.0
 @click.command("stop")
 @run_argument(required=True)
 def command(run: str) -> None:
-    """Ask the katuna process of a run to end: its trials are stopped, nothing recorded is lost, and it can be resumed.
+    """Ask the katuna process of a run to end: its trials or replicas are stopped, nothing recorded is lost, and it can be resumed.
 
-    A Python program that called katuna.tune is asked as a whole.
+    A Python program that called katuna.tune or katuna.train is asked as a whole.
     """
     from katuna.store.rundir import find
 
@@ -33,7 +33,7 @@ def command(run: str) -> None:
     while folder.holder() == pid:
         if time.monotonic() > give_up:
             raise KatunaError(
-                f"{folder.name}: process {pid} has not ended after {PATIENCE_S:.0f} s; its trials may ignore SIGTERM; try again, or kill it: the search stays resumable"
+                f"{folder.name}: process {pid} has not ended after {PATIENCE_S:.0f} s; its processes may ignore SIGTERM; try again, or kill it: the run stays resumable"
             )
         time.sleep(0.05)
     click.echo(f"{folder.name} has stopped; go on with `katuna resume {folder.name}`")

@@ -1,0 +1,71 @@
+"""The lines of growing logs: read once each, however long they are or however fast they come."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+READ_BYTES = 65536
+
+_END = re.compile(rb"\r?\n|\r(?=[^\n])")
+
+
+class Lines:
+    """A log from where it was last read; a line that is still being written waits. A file that is not there yet is empty."""
+
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        self.path = path
+        self._offset = offset
+        self._rest = b""
+
+    def new(self, *, last: bool = False) -> Iterator[str]:
+        """The lines since the last call, without their ends; with `last` also one that has none yet."""
+        return (line for line, _ in self.states(last=last))
+
+    def states(self, *, last: bool = False) -> Iterator[tuple[str, bool]]:
+        """As `new`, and of each whether a carriage return ended it: so a progress bar goes on to its next state."""
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            file.seek(self._offset)
+            # Up to where it ends now: its writer may be faster than whoever is shown it.
+            end_now = os.fstat(file.fileno()).st_size
+            while chunk := file.read(min(READ_BYTES, max(0, end_now - self._offset))):
+                self._offset += len(chunk)
+                data, begin = self._rest + chunk, 0
+                for end in _END.finditer(data):
+                    yield data[begin : end.start()].decode(errors="replace"), end[0] == b"\r"
+                    begin = end.end()
+                self._rest = data[begin:]
+                if len(self._rest) > READ_BYTES:
+                    yield self._take_rest(), False
+        if last and self._rest:
+            yield self._take_rest(), False
+
+    def _take_rest(self) -> str:
+        rest, self._rest = self._rest, b""
+        return rest.decode(errors="replace")
+
+    def skip(self, most_bytes: int) -> int:
+        """Where more than `most_bytes` wait, leaves out the older of them; returns how many lines that were."""
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            return 0
+        with file:
+            waiting = file.seek(0, 2) - self._offset
+            if waiting <= most_bytes:
+                return 0
+            file.seek(self._offset)
+            left_out, behind = 0, waiting - most_bytes // 2
+            while behind > 0 and (chunk := file.read(min(behind, READ_BYTES))):
+                left_out += chunk.count(b"\n")
+                behind -= len(chunk)
+            left_out += file.readline(most_bytes).endswith(b"\n")
+            self._offset = file.tell()
+        self._rest = b""
+        return left_out

@@ -1,0 +1,291 @@
+"""What a person sees while a job runs: a line for each thing that happens, and between them what its replicas print, under their names."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from katuna.cli.lines import Lines
+from katuna.cli.output import duration
+from katuna.cli.statusline import StatusLine
+from katuna.jobs import ContainerExited, ContainerStarted, JobEnded, JobEvent, JobReported, JobResumed
+from katuna.text import printable
+
+if TYPE_CHECKING:
+    from katuna.conductjob import Watcher
+    from katuna.launch.options import LocalOptions
+    from katuna.spec.job import Job
+    from katuna.training import Training
+
+MOST_BYTES = 262144
+"""What is shown of one log at one look; of more than that the older part is left out."""
+PROGRESS_EVERY_S = 2.0
+"""How often a progress bar's state is worth a line."""
+LAST_LINES = 8
+LAST_WIDTH = 400
+COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "bright_cyan", "bright_magenta", "bright_yellow")
+
+_STYLE = re.compile(r"\x1b\[[0-9;:]*[mK]")
+
+
+@dataclass(frozen=True)
+class Log:
+    """A container's output. `label` is what a person calls it: `master-0`, `worker-1/sidecar`."""
+
+    label: str
+    pod: str
+    container: str
+    path: Path
+
+
+def logs_of(run: Training) -> list[Log]:
+    """The logs of all containers of a job in the order of its pods, those that train before the others of their pods."""
+    from katuna.launch.plan import log_of
+
+    found = []
+    for replica in run.job.replicas:
+        own = label(run.job.name, replica.pod_name)
+        for each in (replica.container, *replica.sidecars, *replica.init_containers):
+            name = own if each is replica.container else f"{own}/{each.name}"
+            found.append(Log(name, replica.pod_name, each.name, log_of(run.path, run.job, replica.pod_name, each.name)))
+    return found
+
+
+def label(job: str, pod: str) -> str:
+    """A pod's name without its job's."""
+    return pod.removeprefix(f"{job}-")
+
+
+class ReplicaScreen:
+    """Prints the events of a job and the lines of its logs as they come, and on a terminal how it stands below them."""
+
+    def __init__(self) -> None:
+        self._line = StatusLine()
+        self._run: Training | None = None
+        self._labels: dict[tuple[str, str], str] = {}
+        self._readers: list[_Reader] = []
+        self._began: dict[tuple[str, str], float] = {}
+        self._metrics: dict[str, str] = {}
+        self._since = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """Nothing is drawn any more: what comes next begins at the left."""
+        self._line.write([])
+
+    @property
+    def has_seen(self) -> bool:
+        """Whether a job has begun before it."""
+        return self._run is not None
+
+    def watch(self, run: Training) -> Watcher:
+        """The introduction, and then what takes the events."""
+        self._run = run
+        logs = logs_of(run)
+        self._labels = {(log.pod, log.container): log.label for log in logs}
+        self._readers = [_Reader(log, prefix, run.path) for log, prefix in zip(logs, prefixes(logs, self._line), strict=True)]
+        self.say(introduction(run))
+        return self.take
+
+    def take(self, events: Sequence[JobEvent | str]) -> None:
+        """What is in the logs comes before the first end that is told of, and after what has started."""
+        over = any(isinstance(event, JobEnded) for event in events)
+        ends = (number for number, event in enumerate(events) if isinstance(event, ContainerExited | JobEnded))
+        first = next(ends, len(events))
+        lines = [line for event in events[:first] for line in self._lines(event)]
+        lines += [line for reader in self._readers for line in reader.lines(last=over)]
+        lines += [line for event in events[first:] for line in self._lines(event)]
+        self._line.write(lines, "" if over else self._status())
+
+    def say(self, lines: Iterable[str]) -> None:
+        self._line.write(lines)
+
+    def _lines(self, event: JobEvent | str) -> Iterator[str]:
+        match event:
+            case str():
+                yield printable(event)
+            case JobResumed():
+                yield "resumed: every replica begins anew, from its checkpoints where it has left some"
+            case JobReported():
+                self._metrics |= {report.metric: report.value for report in event.reports}
+            case ContainerStarted():
+                self._began[event.pod, event.container] = event.at
+                yield f"{self._name(event)} {started(event)}"
+            case ContainerExited():
+                took = event.at - self._began.pop((event.pod, event.container), event.at)
+                yield f"{self._name(event)} {printable(exited(event))} after {duration(took)}"
+
+    def _name(self, event: ContainerStarted | ContainerExited) -> str:
+        return self._labels.get((event.pod, event.container), f"{event.pod}/{event.container}")
+
+    def _status(self) -> str:
+        """`digits  1m05s  2 running  epoch=3 loss=0.25`."""
+        assert self._run is not None
+        took = duration(int(time.monotonic() - self._since)).replace(".0s", "s")
+        running = f"{len(self._began)} running" if self._began else "nothing runs yet" if not self._metrics else ""
+        return "  ".join(printable(word) for word in (self._run.name, took, running, in_words(self._metrics)) if word)
+
+
+def prefixes(logs: Sequence[Log], line: StatusLine) -> list[str]:
+    """What stands before each line of a log: whose it is."""
+    width = max((len(log.label) for log in logs), default=0)
+    return [line.styled(f"{log.label.ljust(width)} |", fg=COLOURS[number % len(COLOURS)]) for number, log in enumerate(logs)]
+
+
+def in_words(metrics: Mapping[str, str]) -> str:
+    """`epoch=3 loss=0.25`."""
+    return " ".join(f"{name}={value}" for name, value in metrics.items())
+
+
+class _Reader:
+    """One log, as lines to be shown."""
+
+    def __init__(self, log: Log, prefix: str, folder: Path) -> None:
+        try:
+            begin = log.path.stat().st_size
+        except FileNotFoundError:
+            begin = 0
+        self._lines = Lines(log.path, begin)
+        self._prefix = prefix
+        self._file = log.path.relative_to(folder)
+        self._shown_at = 0.0
+
+    def lines(self, *, last: bool) -> Iterator[str]:
+        left_out = self._lines.skip(MOST_BYTES)
+        if left_out:
+            yield f"{self._prefix} ... {left_out} lines left out here; all are in {self._file}"
+        held = ""
+        for text, is_state in self._lines.states(last=last):
+            held = ""
+            if is_state:
+                held = text
+            else:
+                yield self._shown(text)
+        now = time.monotonic()
+        if held.strip() and now - self._shown_at >= PROGRESS_EVERY_S:
+            self._shown_at = now
+            yield self._shown(held)
+
+    def _shown(self, text: str) -> str:
+        return f"{self._prefix} {printable(_STYLE.sub('', text).expandtabs())}".rstrip()
+
+
+def how(process: Any) -> str:
+    """`warm`, or `cold: why`; "" where a journal does not say."""
+    why = process.get("why", "")
+    return str(process.get("start", "")) + (f": {why}" if why else "")
+
+
+def started(event: ContainerStarted) -> str:
+    again = f" again (restart {event.restarts})" if event.restarts else ""
+    start = how(event.process)
+    return printable(f"started{again}, pid {event.process.get('pid')}" + (f" ({start})" if start else ""))
+
+
+def exited(event: ContainerExited) -> str:
+    if event.reason == "Completed":
+        return "completed"
+    if event.reason == "Stopped":
+        return "stopped"
+    code = "" if event.code is None else f", exit code {event.code}"
+    return f"ended: {event.reason}{code}"
+
+
+def replicas_in_words(job: Job) -> str:
+    """`1 Master and 2 Workers`."""
+    roles: dict[str, int] = {}
+    for replica in job.replicas:
+        roles[replica.role.capitalize() or "Pod"] = roles.get(replica.role.capitalize() or "Pod", 0) + 1
+    return " and ".join(f"{number} {role}{'s' if number > 1 else ''}" for role, number in roles.items())
+
+
+def introduction(run: Training) -> list[str]:
+    """What is about to happen, and what is otherwise here than on a cluster."""
+    job, options = run.job, run.options
+    lines = [
+        f"{run.name}: {job.kind} {job.name}, {replicas_in_words(job)}",
+        *([f"other than the file says: {' '.join(options.overrides)}"] if options.overrides else []),
+        f"images are not pulled: their commands run here, in {options.local.cwd}",
+        *(f"  {line}" for line in substituted(job, options.local)),
+        f"run folder {run.path}",
+    ]
+    return list(map(printable, lines))
+
+
+def substituted(job: Job, local: LocalOptions) -> list[str]:
+    """What stands for the cluster's addresses, numbers of processes and volumes, a line each."""
+    from katuna.spec.job import substitutions
+
+    injected = dict(job.replicas[0].injected)
+    names = {each.pod_name for each in job.replicas}
+    meeting = [
+        injected.get("MASTER_ADDR", injected.get("PET_MASTER_ADDR")),
+        injected.get("PET_RDZV_ENDPOINT", "").rpartition(":")[0],
+    ]
+    hosts = dict.fromkeys(host for host in meeting if host and host.partition(".")[0] in names)
+    lines = [f"address {host} -> 127.0.0.1, at a free port" for host in hosts]
+    told: dict[str, dict[str, None]] = {}
+    for replica in job.replicas:
+        for each in substitutions(job, replica):
+            told.setdefault(f"{each.name} {each.instead_of or 'unset'} -> {{}} ({each.why})", {})[each.value] = None
+    return [*lines, *(text.format(", ".join(values)) for text, values in told.items()), *volumes(job, local)]
+
+
+def volumes(job: Job, local: LocalOptions) -> list[str]:
+    """Where each volume of the pods lies here."""
+    found: dict[str, None] = {}
+    for volume in (each for replica in job.replicas for each in replica.volumes):
+        here = {
+            "emptyDir": "a folder that goes with the job",
+            "hostPath": volume.source,
+            "persistentVolumeClaim": local.claims.get(volume.source, "no folder here; --claim says which"),
+        }.get(volume.kind, "files that go with the job")
+        named = f" {volume.source}" if volume.source and volume.kind != "hostPath" else ""
+        found[f"volume {volume.name} ({volume.kind}{named}) -> {here}"] = None
+    return list(found)
+
+
+def closing(run: Training) -> list[str]:
+    """The end: condition, reason, last metrics, where everything lies, what to do next."""
+    ended = run.ended
+    assert ended is not None
+    took = ended.at - run.began_at
+    why = [ended.message] if ended.condition == "Succeeded" else [ended.reason, ended.message or "no more is known"]
+    lines = ["", f"{': '.join(filter(None, [ended.condition, *why]))} ({duration(took)})"]
+    lines += _last_words(run)
+    if run.metrics:
+        lines.append(f"last metrics       {in_words(run.metrics)}")
+    if ended.condition == "Suspended":
+        return [*lines, f"start it           katuna resume {run.name}"]
+    if (run.path / "export").is_dir():
+        lines.append(f"the model lies in  {run.path / 'export'}")
+    return [
+        *lines,
+        f"what it printed    katuna logs {run.name}",
+        f"how it stands      katuna show {run.name}",
+        f"everything lies in {run.path}",
+    ]
+
+
+def _last_words(run: Training) -> list[str]:
+    """Which container failed first, how, and the end of its log."""
+    from katuna.launch.plan import rank_of
+    from katuna.metrics.tail import last_lines
+
+    failed = run.failed
+    if failed is None or run.state != "Failed":
+        return []
+    log = next(log for log in logs_of(run) if (log.pod, log.container) == (failed.pod, failed.container))
+    replica = next(each for each in run.job.replicas if each.pod_name == failed.pod)
+    said = last_lines(log.path, count=LAST_LINES, width=LAST_WIDTH)
+    where = (
+        f"; the end of {log.path.relative_to(run.path)}:" if said else f"; it left nothing in {log.path.relative_to(run.path)}"
+    )
+    return [printable(f"{log.label}, rank {rank_of(replica)}, {exited(failed)}{where}"), *(f"  {line}" for line in said)]

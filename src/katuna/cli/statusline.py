@@ -1,0 +1,46 @@
+"""Lines that scroll by and, on a terminal, one below them that is written anew: how it stands."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from katuna.text import shorten
+
+_ERASE = "\r\x1b[K"
+
+
+class StatusLine:
+    """Writes to stdout; a reader who has left (`| head`) is no reason to end, what comes after is written to nobody."""
+
+    def __init__(self) -> None:
+        drawable = os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+        self._is_terminal = sys.stdout.isatty() and drawable
+        self._colours = self._is_terminal and not os.environ.get("NO_COLOR")
+        self._status = ""
+        self._read = True
+
+    def styled(self, text: str, **style: Any) -> str:
+        """`click.style`, where there are colours."""
+        return click.style(text, **style) if self._colours else text
+
+    def write(self, lines: Iterable[str], status: str = "") -> None:
+        """Whole lines, all in one write: none is torn. Then the status, cut to the window, on a terminal alone."""
+        shown = shorten(status, max(1, shutil.get_terminal_size().columns - 1)) if self._is_terminal else ""
+        text = "".join(f"{line}\n" for line in lines)
+        if self._read and (text or shown != self._status):
+            erase, self._status = _ERASE if self._status else "", shown
+            self._put(erase + text + shown)
+
+    def _put(self, text: str) -> None:
+        try:
+            click.echo(text, nl=False, color=True)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            self._read = False
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,172 @@
+"""`katuna train`: one job with all its replicas, from the file that the cluster takes."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from katuna.cli.options import Pair, local_options, run_options
+from katuna.errors import InputRefused, Interrupted
+from katuna.text import printable
+
+if TYPE_CHECKING:
+    from katuna.launch.plan import Planned
+    from katuna.spec.job import Container
+    from katuna.training import JobPlan, Training
+
+
+@click.command("train")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--name", metavar="JOB", help="Which job, where the files hold several.")
+@click.option(
+    "--values",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="ConfigMaps and Secrets that the job refers to; a Secret's file is not kept in the run folder.",
+)
+@click.option("--nproc", metavar="N", help="Processes in each replica, in the place of the file's nprocPerNode.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    type=Pair("PATH=VALUE"),
+    help="Another value for a field of the job, e.g. spec.pytorchReplicaSpecs.Worker.replicas=2.",
+)
+@click.option("--dry-run", is_flag=True, help="Print what each replica would run; -o json as one object. Nothing is run.")
+@click.option(
+    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How --dry-run prints."
+)
+@local_options
+def command(
+    files: tuple[Path, ...],
+    name: str | None,
+    values: tuple[Path, ...],
+    nproc: str | None,
+    changes: tuple[tuple[str, str], ...],
+    dry_run: bool,
+    output: str,
+    **options: Any,
+) -> None:
+    """Run the PyTorchJob, TrainJob or Job of a file on this machine, every replica as processes of its own.
+
+    FILES are YAML: the job, and what it refers to. The file is the one that a cluster takes; images are not pulled, their commands
+    run here. Ctrl-C ends the replicas, `katuna resume` goes on from their checkpoints.
+
+    \b
+    katuna train training_jobs/digits-ddp.yaml                 one Master and one Worker
+    katuna train training_jobs/digits-ddp.yaml --dry-run       what each of them would run, and where
+    katuna train training_jobs/digits-torchrun.yaml --nproc 1  one process in the place of two
+    katuna train training_jobs/digits-ddp.yaml --set spec.pytorchReplicaSpecs.Worker.replicas=3
+    katuna train job.yaml --values settings.yaml --values keys.yaml --claim data=./data
+    """
+    from katuna import conductjob
+    from katuna.cli.screen import say_findings
+    from katuna.training import TrainOptions
+
+    if output == "json" and not dry_run:
+        raise InputRefused(
+            "-o json: only --dry-run prints JSON; `katuna show -o json` prints the job with its status once it runs"
+        )
+    wanted = TrainOptions(run_options(**options).local, name, nproc, changes)
+    planned = conductjob.plan_job((*files, *values), wanted, as_cluster=output == "json")
+    say_findings(planned.findings)
+    if dry_run:
+        _print_plan(planned, output)
+        return
+    attend(lambda **how: conductjob.start(planned, **how))
+
+
+def attend(job: Callable[..., Training]) -> None:
+    """Calls `job(interruptions=..., watch=...)`, shows it as it goes, and exits with the code that the outcome has.
+
+    Raises Interrupted for a job that a signal ended.
+    """
+    from katuna.cli.replicas import ReplicaScreen, closing
+    from katuna.cli.search import StopRequests
+
+    stop, screen = StopRequests(), ReplicaScreen()
+    with stop.listening(), screen:
+        run = job(interruptions=lambda: stop.count, watch=screen.watch)
+    if run.ended is None:
+        raise Interrupted(f"interrupted: go on with `katuna resume {run.name}`", stop.signum)
+    if screen.has_seen:
+        screen.say(closing(run))
+    else:
+        click.echo(f"{run.name} has ended: {run.ended.condition}. There is nothing to resume; `katuna show {run.name}` shows it")
+    if run.ended.condition == "Failed":
+        sys.exit(1)
+
+
+def _print_plan(planned: JobPlan, output: str) -> None:
+    """Raises InputRefused, when all is printed, for what could not run here."""
+    from katuna.cli.replicas import label, replicas_in_words, substituted
+    from katuna.conductjob import containers, preflight
+
+    if output == "json":
+        _print_objects(planned)
+        return
+    click.echo(f"{planned.job.kind} {planned.job.name}, {replicas_in_words(planned.job)}; nothing is started")
+    for line in substituted(planned.job, planned.options.local):
+        click.echo(f"  {printable(line)}")
+    for each in containers(planned):
+        name = label(planned.job.name, each.replica.pod_name) + ("" if each.is_main else f"/{each.container.name}")
+        click.echo(f"\n{name}" + ("" if each.is_main else f"  ({each.stage})"))
+        before = ""
+        for what, text in _rows(planned, each):
+            click.echo(f"  {('' if what == before else what).ljust(9)} {printable(text)}")
+            before = what
+    preflight(planned)
+
+
+def _print_objects(planned: JobPlan) -> None:
+    """What the operator makes of the job, but for addresses and ports, which are this machine's."""
+    from katuna.cli.output import print_json
+    from katuna.spec.plan import plan
+
+    pods = plan(planned.job, mapped=True)["replicas"]
+    wanted = ("name", "env", "argv")
+    print_json(
+        {
+            "replicas": [
+                {"pod": pod["pod"], "containers": [{key: each[key] for key in wanted} for each in pod["containers"]]}
+                for pod in pods
+            ]
+        }
+    )
+
+
+def _rows(planned: JobPlan, each: Planned) -> Iterator[tuple[str, str]]:
+    """What a container would run, where, and with what."""
+    yield "runs", shlex.join(each.command.argv) if each.command.argv else "nothing: its image's entrypoint is not known here"
+    yield "in", str(each.command.folder)
+    yield from (("env", f"{name}={value}") for name, value in _shown_env(planned, each))
+    yield from (("volume", f"{mount.path} ({mount.volume})") for mount in each.container.mounts)
+    if _resources(each.container):
+        yield "asks for", _resources(each.container)
+
+
+def _shown_env(planned: JobPlan, each: Planned) -> Iterator[tuple[str, str]]:
+    """The variables that the job sets and those that controllers add, as they are here; nothing that a Secret holds."""
+    from katuna.spec.job import LOOPBACK, MASTER_PORT, replica_environment
+    from katuna.spec.plan import masked
+
+    container = None if each.is_main else each.container
+    for name, value in replica_environment(masked(planned.job), each.replica, container=container):
+        if name.endswith("MASTER_PORT") and value == str(MASTER_PORT):
+            yield name, "<a free port>"
+        elif (name, value) == ("PET_RDZV_ENDPOINT", f"{LOOPBACK}:{MASTER_PORT}"):
+            yield name, f"{LOOPBACK}:<a free port>"
+        else:
+            yield name, each.command.env.get(name, value)
+
+
+def _resources(container: Container) -> str:
+    words = [f"{container.cpu:g} CPU" if container.cpu is not None else "", f"{container.gpus} GPU" if container.gpus else ""]
+    words.append(f"{container.memory_bytes / 2**30:g} GiB" if container.memory_bytes else "")
+    return ", ".join(filter(None, words))

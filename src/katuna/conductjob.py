@@ -1,0 +1,315 @@
+"""Runs a job without a search: from files to a run folder in which all its replicas train, and from a folder to one that goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from katuna.dataset import check_same
+from katuna.errors import InputRefused
+from katuna.jobs import JobEvent, JobOpened, JobReported, JobResumed
+from katuna.launch.options import LocalOptions
+from katuna.metrics.anyname import AnyNameTail
+from katuna.run import PathLike, versions
+from katuna.spec.dump import to_yaml
+from katuna.spec.job import MASTER_PORT, job_from_manifest
+from katuna.spec.loadjob import load_job
+from katuna.spec.sources import read_source
+from katuna.spec.yamltext import Source
+from katuna.store import journal, rundir
+from katuna.store.rundir import RunDir
+from katuna.training import JobPlan, Training, TrainOptions, manifests
+
+if TYPE_CHECKING:
+    from katuna.launch.devices import Lease
+    from katuna.launch.jobrun import JobRun
+    from katuna.launch.plan import Planned
+    from katuna.launch.process import Starter
+
+Watcher = Callable[[Sequence[JobEvent | str]], None]
+"""Called in each round with what was journalled in it, which may be nothing; a text is a remark for people."""
+
+LOOK_S = 0.1
+"""How often growing logs, and devices that others have, are looked at."""
+CLOSE_GRACE_S = 10.0
+"""What replicas have when this process is to end at once, as after a KeyboardInterrupt."""
+UNRESPONSIVE_S = 20.0
+"""What replicas get beyond the grace period before they are killed with their guards."""
+
+
+def plan_job(paths: Sequence[PathLike], options: TrainOptions | None = None, *, as_cluster: bool = False) -> JobPlan:
+    """Reads and checks everything that can be checked before a process starts. `as_cluster` lets fields pass that a cluster drops.
+
+    Raises SpecRefused with all findings of all files, InputRefused for options that the job cannot be run with.
+    """
+    options = options or TrainOptions()
+    sources = tuple(map(read_source, paths))
+    planned = _planned(sources, options, as_cluster=as_cluster)
+    secrets = [source for source in sources if _holds_secret(source)]
+    if any(source.name == planned.loaded.file for source in secrets):
+        raise InputRefused(
+            f"{planned.loaded.file} holds the job and a Secret: the run folder keeps the job's file as it is, and no Secret; "
+            f"move the Secret to a file of its own and give it with --values FILE"
+        )
+    return replace(planned, options=replace(options, secrets=tuple(str(Path(source.name).absolute()) for source in secrets)))
+
+
+def _planned(sources: tuple[Source, ...], options: TrainOptions, *, as_cluster: bool = False) -> JobPlan:
+    loaded = load_job(
+        sources,
+        options.name,
+        pass_env=options.local.pass_env,
+        nproc=options.nproc,
+        changes=options.changes,
+        as_cluster=as_cluster,
+    )
+    job = job_from_manifest(loaded.manifest, beside=loaded.beside, pass_env=options.local.pass_env)
+    return JobPlan(sources, loaded, options, job)
+
+
+def train(
+    *paths: PathLike,
+    options: TrainOptions | None = None,
+    home: PathLike | None = None,
+    watch: Callable[[Training], Watcher] | None = None,
+) -> Training:
+    """Runs the job of the files to its end and returns its run; prints nothing.
+
+    `paths` are the job and what it refers to (ConfigMaps, Secrets, a runtime). `home` is where runs are kept, else KATUNA_HOME or
+    `runs`. Raises SpecRefused and InputRefused before anything runs. A KeyboardInterrupt ends the replicas; `katuna resume` goes on.
+    """
+    return start(plan_job(paths, options), home=None if home is None else Path(home), watch=watch)
+
+
+def start(
+    planned: JobPlan,
+    *,
+    home: Path | None = None,
+    interruptions: Callable[[], int] = lambda: 0,
+    watch: Callable[[Training], Watcher] | None = None,
+) -> Training:
+    """Makes the run folder and runs the job to its end, or until it is interrupted. Returns the run either way."""
+    preflight(planned)
+    folder = make_run(planned, home)
+    with folder.locked():
+        _Conductor(folder, planned, interruptions, watch).run()
+    return Training(folder)
+
+
+def resume(
+    folder: RunDir,
+    *,
+    drop_after: int | None = None,
+    interruptions: Callable[[], int] = lambda: 0,
+    watch: Callable[[Training], Watcher] | None = None,
+) -> Training:
+    """Goes on with a job that was interrupted, killed or suspended: every replica begins anew in the same folder, where trainers find
+    their checkpoints. One that has ended is returned as it is.
+
+    Raises RunLocked, JournalDamaged, and InputRefused when the dataset is another by now or the job can no longer run here: then
+    nothing has been changed.
+    """
+    with folder.locked():
+        if drop_after is not None:
+            journal.drop_after(folder.journal, drop_after)
+        found = Training(folder)
+        if found.state not in ("Running", "Suspended"):
+            return found
+        planned = _again(found)
+        check_same(planned.options.local.data, planned.options.local.data_digest)
+        preflight(planned)
+        _Conductor(folder, planned, interruptions, watch).run(resumed=True)
+    return Training(folder)
+
+
+def _again(found: Training) -> JobPlan:
+    """What the run was started with, read anew; a job that was suspended is so no more."""
+    options = found.options
+    try:
+        files: tuple[PathLike, ...] = (*found.folder.sources, *options.secrets)
+        sources = tuple(map(read_source, files))
+    except InputRefused as error:
+        raise InputRefused(f"{error}; it was given with the job, and a Secret is not kept in the run folder") from error
+    planned = _planned(sources, options)
+    return replace(planned, job=replace(planned.job, suspend=False)) if found.state == "Suspended" else planned
+
+
+def preflight(planned: JobPlan) -> None:
+    """Raises InputRefused when the job could not start on this machine."""
+    from katuna.launch.plan import preflight as problems
+
+    found = problems(planned.job, planned.options.local, os.environ)
+    if found:
+        raise InputRefused("\n".join(f"{message} ({hint})" if hint else message for message, hint in found))
+
+
+def containers(planned: JobPlan) -> Sequence[Planned]:
+    """What each container would run here, nothing made yet, with a mark for all that a Secret holds; the port is not yet a free one,
+    and no GPU is leased."""
+    from katuna.launch.devices import usable_cpus
+    from katuna.launch.plan import Place, plan
+    from katuna.spec.plan import masked
+
+    return plan(
+        masked(planned.job), Place(Path("RUN"), planned.options.local, os.environ, {}, {}, {}, usable_cpus()), (), MASTER_PORT
+    )
+
+
+def make_run(planned: JobPlan, home: Path | None = None) -> RunDir:
+    """A new run folder with the files as given, but for those that hold a Secret. Raises InputRefused when it cannot be made."""
+    files: dict[str, bytes] = {}
+    for number, source in enumerate(planned.sources):
+        if str(Path(source.name).absolute()) not in planned.options.secrets:
+            name = "job.yaml" if source.name == planned.loaded.file else f"beside/{number:03d}-{Path(source.name).name}"
+            files[name] = source.text.encode()
+    digest = hashlib.sha256(b"".join(files.values())).hexdigest()
+    opened = JobOpened(time.time(), planned.job.name, digest, versions(), planned.options.as_json())
+    files |= {"as-run.yaml": to_yaml(planned.loaded.manifest).encode(), "journal.jsonl": journal.encode(opened)}
+    return rundir.create(planned.job.name, files, home)
+
+
+class _Conductor:
+    """Runs a job in its folder, journals what happens, and ends it when it is asked to."""
+
+    def __init__(
+        self,
+        folder: RunDir,
+        planned: JobPlan,
+        interruptions: Callable[[], int],
+        watch: Callable[[Training], Watcher] | None,
+    ) -> None:
+        self._folder = folder
+        self._planned = planned
+        self._interruptions = interruptions
+        self._watcher: Watcher = watch(Training(folder)) if watch else lambda _: None
+        self._heeded = 0
+
+    def run(self, *, resumed: bool = False) -> None:
+        with contextlib.ExitStack() as stack:
+            self._store = stack.enter_context(contextlib.closing(journal.Journal(self._folder.journal)))
+            if resumed:
+                self._tell([JobResumed(time.time())])
+            lease = self._lease()
+            if lease is None:
+                return
+            stack.callback(lease.close)
+            starter = stack.enter_context(contextlib.closing(_starter(self._planned.options.local)))
+            log = self._folder.path / "log"
+            tail = AnyNameTail(log, _size(log))
+            stack.callback(tail.close)
+            job = self._job_run(lease, starter)
+            try:
+                self._follow(job, tail)
+            finally:
+                _end(job, min(CLOSE_GRACE_S, self._planned.job.grace_s))
+
+    def _lease(self) -> Lease | None:
+        """The GPUs that the job asks for, once they are free; None when it is interrupted before."""
+        from katuna.launch.devices import DevicePool, cuda_devices, lease_folder
+        from katuna.launch.plan import gpus
+
+        wanted = gpus(self._planned.job, self._planned.options.local)
+        pool = DevicePool(cuda_devices(os.environ), lease_folder(os.environ))
+        lease = pool.lease(wanted)
+        if lease is None:
+            self._tell([f"waiting for {wanted} GPU(s) that other katuna processes have"])
+        while lease is None and not self._interruptions():
+            time.sleep(LOOK_S)
+            lease = pool.lease(wanted)
+        return lease
+
+    def _job_run(self, lease: Lease, starter: Starter) -> JobRun:
+        from katuna.launch.jobrun import JobRun, release
+
+        release(self._folder.path.absolute())
+
+        return JobRun(
+            self._planned.job,
+            self._folder.path.absolute(),
+            options=self._planned.options.local,
+            environ=os.environ,
+            clock=_SystemClock(),
+            starter=starter,
+            lease=lease,
+            defaults={"PYTHONUNBUFFERED": "1"},
+            extra={},
+        )
+
+    def _follow(self, job: JobRun, tail: AnyNameTail) -> None:
+        from katuna.launch.process import await_any
+
+        while True:
+            events = job.poll()
+            reports = tail.read()
+            if job.over:
+                while not tail.at_end:
+                    reports += tail.read()
+                reports += tail.finish()
+            # The log has every value; the journal has one of each name a look, however fast they come.
+            latest = {report.metric: report for report in reports}
+            told = [JobReported(time.time(), tuple(latest.values()))] if latest else []
+            self._tell([*told, *events])
+            if job.over:
+                return
+            self._heed(job)
+            await_any(job.filenos(), 0 if not tail.at_end else LOOK_S)
+
+    def _tell(self, events: Sequence[JobEvent | str]) -> None:
+        for event in events:
+            if not isinstance(event, str):
+                self._store.append(event)
+        self._store.sync()
+        self._watcher(events)
+
+    def _heed(self, job: JobRun) -> None:
+        """The first request to end gives the replicas their grace period, a second one none."""
+        asked = self._interruptions()
+        if asked > self._heeded:
+            self._heeded = asked
+            grace_s = self._planned.job.grace_s if asked == 1 else 0.0
+            if grace_s:
+                self._tell(["", f"ending the replicas, which have {grace_s:g} s; Ctrl-C again ends them at once"])
+            job.stop(grace_s)
+
+
+def _starter(options: LocalOptions) -> Starter:
+    from katuna.launch.process import ColdStarter
+    from katuna.launch.warm import WarmStarter
+
+    return ColdStarter() if options.cold else WarmStarter()
+
+
+def _end(job: JobRun, grace_s: float) -> None:
+    """Whatever went wrong here, nothing that was started is left."""
+    from katuna.launch.process import await_any
+
+    if not job.over:
+        job.stop(grace_s)
+        give_up = time.monotonic() + grace_s + UNRESPONSIVE_S
+        while not job.over and time.monotonic() < give_up:
+            job.poll()
+            await_any(job.filenos(), LOOK_S)
+        job.kill()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+class _SystemClock:
+    def now(self) -> float:
+        return time.time()
+
+
+def _holds_secret(source: Source) -> bool:
+    documents = [each for manifest in manifests(source) for each in (manifest, *(manifest.get("items") or ()))]
+    return any(isinstance(each, dict) and each.get("kind") == "Secret" for each in documents)

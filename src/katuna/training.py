@@ -1,0 +1,199 @@
+"""The run of a job without a search, read: what it was started with, and how it stands as its journal tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from katuna.errors import Finding, InputRefused
+from katuna.jobs import (
+    COMPLETED,
+    STOPPED,
+    ContainerExited,
+    ContainerStarted,
+    JobEnded,
+    JobEvent,
+    JobOpened,
+    JobReported,
+    JobResumed,
+)
+from katuna.jobstatus import status
+from katuna.launch.options import LocalOptions
+from katuna.spec.job import Job, job_from_manifest
+from katuna.spec.loadjob import LoadedJob
+from katuna.spec.model import Manifest
+from katuna.spec.sources import read_source
+from katuna.spec.yamltext import Source, parse
+from katuna.store import journal
+from katuna.store.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a user may say of a job beside its file; recorded in the journal, so that a resume means the same.
+
+    `name` picks one of several jobs. `nproc` and `changes` (path, value) stand for what the file says. `secrets` are the files that
+    hold a Secret: they are not kept in the run folder, and read where they are.
+    """
+
+    local: LocalOptions = field(default_factory=LocalOptions)
+    name: str | None = None
+    nproc: str | None = None
+    changes: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "local": self.local.as_json(),
+            "name": self.name,
+            "nproc": self.nproc,
+            "changes": [list(pair) for pair in self.changes],
+            "secrets": list(self.secrets),
+        }
+
+    @property
+    def overrides(self) -> list[str]:
+        """What stands in for the file's own words, as the command line says it."""
+        said = [f"--nproc {self.nproc}"] if self.nproc else []
+        return said + [f"--set {path}={value}" for path, value in self.changes]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TrainOptions:
+        """The inverse of `as_json`."""
+        return cls(
+            LocalOptions.from_json(data["local"]),
+            data["name"],
+            data["nproc"],
+            tuple((path, value) for path, value in data["changes"]),
+            tuple(data["secrets"]),
+        )
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """A job that can be started: everything checked, nothing written yet."""
+
+    sources: tuple[Source, ...]
+    loaded: LoadedJob
+    options: TrainOptions
+    job: Job
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return self.loaded.findings
+
+
+class Training:
+    """A job's run folder, read: the job as it runs, and how it stands.
+
+    Make a new one to see what has happened since.
+    """
+
+    def __init__(self, folder: RunDir) -> None:
+        self.folder = folder
+
+    def __repr__(self) -> str:
+        return f"Training({str(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path
+
+    @cached_property
+    def events(self) -> tuple[JobEvent, ...]:
+        """The journal. Raises JournalDamaged."""
+        return tuple(event for event, _ in journal.read_job(self.folder.journal))
+
+    @property
+    def opened(self) -> JobOpened:
+        """The first event. Raises InputRefused for a journal without it, which katuna does not leave."""
+        first = next(iter(self.events), None)
+        if not isinstance(first, JobOpened):
+            raise InputRefused(
+                f"{self.folder.journal} does not begin as a job's journal does; start the job anew with `katuna train`"
+            )
+        return first
+
+    @property
+    def options(self) -> TrainOptions:
+        """Raises InputRefused for what another version of katuna wrote and this one cannot read."""
+        try:
+            return TrainOptions.from_json(self.opened.options)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputRefused(f"{self.folder.journal}, line 1: the options of another version of katuna ({error})") from error
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The job as it runs here: the file's, with --nproc and --set. Raises InputRefused when it is gone or no longer read."""
+        return manifests(read_source(self.folder.as_run))[0]
+
+    @cached_property
+    def job(self) -> Job:
+        """As the manifest says, without what only a Secret knows."""
+        beside = [each for path in self.folder.sources for each in manifests(read_source(path))]
+        return job_from_manifest(self.manifest, beside=beside)
+
+    @property
+    def ended(self) -> JobEnded | None:
+        """How it ended, if that is the last that was heard of it; a job that was interrupted has not."""
+        last = self.events[-1] if self.events else None
+        return last if isinstance(last, JobEnded) and last.condition != "Stopped" else None
+
+    @property
+    def state(self) -> str:
+        """Running, Interrupted or Suspended (it can be resumed), Succeeded or Failed."""
+        if self.ended is not None:
+            return self.ended.condition
+        return "Running" if self.folder.holder() is not None else "Interrupted"
+
+    @property
+    def began_at(self) -> float:
+        """When it was last taken up."""
+        return next(event.at for event in reversed(self.events) if isinstance(event, JobOpened | JobResumed))
+
+    def container(self, pod: str, name: str) -> tuple[ContainerStarted | None, ContainerExited | None]:
+        """How a container was last started, and how that ended, as far as it has."""
+        started: ContainerStarted | None = None
+        exited: ContainerExited | None = None
+        for event in self.events:
+            if isinstance(event, JobResumed):
+                started = exited = None
+            elif isinstance(event, ContainerStarted | ContainerExited) and (event.pod, event.container) == (pod, name):
+                started, exited = (event, None) if isinstance(event, ContainerStarted) else (started, event)
+        return started, exited
+
+    @property
+    def failed(self) -> ContainerExited | None:
+        """The first end that was a failure and after which its container did not begin again."""
+        failed: ContainerExited | None = None
+        for event in self.events:
+            if isinstance(event, JobResumed) or (
+                isinstance(event, ContainerStarted) and failed and (event.pod, event.container) == (failed.pod, failed.container)
+            ):
+                failed = None
+            elif isinstance(event, ContainerExited) and event.reason not in (COMPLETED, STOPPED):
+                failed = failed or event
+        return failed
+
+    @cached_property
+    def status(self) -> dict[str, Any]:
+        """The job's status as the operator writes it."""
+        return status(self.job, self.events)
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """The latest value of each metric that rank 0 printed, as text."""
+        told = (event for event in self.events if isinstance(event, JobReported))
+        return {report.metric: report.value for event in told for report in event.reports}
+
+
+def manifests(source: Source) -> list[Manifest]:
+    """The documents of a file that was read before."""
+    return [document.value for document in parse(source)[0] if isinstance(document.value, dict)]

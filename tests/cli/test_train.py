@@ -1,0 +1,395 @@
+"""`katuna train` as a user types it: real files and processes, and what the screen, the other verbs and the run folder say of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs import STEPS, pytorchjob, write_job
+from katuna.cli import main
+from searches import await_line, await_none, journal_events, katuna, objects, spawn, write_experiment
+
+FOREVER = "import time\nprint('loss=0.5', flush=True)\nwhile True: time.sleep(1)"
+STUBBORN = (
+    "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('loss=0.5', flush=True)\nwhile True: time.sleep(1)"
+)
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def refused(*arguments: str) -> str:
+    """The message of an input that is refused: exit code 2, stderr, nothing on stdout, no run folder, no traceback."""
+    done = katuna("train", *arguments)
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert not Path("runs").exists()
+    return done.stderr
+
+
+def test_a_job_from_a_file_to_its_end_with_each_replicas_lines_under_its_name(tmp_path: Path) -> None:
+    path = write_job(tmp_path, STEPS, "3", "0.02", workers=2)
+    done = katuna("train", "job.yaml")
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "toy: PyTorchJob toy, 1 Master and 2 Workers"
+    for replica in ("master-0", "worker-0", "worker-1"):
+        shown = [line for line in lines if line.startswith(f"{replica} | ")]
+        assert shown == [f"{replica} | from step 0", *(f"{replica} | step={step} loss={1 / step:.4f}" for step in (1, 2, 3))]
+        assert any(line.startswith(f"{replica} started, pid ") for line in lines)
+    assert "  address toy-master-0 -> 127.0.0.1, at a free port" in lines
+    assert any(line.startswith("Succeeded") for line in lines)
+    assert "step=3 loss=0.3333" in done.stdout
+    assert "katuna logs toy" in done.stdout
+    run = tmp_path / "runs" / "toy"
+    assert (run / "job.yaml").read_bytes() == path.read_bytes()
+    assert (run / "log").read_text().count("step=") == 3
+    assert (run / "logs" / "toy-worker-1.log").read_text().count("step=") == 3
+    kinds = [event["event"] for event in journal_events(run)]
+    assert (kinds[0], kinds[-1]) == ("JobOpened", "JobEnded")
+    assert kinds.count("ContainerStarted") == kinds.count("ContainerExited") == 3
+
+
+def test_a_failed_rank_ends_the_job_and_is_named_with_its_exit_code_and_the_end_of_its_log(tmp_path: Path) -> None:
+    program = "import os, sys, time\nif os.environ['RANK'] == '1': print('before'); sys.exit('out of data')\ntime.sleep(60)"
+    write_job(tmp_path, program, workers=1)
+    began = time.monotonic()
+    done = katuna("train", "job.yaml")
+    assert done.returncode == 1, done.stderr
+    assert time.monotonic() - began < 30
+    ending = done.stdout[done.stdout.index("\nFailed") :]
+    assert "worker-0" in ending
+    assert "rank 1" in ending
+    assert "code 1" in ending
+    assert "out of data" in ending
+    assert "Failed" in katuna("ls").stdout
+
+
+def test_the_other_verbs_on_a_job(tmp_path: Path) -> None:
+    write_job(tmp_path, STEPS, "2", "0", workers=1)
+    assert katuna("train", "job.yaml").returncode == 0
+    assert katuna("ls").stdout.splitlines()[1].split()[:3] == ["toy", "Succeeded", "PyTorchJob"]
+    assert objects("ls")[0]["replicas"] == 2
+    shown = objects("show")
+    assert (shown["kind"], shown["metadata"]["name"]) == ("PyTorchJob", "toy")
+    assert shown["status"]["conditions"][-1]["type"] == "Succeeded"
+    assert shown["status"]["conditions"][0]["reason"] == "PyTorchJobCreated"
+    assert shown["status"]["replicaStatuses"]["Master"]["succeeded"] == 1
+    assert yaml.safe_load(katuna("show", "to", "-o", "yaml").stdout) == shown
+    text = katuna("show").stdout
+    assert "PyTorchJobSucceeded" in text
+    assert "loss=0.5000" in text
+    assert re.search(r"worker-0 +Completed +0 +0 +(warm|cold)", text), text
+    logs = katuna("logs", "toy").stdout.splitlines()
+    assert logs == [f"{who} | {line}" for who in ("master-0", "worker-0") for line in _printed(2)]
+    for one in (("toy", "--replica", "worker-0"), ("toy/worker-0",), ("toy/toy-worker-0",)):
+        assert katuna("logs", *one).stdout.splitlines() == _printed(2)
+    unknown = katuna("logs", "toy", "--replica", "worker-7")
+    assert unknown.returncode == 2
+    assert "master-0, worker-0" in unknown.stderr
+    for verb in ("best", "trials", "report", "export"):
+        answer = katuna(verb, "toy")
+        assert answer.returncode == 2
+        assert answer.stderr.count("\n") == 1
+        assert "`katuna show toy`" in answer.stderr
+    over = katuna("resume", "toy")
+    assert (over.returncode, "nothing to resume" in over.stdout) == (0, True)
+    budget = katuna("resume", "toy", "--max-trials", "3")
+    assert (budget.returncode, "--max-trials" in budget.stderr) == (2, True)
+    assert "toy is not running" in katuna("stop", "toy").stdout
+    assert katuna("rm", "toy").returncode == 0
+    assert not (tmp_path / "runs" / "toy").exists()
+
+
+def _printed(steps: int) -> list[str]:
+    return ["from step 0", *(f"step={step} loss={1 / step:.4f}" for step in range(1, steps + 1))]
+
+
+def test_a_search_beside_a_job_is_still_a_search(tmp_path: Path) -> None:
+    write_experiment(tmp_path, maxTrialCount=1, parallelTrialCount=1)
+    write_job(tmp_path, STEPS, "1", "0", name="job")
+    assert katuna("tune", "experiment.yaml").returncode == katuna("train", "job.yaml").returncode == 0
+    assert {row["name"]: row["kind"] for row in objects("ls")} == {"toy": "Experiment", "job": "PyTorchJob"}
+    assert "--replica" in katuna("logs", "toy", "--replica", "master-0").stderr
+
+
+@LINUX
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("program", [FOREVER, STUBBORN], ids=["willing", "stubborn"])
+def test_a_signal_ends_all_replicas_and_leaves_a_job_that_goes_on(tmp_path: Path, signum: int, code: int, program: str) -> None:
+    mark = f"mark-{uuid.uuid4()}"
+    write_job(tmp_path, program, workers=1, env={"MARK": mark})
+    process = spawn("train", "job.yaml")
+    run = tmp_path / "runs" / "toy"
+    await_line(run / "log", "loss")
+    await_line(run / "logs" / "toy-worker-0.log", "loss")
+    os.killpg(process.pid, signum)
+    if program is STUBBORN:
+        time.sleep(0.3)
+        os.killpg(process.pid, signum)
+    _, errors = process.communicate(timeout=40)
+    assert process.returncode == code, errors
+    assert "go on with `katuna resume toy`" in errors
+    assert "Traceback" not in errors
+    assert await_none(mark, within_s=1.0) == []
+    assert "Interrupted" in katuna("ls").stdout
+
+
+@LINUX
+def test_a_job_whose_katuna_was_killed_goes_on_from_its_checkpoints(tmp_path: Path) -> None:
+    mark = f"mark-{uuid.uuid4()}"
+    write_job(tmp_path, STEPS, "40", "0.1", workers=1, env={"MARK": mark})
+    process = spawn("train", "job.yaml")
+    run = tmp_path / "runs" / "toy"
+    await_line(run / "log", "step=2 ")
+    process.kill()
+    process.communicate(timeout=30)
+    assert await_none(mark, within_s=5.0) == [], "the guards end what katuna left"
+    assert "Interrupted" in katuna("ls").stdout
+    for rank in ("0", "1"):
+        (run / f"checkpoints-{rank}").write_text("38")
+    resumed = katuna("resume", "toy")
+    assert resumed.returncode == 0, (resumed.stdout, resumed.stderr)
+    assert "master-0 | from step 38" in resumed.stdout
+    assert "worker-0 | from step 38" in resumed.stdout
+    assert "step=2 " not in resumed.stdout, "what was shown before is not shown again"
+    kinds = [event["event"] for event in journal_events(run)]
+    assert kinds.count("JobResumed") == 1
+    assert (run / "log").read_text().count("from step") == 2
+
+
+def test_stop_from_a_second_shell_and_logs_that_follow(tmp_path: Path) -> None:
+    write_job(tmp_path, STEPS, "600", "0.1", workers=1)
+    process = spawn("train", "job.yaml")
+    await_line(tmp_path / "runs" / "toy" / "logs" / "toy-worker-0.log", "step=1 ")
+    following = spawn("logs", "-f", "toy")
+    assert "Running" in katuna("ls").stdout
+    busy = katuna("resume", "toy")
+    assert (busy.returncode, f"pid {process.pid}" in busy.stderr) == (2, True)
+    assert katuna("rm", "-y", "toy").returncode == 2
+    stopped = katuna("stop", "toy")
+    assert stopped.returncode == 0, stopped.stderr
+    assert "katuna resume toy" in stopped.stdout
+    process.communicate(timeout=10)
+    assert process.returncode == 143
+    seen, _ = following.communicate(timeout=10)
+    assert "master-0 | step=1 loss=1.0000" in seen
+    assert "worker-0 | step=1 loss=1.0000" in seen
+
+
+SHOWS = "import os\nprint('plain', os.environ['PLAIN'], 'length', len(os.environ['TOKEN']), flush=True)"
+
+
+def documents(secret: str) -> tuple[dict[str, object], dict[str, object], dict[str, object]]:
+    env = [
+        {"name": "PLAIN", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "plain"}}},
+        {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "token"}}},
+    ]
+    volumes = {"volumes": [{"name": "keys", "secret": {"secretName": "keys"}}]}
+    container = {"env": env, "volumeMounts": [{"name": "keys", "mountPath": "/etc/keys"}]}
+    job = pytorchjob(
+        SHOWS + "\nprint(len(open(os.environ['KEYS'] + '/token').read()))",
+        container=container,
+        pod=volumes,
+        env={"KEYS": "/etc/keys"},
+    )
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"plain": "visible"}}
+    hidden = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": {"token": secret}}
+    return job, config, hidden
+
+
+def test_a_secret_reaches_its_process_and_no_file_of_the_run(tmp_path: Path) -> None:
+    secret = f"s3cr3t-{uuid.uuid4()}"
+    job, config, hidden = documents(secret)
+    Path("job.yaml").write_text(yaml.safe_dump_all([job, config]))
+    Path("keys.yaml").write_text(yaml.safe_dump(hidden))
+    done = katuna("train", "job.yaml", "--values", "keys.yaml")
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert f"plain visible length {len(secret)}" in done.stdout
+    told = [done.stdout, done.stderr, *(katuna(*verb).stdout for verb in (("show",), ("show", "-o", "json"), ("logs", "toy")))]
+    told.append(katuna("train", "job.yaml", "--values", "keys.yaml", "--dry-run").stdout)
+    told.append(katuna("train", "job.yaml", "--values", "keys.yaml", "--dry-run", "-o", "json").stdout)
+    kept = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    assert kept
+    assert [path for path in kept if secret.encode() in path.read_bytes()] == []
+    assert not any(secret in text for text in told)
+    assert b"visible" in (tmp_path / "runs" / "toy" / "job.yaml").read_bytes()
+
+
+def test_a_secret_that_is_missing_or_in_the_jobs_own_file_is_refused_without_its_value(tmp_path: Path) -> None:
+    job, config, hidden = documents("s3cr3t-value")
+    Path("job.yaml").write_text(yaml.safe_dump_all([job, config]))
+    assert "keys" in refused("job.yaml")
+    Path("job.yaml").write_text(yaml.safe_dump_all([job, config, hidden]))
+    message = refused("job.yaml")
+    assert "--values" in message
+    assert "s3cr3t-value" not in message
+
+
+def test_a_dry_run_shows_no_secret_that_the_command_line_holds(tmp_path: Path) -> None:
+    job, config, hidden = documents("s3cr3t-value")
+    job["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]["containers"][0]["args"] = ["--token=$(TOKEN)"]  # type: ignore[index]
+    Path("job.yaml").write_text(yaml.safe_dump_all([job, config]))
+    Path("keys.yaml").write_text(yaml.safe_dump(hidden))
+    for form in ("text", "json"):
+        done = katuna("train", "job.yaml", "--values", "keys.yaml", "--dry-run", "-o", form)
+        assert done.returncode == 0, done.stderr
+        assert "--token=(secret)" in done.stdout
+        assert "s3cr3t-value" not in done.stdout + done.stderr
+
+
+def test_resume_reads_a_secret_where_it_was(tmp_path: Path) -> None:
+    job, config, hidden = documents("s3cr3t-value")
+    job["spec"]["runPolicy"] = {"suspend": True}  # type: ignore[index]
+    Path("job.yaml").write_text(yaml.safe_dump(job))
+    Path("settings.yaml").write_text(yaml.safe_dump(config))
+    Path("keys.yaml").write_text(yaml.safe_dump(hidden))
+    suspended = katuna("train", "job.yaml", "settings.yaml", "--values", "keys.yaml")
+    assert suspended.returncode == 0, suspended.stderr
+    assert "Suspended" in suspended.stdout
+    assert [path.name for path in (tmp_path / "runs" / "toy" / "beside").iterdir()] == ["001-settings.yaml"]
+    Path("keys.yaml").rename("elsewhere.yaml")
+    gone = katuna("resume", "toy")
+    assert (gone.returncode, "keys.yaml" in gone.stderr) == (2, True)
+    Path("elsewhere.yaml").rename("keys.yaml")
+    resumed = katuna("resume", "toy")
+    assert resumed.returncode == 0, (resumed.stdout, resumed.stderr)
+    assert "plain visible length 12" in resumed.stdout
+
+
+def test_several_jobs_in_one_file_need_a_name(tmp_path: Path) -> None:
+    jobs = [pytorchjob("print('loss=1')", name="first"), pytorchjob("print('loss=2')", name="second")]
+    Path("job.yaml").write_text(yaml.safe_dump_all(jobs))
+    assert "--name" in refused("job.yaml")
+    assert "second" in refused("job.yaml", "--name", "secnd")
+    done = katuna("train", "job.yaml", "--name", "second")
+    assert done.returncode == 0, done.stderr
+    assert "master-0 | loss=2" in done.stdout
+    assert Path("runs/second/job.yaml").read_text() == Path("job.yaml").read_text()
+
+
+def test_set_and_nproc_change_the_run_and_not_the_file(tmp_path: Path) -> None:
+    program = "import os; print(os.environ['WORLD_SIZE'], os.environ['PET_NPROC_PER_NODE'])"
+    before = write_job(tmp_path, program, workers=1).read_bytes()
+    change = "spec.pytorchReplicaSpecs.Worker.replicas=2"
+    done = katuna("train", "job.yaml", "--set", change, "--nproc", "2")
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert "worker-1 | 6 2" in done.stdout
+    assert f"other than the file says: --nproc 2 --set {change}" in done.stdout
+    assert Path("job.yaml").read_bytes() == before == Path("runs/toy/job.yaml").read_bytes()
+    assert objects("show")["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"] == 2
+    assert "--set" in katuna("show").stdout
+
+
+TYPOS = {
+    "option": (("--nprocs", "2"), "--nproc"),
+    "nproc": (("--nproc", "two"), "--nproc"),
+    "nproc of nothing": (("--nproc", "0"), "--nproc"),
+    "set without a value": (("--set", "spec.nprocPerNode"), "PATH=VALUE"),
+    "set of no field": (("--set", "spec.pytorchReplicaSpecs.Worke.replicas=2"), "Worke"),
+    "set of no number": (("--set", "spec.pytorchReplicaSpecs.Master.replicas=two"), "replicas"),
+    "map": (("--map", "opt=./here"), "--map"),
+    "map of nothing": (("--map", "/opt/nowhere=./here"), "/opt/nowhere"),
+    "entrypoint": (("--entrypoint", "registry.example/toi:1=python x.py"), "registry.example/toy:1"),
+    "python": (("--python", "registry.example/toi:1=python3"), "registry.example/toy:1"),
+    "pass-env": (("--pass-env", "NO_SUCH_VARIABLE"), "NO_SUCH_VARIABLE"),
+    "pass-env of the job": (("--pass-env", "RANK"), "RANK"),
+    "device": (("--device", "gpu"), "cuda"),
+    "restarts": (("--restarts", "operator"), "as-operator"),
+    "claim": (("--claim", "data"), "NAME=FOLDER"),
+    "claim of nothing": (("--claim", "data=./here"), "data"),
+    "data": (("--data", "./nowhere"), "nowhere"),
+    "name": (("--name", "tai"), "toy"),
+    "values": (("--values", "nosuch.yaml"), "nosuch.yaml"),
+    "output": (("-o", "yaml"), "json"),
+    "output alone": (("-o", "json"), "--dry-run"),
+}
+
+
+@pytest.mark.parametrize("case", TYPOS)
+def test_a_mistake_in_an_option_is_refused_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    arguments, expected = TYPOS[case]
+    write_job(tmp_path, "pass")
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "job.yaml", *arguments])
+    told = capsys.readouterr()
+    assert (ended.value.code, told.out) == (2, "")
+    assert expected in told.err
+    assert not Path("runs").exists()
+
+
+def test_an_experiment_is_refused_with_the_verb_for_it(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    assert "katuna tune" in refused("experiment.yaml")
+
+
+def test_dry_run_runs_nothing_and_prints_one_object(tmp_path: Path) -> None:
+    write_job(tmp_path, 'print("loss=1")', workers=1, env={"PLAIN": "visible"})
+    done = katuna("train", "job.yaml", "--dry-run", "-o", "json")
+    assert done.returncode == 0, done.stderr
+    replicas = json.loads(done.stdout)["replicas"]
+    assert [replica["pod"] for replica in replicas] == ["toy-master-0", "toy-worker-0"]
+    container = replicas[1]["containers"][0]
+    assert container["name"] == "pytorch"
+    assert container["env"]["RANK"] == "1"
+    assert container["argv"][-1] == 'print("loss=1")'
+    text = katuna("train", "job.yaml", "--dry-run")
+    assert text.returncode == 0, text.stderr
+    for word in ("master-0", "worker-0", "PLAIN=visible", "RANK=1", "WORLD_SIZE=2", 'print("loss=1")'):
+        assert word in text.stdout
+    assert not Path("runs").exists()
+
+
+def test_ten_thousand_lines_a_second_are_shown_or_counted_and_all_in_the_file(tmp_path: Path) -> None:
+    program = "import sys\nfor n in range(300_000): sys.stdout.write(f'line {n} of a chatty trainer\\n')"
+    write_job(tmp_path, program, workers=1)
+    began = time.monotonic()
+    done = katuna("train", "job.yaml", timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 40
+    for replica in ("master-0", "worker-0"):
+        mine = [line for line in done.stdout.splitlines() if line.startswith(f"{replica} | ")]
+        left_out = sum(int(match[1]) for line in mine if (match := re.search(r"\.\.\. (\d+) lines left out here", line)))
+        shown = [line for line in mine if " lines left out here" not in line]
+        assert all(re.fullmatch(rf"{replica} \| line \d+ of a chatty trainer", line) for line in shown), "no line is torn"
+        assert len(shown) + left_out == 300_000
+        assert shown[-1] == f"{replica} | line 299999 of a chatty trainer"
+    assert (tmp_path / "runs" / "toy" / "log").read_text().count("\n") == 300_000
+
+
+def test_what_a_replica_prints_steers_no_terminal(tmp_path: Path) -> None:
+    write_job(tmp_path, r"print('\x1b[31mred\x1b[0m \x1b[2J\x07 end'); print('\r10%\r20%\r100%'); print('x' * 9000)")
+    done = katuna("train", "job.yaml")
+    assert "master-0 | red \\x1b[2J\\x07 end" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert "master-0 | 100%" in done.stdout
+    assert "10%" not in done.stdout
+    assert f"master-0 | {'x' * 9000}" in done.stdout.splitlines(), "a long line is whole"
+
+
+def test_the_job_of_the_repository_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[2]
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    short = "spec.pytorchReplicaSpecs.Master.template.spec.containers[0].args=[--epochs=1]"
+    done = katuna("train", "training_jobs/digits.yaml", "--set", short, timeout=110)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert re.search(r"^master-0 \| .*\w=\d", done.stdout, re.MULTILINE)
+    assert re.search(r"^last metrics .*\w=\d", done.stdout, re.MULTILINE)
+    run = tmp_path / "runs" / "digits"
+    assert (run / "job.yaml").read_bytes() == (root / "training_jobs" / "digits.yaml").read_bytes()
