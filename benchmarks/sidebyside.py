@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
 import statistics
@@ -9,7 +11,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 
 def in_turn(
@@ -44,3 +48,52 @@ def show(taken: Mapping[str, Sequence[float]], base: str) -> None:
 def machine(*packages: str) -> str:
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     return f"Python {platform.python_version()}, {versions}; {os.cpu_count()} CPUs, {sys.platform}"
+
+
+# For the benchmarks that also speak JSON
+
+
+@dataclass(frozen=True)
+class Options:
+    """`n` 0 is the benchmark's own choice."""
+
+    n: int
+    quick: bool
+    json: bool
+
+
+def options(doc: str | None) -> Options:
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("n", type=int, nargs="?", default=0, help="measurements of each kind")
+    parser.add_argument("--quick", action="store_true", help="few measurements")
+    parser.add_argument("--json", action="store_true", help="figures as one JSON object")
+    return Options(**vars(parser.parse_args()))
+
+
+def ratio(taken: Mapping[str, Sequence[float]], name: str, base: str) -> float:
+    """The median of the ratios turn by turn."""
+    return statistics.median(one / other for one, other in zip(taken[name], taken[base], strict=True))
+
+
+def load() -> str:
+    """How busy the machine was meanwhile, which tells what the figures are worth."""
+    return f"load average {os.getloadavg()[1]:.1f} over 5 minutes"
+
+
+def tell(
+    given: Options,
+    header: str,
+    taken: Mapping[str, Sequence[float]],
+    *,
+    base: str,
+    lines: Sequence[str],
+    figures: Mapping[str, Any],
+) -> None:
+    """Seconds by name as a table with `lines` below it; or all as JSON, with `figures` beside the seconds."""
+    if not given.json:
+        print(header)
+        show(taken, base)
+        print(*lines, sep="\n")
+        return
+    ratios = {name: ratio(taken, name, base) for name in taken}
+    print(json.dumps({"header": header, "seconds": taken, "base": base, "ratios": ratios, **figures}, indent=1))

@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from katuna.runtime.arguments import parse
 from katuna.spec.job import job_from_manifest
 from katuna.spec.load import Source, lint, load_experiment
 from katuna.spec.model import Experiment
@@ -42,7 +43,7 @@ def experiment(file: Path) -> Experiment:
 
 def parse_flags(argv: tuple[str, ...]) -> Any:
     """What the trainer that the command names makes of its flags; SystemExit for one that it does not know."""
-    assert argv[0] == "python"
+    assert argv[0] in ("python", "torchrun")
     script = ROOT / argv[1]
     name = script.stem
     if name not in sys.modules:
@@ -51,7 +52,7 @@ def parse_flags(argv: tuple[str, ...]) -> Any:
         assert spec.loader is not None
         sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name].parse(list(argv[2:]))
+    return parse(sys.modules[name].Config, list(argv[2:]))
 
 
 # katib/ and training_jobs/
@@ -81,7 +82,7 @@ def test_both_ends_of_a_search_space_are_flags_that_the_trainer_takes(file: Path
 @pytest.mark.parametrize("file", TRAINING_JOBS, ids=lambda file: file.name)
 def test_a_training_job_names_flags_that_the_trainer_takes(file: Path) -> None:
     (manifest,) = yaml.safe_load_all(file.read_text(encoding="utf-8"))
-    container = job_from_manifest(manifest, "pytorch").replicas[0].container
+    container = job_from_manifest(manifest).replicas[0].container
     assert parse_flags((*container.command, *container.args)).dataset == "digits"
 
 
