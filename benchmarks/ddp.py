@@ -4,7 +4,6 @@ with the same model, data, optimizer and evaluation; then what its speed flags a
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import socket
@@ -14,9 +13,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from sidebyside import machine
+from sidebyside import machine, program
 
 TRAINER = Path(__file__).parents[1] / "trainers" / "image_classifier.py"
 EPOCHS, BATCH, WIDTH, IMAGES = 4, 128, 16, 4000
@@ -49,7 +47,7 @@ def by_hand() -> None:
     from torch.nn.functional import cross_entropy
     from torch.nn.parallel import DistributedDataParallel
 
-    trainer = loaded()
+    trainer = program("image_classifier")
     dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
     config = trainer.Config(dataset="mnist5k", width=WIDTH, dropout=0.0)
@@ -86,16 +84,6 @@ def by_hand() -> None:
                 f"epoch={epoch} train-loss={sums[0] / IMAGES} val-loss={sums[1] / len(held)} val-accuracy={sums[2] / len(held)}"
             )
     dist.destroy_process_group()
-
-
-def loaded() -> Any:
-    spec = importlib.util.spec_from_file_location("image_classifier", TRAINER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def in_turn(commands: Mapping[str, tuple[Sequence[str], int]], n: int) -> dict[str, list[float]]:

@@ -9,11 +9,7 @@ order every byte is equally likely, so none has probability 0. Both texts are pr
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import sys
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,26 +92,16 @@ def bits_per_byte(model: list[Level], text: bytes) -> float:
 
 
 def main() -> None:
+    from sidebyside import program  # beside this file: for who imports it, it is not on the path
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--order", type=int, default=5, choices=range(1, 9), help="longest run of bytes that is counted")
     parser.add_argument("--data", default="", help="as the trainer's")
     given = parser.parse_args()
-    text = trainer().corpus(given.data)
+    text = program("language_model").corpus(given.data)
     training, held = text.training.numpy().tobytes(), text.held.numpy().tobytes()
     print(f"{len(training)} bytes to train on, {len(held)} held out, SHA-256 {text.digest}")
     print(f"order={given.order} bits-per-byte={bits_per_byte(train(training, given.order), held):.5f}")
-
-
-def trainer() -> ModuleType:
-    """trainers/language_model.py, whose text it is."""
-    place = Path(__file__).parents[1] / "trainers" / "language_model.py"
-    spec = importlib.util.spec_from_file_location("language_model", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":

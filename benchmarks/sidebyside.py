@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -13,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 
@@ -48,6 +50,18 @@ def show(taken: Mapping[str, Sequence[float]], base: str) -> None:
 def machine(*packages: str) -> str:
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     return f"Python {platform.python_version()}, {versions}; {os.cpu_count()} CPUs, {sys.platform}"
+
+
+def program(name: str) -> Any:
+    """A trainer of this repository, as a module."""
+    place = Path(__file__).parents[1] / "trainers" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 # For the benchmarks that also speak JSON

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import os
 import re
 import shutil
@@ -45,14 +44,8 @@ def parse_flags(argv: tuple[str, ...]) -> Any:
     """What the trainer that the command names makes of its flags; SystemExit for one that it does not know."""
     assert argv[0] in ("python", "torchrun")
     script = ROOT / argv[1]
-    name = script.stem
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, script)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return parse(sys.modules[name].Config, list(argv[2:]))
+    trainer = sys.modules.get(script.stem) or imported(script)
+    return parse(trainer.Config, list(argv[2:]))
 
 
 # katib/ and training_jobs/

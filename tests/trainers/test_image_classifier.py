@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import math
 import re
@@ -24,6 +23,7 @@ import yaml
 import ranks
 from katuna.metrics.line import read_metrics
 from katuna.runtime.world import World
+from programs import imported
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "trainers" / "image_classifier.py"
@@ -37,13 +37,7 @@ of it with each step. After the first epoch it is below 1e-5."""
 
 @pytest.fixture(scope="module")
 def trainer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("image_classifier", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return imported(SCRIPT)
 
 
 Main = Callable[..., list[dict[str, float]]]

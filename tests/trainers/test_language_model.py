@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import random
@@ -18,21 +17,12 @@ import torch
 
 import ranks
 from katuna.metrics.line import read_metrics
+from programs import imported
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "trainers" / "language_model.py"
 METRICS = ["train-bits-per-byte", "bits-per-byte", "tokens-per-second", "mfu"]
 SMALL = ["--width=16", "--layers=1", "--context=32", "--rows=257", "--peak-flops=1e9", "--batch-size=16"]
-
-
-def imported(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import os
 import re
@@ -21,6 +20,7 @@ import numpy as np
 import pytest
 
 from katuna.metrics.line import read_metrics
+from programs import imported
 
 SCRIPT = Path(__file__).parents[2] / "trainers" / "perceptron.py"
 METRICS = ["train-loss", "val-loss", "val-accuracy"]
@@ -28,13 +28,7 @@ METRICS = ["train-loss", "val-loss", "val-accuracy"]
 
 @pytest.fixture(scope="module")
 def trainer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("perceptron", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return imported(SCRIPT)
 
 
 def environment() -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from safetensors.torch import load_file
 
 from katuna.metrics.line import read_metrics
 from katuna.runtime.exported import Exported, load_export
+from programs import imported
 
 SCRIPT = Path(__file__).parents[2] / "trainers" / "tabular.py"
 SMALL = ("--device=cpu", "--width=16", "--heads=2", "--embedding=4", "--bins=4")
@@ -35,13 +35,7 @@ Run = Callable[..., list[dict[str, float]]]
 
 @pytest.fixture(scope="module")
 def trainer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tabular", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return imported(SCRIPT)
 
 
 @pytest.fixture
