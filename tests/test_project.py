@@ -25,6 +25,7 @@ from katuna.spec.job import job_from_manifest
 from katuna.spec.load import Source, lint, load_experiment
 from katuna.spec.model import Experiment
 from katuna.spec.render import render
+from programs import imported
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "katib").glob("*.yaml"))
@@ -205,7 +206,7 @@ def test_the_two_commands_of_the_readme_run_what_they_say(build: Build) -> None:
 # constraints.txt and .ci/run
 
 
-def imported(folder: Path) -> set[str]:
+def imports_of(folder: Path) -> set[str]:
     """The top-level names that the folder's files import and that neither Python nor the project has."""
     files = list(folder.rglob("*.py"))
     statements = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
@@ -229,7 +230,7 @@ def test_what_is_imported_is_declared(folder: str, extras: set[str]) -> None:
     providers = packages_distributions()
     undeclared = {
         name: providers.get(name)
-        for name in imported(ROOT / folder)
+        for name in imports_of(ROOT / folder)
         if not declared & {canonicalize_name(provider) for provider in providers.get(name, [])}
     }
     assert undeclared == {}
