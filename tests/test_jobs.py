@@ -82,6 +82,22 @@ def test_what_follows_a_failure(policy: str, limit: int | None, code: int, local
     assert after(job, *BOTH, exited("worker-0", code), rules="as-operator") == cluster
 
 
+@pytest.mark.parametrize(
+    ("worker", "code", "follows"),
+    [
+        ("Never", 3, Over("Failed", "Error")),
+        ("ExitCode", 3, Over("Failed", "Error")),
+        ("ExitCode", 137, Again("job", 0.1)),
+        ("OnFailure", 3, Again("job", 0.1)),
+    ],
+)
+@pytest.mark.parametrize("master", ["Never", "OnFailure", "ExitCode"])
+def test_the_policy_of_the_replica_that_failed_counts(master: str, worker: str, code: int, follows: object) -> None:
+    manifest = pytorchjob("pass", workers=1, restart=master, spec={"runPolicy": {"backoffLimit": 2}})
+    manifest["spec"]["pytorchReplicaSpecs"]["Worker"]["restartPolicy"] = worker
+    assert after(job_from_manifest(manifest), *BOTH, exited("worker-0", code)) == follows
+
+
 def test_local_restarts_are_as_many_as_the_file_writes() -> None:
     job = a_job(restart="OnFailure", spec={"runPolicy": {"backoffLimit": 2}})
     follows = [after(job, started("master-0"), exited("master-0", 1), restarts=restarts) for restarts in (0, 1, 2)]

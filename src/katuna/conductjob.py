@@ -132,11 +132,10 @@ def _again(found: Training) -> JobPlan:
     """What the run was started with, read anew; a job that was suspended is so no more."""
     options = found.options
     try:
-        files: tuple[PathLike, ...] = (*found.folder.sources, *options.secrets)
-        sources = tuple(map(read_source, files))
+        secrets = [_part(read_source(path), secrets=True) for path in options.secrets]
     except InputRefused as error:
         raise InputRefused(f"{error}; it was given with the job, and a Secret is not kept in the run folder") from error
-    planned = _planned(sources, options)
+    planned = _planned((*map(read_source, found.folder.sources), *filter(None, secrets)), options)
     return replace(planned, job=replace(planned.job, suspend=False)) if found.state == "Suspended" else planned
 
 
@@ -162,12 +161,15 @@ def containers(planned: JobPlan) -> Sequence[Planned]:
 
 
 def make_run(planned: JobPlan, home: Path | None = None) -> RunDir:
-    """A new run folder with the files as given, but for those that hold a Secret. Raises InputRefused when it cannot be made."""
+    """A new run folder with the files as given; of one that holds a Secret, what else it holds. Raises InputRefused when it cannot be
+    made."""
     files: dict[str, bytes] = {}
     for number, source in enumerate(planned.sources):
-        if str(Path(source.name).absolute()) not in planned.options.secrets:
+        secret = str(Path(source.name).absolute()) in planned.options.secrets
+        kept = _part(source, secrets=False) if secret else source
+        if kept:
             name = "job.yaml" if source.name == planned.loaded.file else f"beside/{number:03d}-{Path(source.name).name}"
-            files[name] = source.text.encode()
+            files[name] = kept.text.encode()
     digest = hashlib.sha256(b"".join(files.values())).hexdigest()
     opened = JobOpened(time.time(), planned.job.name, digest, versions(), planned.options.as_json())
     files |= {"as-run.yaml": to_yaml(planned.loaded.manifest).encode(), "journal.jsonl": journal.encode(opened)}
@@ -311,5 +313,11 @@ class _SystemClock:
 
 
 def _holds_secret(source: Source) -> bool:
-    documents = [each for manifest in manifests(source) for each in (manifest, *(manifest.get("items") or ()))]
-    return any(isinstance(each, dict) and each.get("kind") == "Secret" for each in documents)
+    return _part(source, secrets=True) is not None
+
+
+def _part(source: Source, *, secrets: bool) -> Source | None:
+    """A file's Secrets, or all else that is in it; None where there is nothing of that."""
+    flat = [each for manifest in manifests(source) for each in (manifest.get("items") or [manifest]) if isinstance(each, dict)]
+    wanted = [each for each in flat if (each.get("kind") == "Secret") == secrets]
+    return replace(source, text="---\n".join(map(to_yaml, wanted))) if wanted else None

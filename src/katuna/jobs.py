@@ -184,13 +184,16 @@ def after_exit(
     if exited.reason in (START_ERROR, DEADLINE):
         return Over("Failed", exited.reason)
     if rules == "local":
-        return _locally(job, exited, restarts) if now == "Failed" else None
+        return _locally(job, replica, exited, restarts) if now == "Failed" else None
     return _in_a_cluster(job, replica, exited, now, pods[exited.pod], restarts, crashes)
 
 
-def _locally(job: Job, exited: ContainerExited, restarts: int) -> Again | Over:
-    """The other ranks cannot go on without a dead one, so all begin again; only an elastic job's can."""
-    if restarts < job.retries and (exited.code or 0) >= job.retry_from:
+def _locally(job: Job, replica: Replica, exited: ContainerExited, restarts: int) -> Again | Over:
+    """By the policy of the replica that failed. The other ranks cannot go on without a dead one, so all begin again; only an elastic
+    job's can. Kubernetes' own Job controller counts `Never` as it does any other policy."""
+    never = job.kind == "PyTorchJob" and replica.restart_policy == "Never"
+    least = 128 if replica.restart_policy == "ExitCode" else 1
+    if not never and restarts < (job.backoff_limit or 0) and (exited.code or 0) >= least:
         return Again("container" if job.elastic else "job", min(10.0, 0.1 * 2**restarts))
     return Over("Failed", exited.reason if exited.reason != COMPLETED else "Error")
 

@@ -270,6 +270,40 @@ def test_resume_reads_a_secret_where_it_was(tmp_path: Path) -> None:
     assert "plain visible length 12" in resumed.stdout
 
 
+def test_a_file_may_hold_a_secret_and_what_is_none(tmp_path: Path) -> None:
+    """What else it holds is kept: the run can be shown and resumed."""
+    reads = "import os; print(os.environ['PLAIN'], len(os.environ['TOKEN']))"
+    env = [
+        {"name": "PLAIN", "valueFrom": {"configMapKeyRef": {"name": "plain", "key": "word"}}},
+        {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "token"}}},
+    ]
+    write_job(tmp_path, reads, container={"env": env}, spec={"runPolicy": {"suspend": True}})
+    config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "plain"}, "data": {"word": "seen"}}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": {"token": "s3cret-value"}}
+    for items in (
+        yaml.safe_dump_all([config_map, secret]),
+        yaml.safe_dump({"apiVersion": "v1", "kind": "List", "items": [config_map, secret]}),
+    ):
+        Path("values.yaml").write_text(items)
+        assert katuna("train", "job.yaml", "--values", "values.yaml").returncode == 0
+        assert "Suspended" in katuna("ls").stdout
+        done = katuna("resume", "toy")
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        assert "master-0 | seen 12" in done.stdout
+        assert objects("show", "toy")["status"]["conditions"][-1]["type"] == "Succeeded"
+        assert not any(b"s3cret" in path.read_bytes() for path in Path("runs").rglob("*") if path.is_file())
+        assert katuna("rm", "toy", "--yes").returncode == 0
+
+
+def test_null_takes_a_field_out_and_a_text_may_be_empty(tmp_path: Path) -> None:
+    write_job(tmp_path, "import os; print(repr(os.environ['WORD']))", workers=1, env={"WORD": "full"})
+    first = "spec.pytorchReplicaSpecs.Master.template.spec.containers[pytorch].env[WORD].value="
+    done = katuna("train", "job.yaml", "--set", "spec.pytorchReplicaSpecs.Worker=null", "--set", first)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert "master-0 | ''" in done.stdout
+    assert "worker" not in done.stdout
+
+
 def test_several_jobs_in_one_file_need_a_name(tmp_path: Path) -> None:
     jobs = [pytorchjob("print('loss=1')", name="first"), pytorchjob("print('loss=2')", name="second")]
     Path("job.yaml").write_text(yaml.safe_dump_all(jobs))
@@ -301,6 +335,9 @@ TYPOS = {
     "set without a value": (("--set", "spec.nprocPerNode"), "PATH=VALUE"),
     "set of no field": (("--set", "spec.pytorchReplicaSpecs.Worke.replicas=2"), "Worke"),
     "set of no number": (("--set", "spec.pytorchReplicaSpecs.Master.replicas=two"), "replicas"),
+    "set of the kind": (("--set", "kind=TFJob"), "kind"),
+    "set of the API": (("--set", "apiVersion=v1"), "apiVersion"),
+    "set of nothing": (("--set", "spec.runPolicy.backoffLimit="), "null takes the field out"),
     "map": (("--map", "opt=./here"), "--map"),
     "map of nothing": (("--map", "/opt/nowhere=./here"), "/opt/nowhere"),
     "entrypoint": (("--entrypoint", "registry.example/toi:1=python x.py"), "registry.example/toy:1"),

@@ -103,6 +103,23 @@ def test_init_containers_run_in_turn_before_the_others(runs: Runs) -> None:
     assert (end_of(events).condition, end_of(events).reason) == ("Succeeded", "Completed")
 
 
+def test_workers_are_held_until_the_master_is_there(runs: Runs) -> None:
+    manifest = pytorchjob("import os; open('order', 'a').write(os.environ['RANK'])", workers=1)
+    replicas = manifest["spec"]["pytorchReplicaSpecs"]
+    replicas["Master"]["template"] = {
+        "spec": {**replicas["Master"]["template"]["spec"], "initContainers": [shell("prepare", "sleep 0.5; printf m >> order")]}
+    }
+    replicas["Worker"]["template"] = {
+        "spec": {**replicas["Worker"]["template"]["spec"], "initContainers": [shell("fetch", "printf w >> order")]}
+    }
+    events = runs.to_end(job_from_manifest(manifest))
+    assert end_of(events).condition == "Succeeded"
+    began = [(event.pod, event.container) for event in events if isinstance(event, ContainerStarted)]
+    assert began.index(("toy-worker-0", "fetch")) < began.index(("toy-master-0", "pytorch"))
+    assert (runs.folder / "order").read_text()[:2] == "wm"
+    assert "1" not in (runs.folder / "order").read_text()[:2]
+
+
 def test_an_init_container_that_fails_is_named_and_nothing_follows(runs: Runs) -> None:
     events = runs.to_end(a_job("open('ran', 'w')", pod={"initContainers": [shell("fetch", "echo no disk; exit 3")]}))
     assert end_of(events).condition == "Failed"

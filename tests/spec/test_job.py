@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 import pytest
@@ -80,6 +82,56 @@ def job_of(spec: str) -> Job:
 
 ELASTIC = """{elasticPolicy: {minReplicas: 1, maxReplicas: 3}, pytorchReplicaSpecs: {Worker: {replicas: 2, template: {spec: {containers: [
   {name: pytorch, image: i, command: [torchrun, --rdzv-endpoint=$(PET_RDZV_ENDPOINT), a.py]}]}}}}}"""
+
+
+def operators(spec: str) -> dict[str, str]:
+    return dict(job_of(spec).replicas[0].injected)
+
+
+def test_null_is_as_if_the_field_were_not_there() -> None:
+    replica = (
+        "template: {spec: {containers: [{name: pytorch, image: i, resources: {limits: {nvidia.com/gpu: null, cpu: null}}}]}}"
+    )
+    with_null = f"{{nprocPerNode: null, pytorchReplicaSpecs: {{Master: {{replicas: 1, {replica}}}, Worker: {{replicas: null, {replica}}}}}}}"
+    job = job_of(with_null)
+    assert len(job.replicas) == 2
+    assert job == job_of(re.sub(r"[a-zA-Z./]+: null,? ?", "", with_null))
+    assert dict(job.replicas[0].injected)["PET_NPROC_PER_NODE"] == "auto"
+    elastic = ELASTIC.replace("maxReplicas: 3", "maxReplicas: 3, rdzvHost: meet, rdzvPort: null")
+    assert operators(elastic)["PET_RDZV_ENDPOINT"] == "meet:23456"
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "value"),
+    [
+        ("rdzvConf: [{key: a, value: b}, {key: c}, {value: d}]", "PET_RDZV_CONF", "a=b,c=,=d"),
+        ("rdzvBackend: ''", "PET_RDZV_BACKEND", ""),
+        ("rdzvHost: ''", "PET_RDZV_ENDPOINT", ":23456"),
+        ("rdzvPort: 9", "PET_RDZV_ENDPOINT", "t-worker-0:9"),
+    ],
+)
+def test_what_an_elastic_policy_leaves_open_is_passed_on_so(field: str, name: str, value: str) -> None:
+    assert operators(ELASTIC.replace("maxReplicas: 3", f"maxReplicas: 3, {field}"))[name] == value
+
+
+@pytest.mark.parametrize(
+    ("nproc", "world"),
+    [("3", "3"), ("+3", "3"), ("03", "3"), (" 4", "1"), ("1_0", "1"), ("\u0663", "1"), ("9" * 20, "1"), ("2.0", "1"), ("", "1")],
+)
+def test_processes_are_counted_where_gos_atoi_reads_a_number(nproc: str, world: str) -> None:
+    master = "Master: {replicas: 1, template: {spec: {containers: [{name: pytorch, image: i}]}}}"
+    assert operators(f"{{nprocPerNode: {json.dumps(nproc)}, pytorchReplicaSpecs: {{{master}}}}}")["WORLD_SIZE"] == world
+
+
+def test_the_pod_that_leads_has_the_operators_label() -> None:
+    def roles(job: Job) -> list[str]:
+        return [dict(replica.container.env)["ROLE"] for replica in job.replicas]
+
+    env = "env: [{name: ROLE, valueFrom: {fieldRef: {fieldPath: \"metadata.labels['training.kubeflow.org/job-role']\"}}}]"
+    replica = f"replicas: %d, template: {{spec: {{containers: [{{name: pytorch, image: i, {env}}}]}}}}"
+    both = f"{{pytorchReplicaSpecs: {{Master: {{{replica % 1}}}, Worker: {{{replica % 1}}}}}}}"
+    assert roles(job_of(both)) == ["master", ""]
+    assert roles(job_of(f"{{pytorchReplicaSpecs: {{Worker: {{{replica % 2}}}}}}}")) == ["master", ""]
 
 
 def test_an_elastic_jobs_rendezvous_is_on_this_machine_and_ranks_follow_indices() -> None:
@@ -230,12 +282,12 @@ def test_what_a_batch_job_asks_for() -> None:
     container = job.replicas[0].container
     assert container == Container("trainer", "i:1", ("python",), ("train.py",), (), (), "/opt", 1.5, 2, 2 * 2**30)
     assert (job.kind, job.name, job.namespace, job.replicas[0].pod_name) == ("Job", "trial-1", "lab", "trial-1-0")
-    assert (job.retries, job.retry_from, job.deadline_s, job.grace_s) == (3, 1, 60.0, 5.0)
+    assert (job.backoff_limit, job.deadline_s, job.grace_s) == (3, 60.0, 5.0)
 
 
 def test_what_a_file_does_not_say() -> None:
     job = batch()
-    assert (job.retries, job.deadline_s, job.grace_s) == (0, None, 30.0)
+    assert (job.backoff_limit, job.deadline_s, job.grace_s) == (None, None, 30.0)
     assert job.replicas[0].container == Container("trainer", "i:1")
 
 
@@ -250,21 +302,6 @@ spec: {{runPolicy: {{{run_policy}}}, pytorchReplicaSpecs: {{Master: {{replicas: 
 """),
         "pytorch",
     )
-
-
-@pytest.mark.parametrize(
-    ("policy", "run_policy", "retries", "retry_from"),
-    [
-        ("restartPolicy: OnFailure,", "backoffLimit: 3", 3, 1),
-        ("restartPolicy: OnFailure,", "", 0, 1),
-        ("", "backoffLimit: 2", 2, 1),
-        ("restartPolicy: Never,", "backoffLimit: 3", 0, 1),
-        ("restartPolicy: ExitCode,", "backoffLimit: 3", 3, 128),
-    ],
-)
-def test_restarts_of_a_pytorchjob(policy: str, run_policy: str, retries: int, retry_from: int) -> None:
-    job = pytorch(policy, run_policy)
-    assert (job.retries, job.retry_from) == (retries, retry_from)
 
 
 def test_the_smallest_deadline_counts() -> None:

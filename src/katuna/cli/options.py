@@ -49,16 +49,16 @@ class Duration(click.ParamType[float]):
 
 
 class Pair(click.ParamType[tuple[str, str]]):
-    """`LEFT=RIGHT`, both given; split at the first `=`."""
+    """`LEFT=RIGHT`, split at the first `=`; RIGHT may be empty where the option says so."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, *, empty: bool = False) -> None:
+        self.name, self._empty = name, empty
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
         if isinstance(value, tuple):
             return value
-        left, _, right = str(value).partition("=")
-        if not left or not right:
+        left, sign, right = str(value).partition("=")
+        if not left or not sign or not (right or self._empty):
             self.fail(f"{value!r} must have the form {self.name}", param, ctx)
         return left, right
 

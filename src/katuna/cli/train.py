@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     "--set",
     "changes",
     multiple=True,
-    type=Pair("PATH=VALUE"),
+    type=Pair("PATH=VALUE", empty=True),
     help="Another value for a field of the job, e.g. spec.pytorchReplicaSpecs.Worker.replicas=2.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what each replica would run; -o json as one object. Nothing is run.")

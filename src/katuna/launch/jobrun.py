@@ -27,6 +27,7 @@ from katuna.jobs import (
     advance,
     after_exit,
     after_start,
+    master_of,
     phases,
     succeeded,
 )
@@ -39,7 +40,7 @@ from katuna.launch.plan import Place, Planned, job_problems, log_of, plan, rank_
 from katuna.launch.ports import free_port
 from katuna.launch.process import Starter, await_release
 from katuna.launch.storage import is_of_the_disk, store_failed
-from katuna.launch.volumes import PodVolumes
+from katuna.launch.volumes import PodVolumes, sweep
 from katuna.spec.job import MASTER_PORT, Job
 
 PODS = ".pods"
@@ -192,10 +193,18 @@ class JobRun:
         self._renew(now)
         for parts in self._parts.values():
             for part in parts:
-                if part.due is not None and part.due <= now and part.pod not in self._renewing:
+                if part.due is not None and part.due <= now and part.pod not in self._renewing and not self._waits(part):
                     self._start(part)
                 if part.planned.stage == "init" and not part.completed:
                     break
+
+    def _waits(self, part: Part) -> bool:
+        """Whether a Worker, its own init containers aside, is held until the Master has been started, as by the operator's init
+        container."""
+        master = master_of(self.job)
+        if master is None or part.planned.replica.role != "worker" or part.planned.stage == "init":
+            return False
+        return any(each.due is not None for each in self._parts[master.pod_name] if each.planned.is_main)
 
     def _renew(self, now: float) -> None:
         """Begins pods anew once nothing of them is left; all of a job together, at another port."""
@@ -371,3 +380,4 @@ def release(folder: Path) -> None:
     """Waits until guards of an earlier katuna process have let go of a job's folder, and ends what killed ones left. Raises LaunchFailed."""
     for lock in sorted((folder / PODS).glob("*/*")):
         await_release(lock, OLD_GUARD_TIMEOUT_S, folder.name)
+    sweep(folder)

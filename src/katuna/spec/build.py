@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -19,12 +20,20 @@ PRIMARY = {"PyTorchJob": "pytorch", "TrainJob": "node"}
 
 def build(manifest: Manifest, primary: str, beside: tuple[Manifest, ...], trial: str, pass_env: Collection[str] | None) -> Job:
     """See `job_from_manifest`; what is not of the shape that `load` has checked raises as Python does."""
+    manifest = _without_nulls(manifest)
     kind, metadata = manifest["kind"], manifest["metadata"]
     name = str(metadata.get("name") or metadata["generateName"].rstrip("-"))
     namespace = str(metadata.get("namespace") or "default")
     pods = Pods(name, namespace, primary or PRIMARY.get(kind, ""), beside, trial, pass_env)
     make = {"Job": _batch_job, "PyTorchJob": _pytorch_job, "TrainJob": _train_job}[kind]
     return make(manifest["spec"], pods)
+
+
+def _without_nulls(value: Any) -> Any:
+    """An API server takes a field that is null for one that is not there."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
 
 
 def _batch_job(spec: Mapping[str, Any], pods: Pods) -> Job:
@@ -38,7 +47,6 @@ def _batch_job(spec: Mapping[str, Any], pods: Pods) -> Job:
         name=pods.job,
         namespace=pods.namespace,
         replicas=(pods.replica("", 0, template, injected, labels, policy, f"{pods.job}-0"),),
-        retries=int(limit or 0),
         deadline_s=smallest(spec.get("activeDeadlineSeconds"), template["spec"].get("activeDeadlineSeconds")),
         grace_s=grace_s(template),
         backoff_limit=None if limit is None else int(limit),
@@ -50,7 +58,6 @@ def _pytorch_job(spec: Mapping[str, Any], pods: Pods) -> Job:
     policy = spec.get("runPolicy") or {}
     specs = {role: spec["pytorchReplicaSpecs"][role] for role in ("Master", "Worker") if spec["pytorchReplicaSpecs"].get(role)}
     templates = [each["template"] for each in specs.values()]
-    restart = next(iter(specs.values())).get("restartPolicy") or "OnFailure"
     limit = policy.get("backoffLimit")
     deadlines = [template["spec"].get("activeDeadlineSeconds") for template in templates]
     return Job(
@@ -58,8 +65,6 @@ def _pytorch_job(spec: Mapping[str, Any], pods: Pods) -> Job:
         name=pods.job,
         namespace=pods.namespace,
         replicas=tuple(_pytorch_replicas(spec, specs, pods)),
-        retries=0 if restart == "Never" else int(limit or 0),
-        retry_from=128 if restart == "ExitCode" else 1,
         deadline_s=smallest(policy.get("activeDeadlineSeconds"), *deadlines),
         grace_s=max(map(grace_s, templates)),
         backoff_limit=None if limit is None else int(limit),
@@ -84,6 +89,8 @@ def _pytorch_replicas(spec: Mapping[str, Any], specs: Mapping[str, Mapping[str, 
                 "training.kubeflow.org/replica-type": role.lower(),
                 "training.kubeflow.org/replica-index": str(index),
             }
+            if role == "Master" or (index == 0 and "Master" not in specs):
+                labels["training.kubeflow.org/job-role"] = "master"
             injected = tuple(_operators(spec, specs, pods.job, total, role, index))
             yield pods.replica(role.lower(), index, each["template"], injected, labels, policy)
 
@@ -114,11 +121,9 @@ def _nproc(spec: Mapping[str, Any]) -> str:
 
 
 def _processes(nproc: str) -> int:
-    """The operator counts a word, and anything else that is not a number, as one process."""
-    try:
-        return int(nproc)
-    except ValueError:
-        return 1
+    """The operator counts a word, and anything else that Go's Atoi does not take for a number, as one process."""
+    number = int(nproc) if re.fullmatch(r"[+-]?[0-9]+", nproc) else 1
+    return number if -(2**63) <= number < 2**63 else 1
 
 
 def port_of(template: Template) -> int:
@@ -139,7 +144,6 @@ def _train_job(spec: Mapping[str, Any], pods: Pods) -> Job:
         name=pods.job,
         namespace=pods.namespace,
         replicas=tuple(train_replicas(spec, resolved, pods)),
-        retries=resolved.backoff_limit or 0,
         deadline_s=smallest(
             spec.get("activeDeadlineSeconds"), resolved.deadline_s, template["spec"].get("activeDeadlineSeconds")
         ),

@@ -14,6 +14,7 @@ from katuna.spec.yamltext import Source, parse
 
 _PATH = re.compile(r"[^.\[\]]+(\.[^.\[\]]+|\[[^\]]+\])*\Z")
 _PART = re.compile(r"\.?([^.\[\]]+)|\[([^\]]+)\]")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
 _COUNT = re.compile(r"[1-9][0-9]{0,5}\Z")
 _WORDS = ("auto", "cpu", "gpu")
 
@@ -32,6 +33,8 @@ def edited_manifest(manifest: Manifest, changes: Sequence[tuple[str, str]], npro
         if not _PATH.match(path):
             raise InputRefused(f"--set {path}=...: {shown(path)} is no path; write e.g. spec.pytorchReplicaSpecs.Worker.replicas")
         parts = [name or item for name, item in _PART.findall(path)]
+        if parts[0] in ("apiVersion", "kind"):
+            raise InputRefused(f"--set {path}={text}: what kind of job it is cannot be set; edit the file")
         edit = _Edit(f"--set {path}", text)
         manifest = edit.put(manifest, type_of(f"{manifest['apiVersion']} {manifest['kind']}"), parts, "")
     return manifest if nproc is None else _with_nproc(manifest, nproc)
@@ -97,11 +100,11 @@ class _Edit:
         if part.isdigit():
             index = int(part)
             if index > len(items):
-                raise self._refused(f"{where} has {len(items)} items, counted from 0")
+                raise self._refused(f"{where} has {len(items)} item{'' if len(items) == 1 else 's'}, counted from 0")
             new: Any = None
         elif part in names:
             index = next(at for at, each in enumerate(items) if isinstance(each, dict) and each.get("name") == part)
-        elif where.endswith(".env"):
+        elif where.endswith(".env") and _NAME.match(part):
             index, new = len(items), {"name": part}
         else:
             raise self._unknown(part, names, where)
@@ -111,10 +114,14 @@ class _Edit:
         return items
 
     def _read(self, wanted: Type) -> Any:
+        if self._text.strip() in ("null", "~"):
+            return None
+        if not self._text.strip() and wanted != "string":
+            raise self._refused("a value must follow the `=`; null takes the field out")
         documents, findings = parse(Source("--set", self._text)) if self._text.strip() else ([], [])
         value = documents[0].value if documents and not findings else None
         if wanted == "string" and not isinstance(value, str):
-            return None if self._text == "null" else self._text
+            return self._text
         if findings:
             raise self._refused(f"{shown(self._text)} is no YAML value")
         return value

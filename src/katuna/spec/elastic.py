@@ -24,14 +24,14 @@ def elastic_range(spec: Mapping[str, Any]) -> tuple[int, int] | None:
 def elastic_variables(spec: Mapping[str, Any], job: str, port: int) -> Iterator[tuple[str, str]]:
     """What the operator adds for an elasticPolicy; `port` is the Workers' own."""
     policy, (low, high) = spec["elasticPolicy"], elastic_range(spec) or (1, 1)
-    host = policy.get("rdzvHost") or f"{job}-worker-0"
+    host = policy.get("rdzvHost", f"{job}-worker-0")
     yield "PET_RDZV_ENDPOINT", f"{host}:{policy.get('rdzvPort', port)}"
-    yield "PET_RDZV_BACKEND", policy.get("rdzvBackend") or "c10d"
+    yield "PET_RDZV_BACKEND", policy.get("rdzvBackend", "c10d")
     yield "PET_NNODES", f"{low}:{high}"
     for field, name in (("maxRestarts", "PET_MAX_RESTARTS"), ("nProcPerNode", "PET_NPROC_PER_NODE"), ("rdzvId", "PET_RDZV_ID")):
         if policy.get(field) is not None:
             yield name, str(policy[field])
     if policy.get("rdzvConf"):
-        yield "PET_RDZV_CONF", ",".join(f"{each['key']}={each['value']}" for each in policy["rdzvConf"])
+        yield "PET_RDZV_CONF", ",".join(f"{each.get('key', '')}={each.get('value', '')}" for each in policy["rdzvConf"])
     if policy.get("standalone"):
         yield "PET_STANDALONE", ""

@@ -111,8 +111,9 @@ class _Reader:
             self._missing(kind, reference, path)
         elif key in held:
             self._add(name, _literal(held[key]), path, (*path[:-2], "name"), kind)
-        elif held and not reference.get("optional"):
-            message, hint = f"the {kind} {reference.get('name')} has no key {key!r}", f"it has: {listed(sorted(held))}"
+        elif not reference.get("optional"):
+            hint = f"it has: {listed(sorted(held))}" if held else "it is empty"
+            message = f"the {kind} {reference.get('name')} has no key {key!r}"
             self.remarks.append(Remark((*path, "key"), message, hint, on=LOCAL, code="no-config-map-key"))
 
     def _read_elsewhere(self, name: str, origin: Mapping[str, Any], path: Path) -> None:

@@ -85,7 +85,8 @@ class Replica:
     within the role. `container` is the one that trains.
 
     `init_containers` run first, one after the other, and get nothing injected; `sidecars` run beside `container`. `injected` is what
-    controllers add after the own env of all but init containers, with the cluster's addresses and ports.
+    controllers add after the own env of all but init containers, with the cluster's addresses and ports. `order` has the names of
+    `container` and `sidecars` in the file's order.
     """
 
     role: str
@@ -97,21 +98,18 @@ class Replica:
     init_containers: tuple[Container, ...] = ()
     volumes: tuple[Volume, ...] = ()
     restart_policy: RestartPolicy = "OnFailure"
+    order: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Job:
-    """`retries` counts restarts after failures: what the file itself writes as backoffLimit, else 0; `backoff_limit` is what it
-    writes, None for nothing. A failure is retried when its exit code (128 + signal for a signal) is at least `retry_from`.
-    `deadline_s` is counted from the job's start and covers all attempts; None is no limit. `elastic` is (least, most) replicas
+    """`backoff_limit` is what the file itself writes, None for nothing. `deadline_s` is counted from the job's start and covers all attempts; None is no limit. `elastic` is (least, most) replicas
     of an elasticPolicy. `clean_pod_policy` is as written: what is neither None nor Running counts as All."""
 
     kind: str
     name: str
     namespace: str
     replicas: tuple[Replica, ...]
-    retries: int = 0
-    retry_from: int = 1
     deadline_s: float | None = None
     grace_s: float = DEFAULT_GRACE_S
     backoff_limit: int | None = None

@@ -26,7 +26,7 @@ def plan(job: Job, *, mapped: bool = True, port: int = MASTER_PORT) -> dict[str,
     """Each replica's pod with its containers: `env` as the operator makes it, expanded, `argv` as it would be executed.
 
     `mapped` gives the addresses of this machine and `port`, and names under `here` the variables that are set otherwise on it
-    (`substitutions`), which `argv` follows; else everything is as in a cluster.
+    (`substitutions`); else everything is as in a cluster.
     """
     shown = masked(job)
     return {"replicas": [_pod(shown, replica, mapped, port) for replica in shown.replicas]}
@@ -53,8 +53,7 @@ def _masked(container: Container) -> Container:
 
 
 def _pod(job: Job, replica: Replica, mapped: bool, port: int) -> dict[str, Any]:
-    # The operator's API keeps the file's order; the one that trains comes first here.
-    containers = [replica.container, *replica.sidecars]
+    containers = sorted([replica.container, *replica.sidecars], key=lambda each: replica.order.index(each.name))
     return {
         "pod": replica.pod_name,
         "restartPolicy": "Never" if replica.restart_policy == "ExitCode" else replica.restart_policy,
@@ -79,5 +78,5 @@ def _container(job: Job, replica: Replica, container: Container, mapped: bool, p
     told: dict[str, Any] = {"name": container.name, "env": env, "argv": list(expand(container, env))}
     if mapped and injected_into(job, replica, container):
         here = {each.name: each.value for each in substitutions(job, replica)}
-        told |= {"argv": list(expand(container, {**env, **here})), **({"here": here} if here else {})}
+        told |= {"here": here} if here else {}
     return told
