@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from katuna.dataset import check_same
 from katuna.errors import InputRefused
-from katuna.jobs import JobEvent, JobOpened, JobReported, JobResumed
+from katuna.jobs import ContainerStarted, JobEvent, JobOpened, JobReported, JobResumed
 from katuna.launch.options import LocalOptions
 from katuna.metrics.anyname import AnyNameTail
 from katuna.run import PathLike, versions
@@ -39,6 +39,8 @@ LOOK_S = 0.1
 """How often growing logs, and devices that others have, are looked at."""
 CLOSE_GRACE_S = 10.0
 """What replicas have when this process is to end at once, as after a KeyboardInterrupt."""
+SLOW_START_S = 1.0
+"""After how long without a process a person is told what takes so long: the imports of the server of warm starts."""
 UNRESPONSIVE_S = 20.0
 """What replicas get beyond the grace period before they are killed with their guards."""
 
@@ -246,8 +248,14 @@ class _Conductor:
     def _follow(self, job: JobRun, tail: AnyNameTail) -> None:
         from katuna.launch.process import await_any
 
+        slow_at = float("inf") if self._planned.options.local.cold else time.monotonic() + SLOW_START_S
         while True:
-            events = job.poll()
+            events: list[JobEvent | str] = [*job.poll()]
+            if any(isinstance(event, ContainerStarted) for event in events):
+                slow_at = float("inf")
+            elif time.monotonic() > slow_at and not job.over:
+                slow_at = float("inf")
+                events.append("Python starts, once for all replicas: a few seconds (--cold: once for each)")
             reports = tail.read()
             if job.over:
                 while not tail.at_end:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -261,20 +262,35 @@ class Run:
     def command(self, trial: Trial) -> str:
         """One shell line that runs a trial's command again: its arguments, the variables that the file sets, in the same folder.
 
-        What came from the calling shell (`--pass-env`) is not in it; the shell that runs the line has to have it. Nor are the
-        variables of a distributed job: the line is one process.
+        What came from the calling shell (`--pass-env`) is not in it; the shell that runs the line has to have it. A trial of several
+        replicas is trained again by `katuna train` of its job.
         """
         from katuna.launch.command import command
         from katuna.spec.job import MASTER_PORT, job_from_manifest
 
         manifest = render(self.experiment, trial.name, trial.assignments)
         job = job_from_manifest(manifest, self.experiment.template.primary_container, self.plan.loaded.config_maps, trial.name)
+        if len(job.replicas) > 1:
+            return self._train(trial)
         replica = job.replicas[0]
         here = command(job, replica, self.options.local, {}, port=MASTER_PORT, defaults={}, extra={})
         words = [f"{name}={here.env[name]}" for name in dict(replica.container.env)]
         words += [f"KATUNA_DATA={self.options.local.data}"] if self.options.local.data else []
         line = " ".join(map(_shell_word, [*(["env", *words] if words else []), *here.argv]))
         return f"cd {_shell_word(str(here.folder))} && {line}"
+
+    def _train(self, trial: Trial) -> str:
+        local, beside = self.options.local, self.folder.sources[1:]
+        words = [sys.executable, "-m", "katuna", "train", str(self.folder.trial(trial.name) / "job.yaml")]
+        words += [f"--values={path}" for path in beside]
+        words += [f"--map={source}={target}" for source, target in local.maps]
+        words += [f"--entrypoint={image}={shlex.join(argv)}" for image, argv in local.entrypoints.items()]
+        words += [f"--python={image}={path}" for image, path in local.pythons.items()]
+        words += [f"--claim={name}={folder}" for name, folder in local.claims.items()]
+        words += [f"--pass-env={name}" for name in local.pass_env]
+        words += [f"--data={local.data}"] if local.data else []
+        words += [f"--device={local.device}"] if local.device != "job" else []
+        return f"cd {_shell_word(local.cwd)} && {' '.join(map(_shell_word, words))}"
 
     def to_dataframe(self) -> pandas.DataFrame:
         """One row a trial; see `katuna.report.tables.to_dataframe` for the columns."""

@@ -169,6 +169,16 @@ class Training:
                 started, exited = (event, None) if isinstance(event, ContainerStarted) else (started, event)
         return started, exited
 
+    def starts(self, pod: str, name: str) -> int:
+        """How often a container was started since the job was last taken up, in its pod or in one made anew."""
+        count = 0
+        for event in self.events:
+            if isinstance(event, JobResumed):
+                count = 0
+            elif isinstance(event, ContainerStarted) and (event.pod, event.container) == (pod, name):
+                count += 1
+        return count
+
     @property
     def failed(self) -> ContainerExited | None:
         """The first end that was a failure and after which its container did not begin again."""

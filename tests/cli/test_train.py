@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 import uuid
@@ -74,7 +75,8 @@ def test_a_failed_rank_ends_the_job_and_is_named_with_its_exit_code_and_the_end_
     assert "worker-0" in ending
     assert "rank 1" in ending
     assert "code 1" in ending
-    assert "out of data" in ending
+    assert ending.count("out of data") == 1
+    assert "Failed (" in ending
     assert "Failed" in katuna("ls").stdout
 
 
@@ -295,6 +297,38 @@ def test_a_file_may_hold_a_secret_and_what_is_none(tmp_path: Path) -> None:
         assert katuna("rm", "toy", "--yes").returncode == 0
 
 
+def test_the_best_of_a_search_over_two_replicas_is_trained_again_with_both(tmp_path: Path) -> None:
+    program = "import os, sys; print(f'accuracy={float(sys.argv[1]) * int(os.environ[\"WORLD_SIZE\"]):.6f}')"
+    path = write_experiment(tmp_path, maxTrialCount=2, parallelTrialCount=1)
+    manifest = yaml.safe_load(path.read_text())
+    template = manifest["spec"]["trialTemplate"]
+    template["primaryContainerName"] = "pytorch"
+    template["trialSpec"] = {
+        key: value
+        for key, value in pytorchjob(program, "${trialParameters.lr}", workers=1).items()
+        if key in ("apiVersion", "kind", "spec")
+    }
+    path.write_text(yaml.safe_dump(manifest))
+    done = katuna("tune", path)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    best = objects("best")["status"]["observation"]["metrics"][0]["max"]
+    line = katuna("best", "-o", "command").stdout.strip()
+    again = subprocess.run(["/bin/bash", "-c", line], capture_output=True, text=True, check=True, cwd="/")
+    assert f"master-0 | accuracy={best}" in again.stdout
+    assert "worker-0 started" in again.stdout
+
+
+def test_what_takes_long_at_the_start_is_said(tmp_path: Path) -> None:
+    """The imports of PyTorch take more than a second on every machine."""
+    write_job(tmp_path, "", container={"command": ["python", "slow.py"]})
+    Path("slow.py").write_text("import torch\nprint('loss=0.5')\n")
+    done = katuna("train", "job.yaml")
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert done.stdout.count("Python starts, once for all replicas") == 1
+    quick = katuna("train", "job.yaml", "--cold")
+    assert "Python starts" not in quick.stdout
+
+
 def test_null_takes_a_field_out_and_a_text_may_be_empty(tmp_path: Path) -> None:
     write_job(tmp_path, "import os; print(repr(os.environ['WORD']))", workers=1, env={"WORD": "full"})
     first = "spec.pytorchReplicaSpecs.Master.template.spec.containers[pytorch].env[WORD].value="
@@ -349,6 +383,7 @@ TYPOS = {
     "claim": (("--claim", "data"), "NAME=FOLDER"),
     "claim of nothing": (("--claim", "data=./here"), "data"),
     "data": (("--data", "./nowhere"), "nowhere"),
+    "data of an unset variable": (("--data", ""), "--data"),
     "name": (("--name", "tai"), "toy"),
     "values": (("--values", "nosuch.yaml"), "nosuch.yaml"),
     "output": (("-o", "yaml"), "json"),

@@ -37,7 +37,7 @@ def _home(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ls_names_the_run_and_how_it_stands() -> None:
     lines = katuna("ls").stdout.splitlines()
-    assert lines[0].split() == ["NAME", "STATE", "ALGORITHM", "TRIALS", "BEST", "AGE"]
+    assert lines[0].split() == ["NAME", "STATE", "WHAT", "TRIALS", "BEST", "AGE"]
     assert lines[1].split()[:4] == ["toy", "Succeeded", "random", "5/5"]
     assert katuna("ls", "-o", "name").stdout == "toy\n"
 

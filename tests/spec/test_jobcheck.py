@@ -51,7 +51,7 @@ BROKEN = {
     "a quantity that is none": (with_container("resources: {limits: {memory: 4 GB}}"), f"{POD}.containers[0].resources.limits.memory", "a quantity"),
     "a container without a name": (changed(JOB, "            containers:", "            containers:\n              - {image: i}"), f"{POD}.containers[0].name", "must be specified"),
     "a container without an image": (changed(JOB, IMAGE, ""), f"{POD}.containers[0].image", "must be specified"),
-    "a suspended job": (changed(JOB, JOB_SPEC, JOB_SPEC.replace("template", "suspend: true\n        template")), "spec.trialTemplate.trialSpec.spec.suspend", "never starts"),
+    "a suspended job": (changed(JOB, JOB_SPEC, JOB_SPEC.replace("template", "suspend: true\n        template")), "spec.trialTemplate.trialSpec.spec.suspend", "never starts by itself"),
     "two at once": (
         changed(JOB, JOB_SPEC, JOB_SPEC.replace("template", "parallelism: 2\n        template")),
         "spec.trialTemplate.trialSpec.spec.parallelism",

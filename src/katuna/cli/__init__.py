@@ -115,8 +115,11 @@ def _say(message: str, error: KatunaError) -> None:
     from katuna.text import printable
 
     if isinstance(error, SpecRefused):
+        # What is an error here may be a warning elsewhere; one of the two is enough.
+        said = {(each.file, each.line, each.column, each.message) for each in error.findings if each.level == "error"}
         for finding in error.findings:
-            click.echo(printable(str(finding)), err=True)
+            if finding.level == "error" or (finding.file, finding.line, finding.column, finding.message) not in said:
+                click.echo(printable(str(finding)), err=True)
         errors = sum(finding.level == "error" for finding in error.findings)
         click.echo(f"{errors} error{'s' if errors != 1 else ''}; nothing was started", err=True)
     else:

@@ -39,7 +39,7 @@ def command(output: str) -> None:
         ]
         for row in rows
     ]
-    print_table(("NAME", "STATE", "ALGORITHM", "TRIALS", "BEST", "AGE"), table, right=("TRIALS", "BEST", "AGE"))
+    print_table(("NAME", "STATE", "WHAT", "TRIALS", "BEST", "AGE"), table, right=("TRIALS", "BEST", "AGE"))
     for row in rows:
         if "error" in row:
             click.echo(f"{row['name']}: {printable(row['error'], newlines=True)}", err=True)

@@ -104,16 +104,18 @@ _LOCAL = (
         "pythons",
         multiple=True,
         type=Pair("IMAGE=PATH"),
-        help="The interpreter for trials of one image; default: this one.",
+        help="The interpreter for commands of one image; default: this one.",
     ),
     click.option("--data", metavar="DATASET", help="A file, or a folder of files: trainers find its path in KATUNA_DATA."),
-    click.option("--pass-env", "pass_env", multiple=True, metavar="NAME", help="A variable of this shell that trials get too."),
+    click.option(
+        "--pass-env", "pass_env", multiple=True, metavar="NAME", help="A variable of this shell that the processes get too."
+    ),
     click.option(
         "--device",
         type=click.Choice(["job", "cpu", "cuda"]),
         default="job",
         show_default=True,
-        help="GPUs as the job asks, none, or one a trial.",
+        help="GPUs as the job asks, none, or at least one for each replica.",
     ),
     click.option(
         "--claim",
@@ -214,6 +216,8 @@ def run_options(
             commands[image] = tuple(shlex.split(text))
         except ValueError as error:
             raise InputRefused(f"--entrypoint {image}={text!r}: {error}; quote it as for a shell") from error
+    if data is not None and not data.strip():
+        raise InputRefused("--data: names no file or folder; leave the option out, or give one")
     dataset = None if data is None else describe(data)
     local = LocalOptions(
         maps=tuple(maps),

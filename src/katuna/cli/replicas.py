@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -64,8 +64,10 @@ def label(job: str, pod: str) -> str:
 class ReplicaScreen:
     """Prints the events of a job and the lines of its logs as they come, and on a terminal how it stands below them."""
 
-    def __init__(self) -> None:
+    def __init__(self, ending: Callable[[], bool] = lambda: False) -> None:
+        """`ending` tells whether the job has been asked to end."""
         self._line = StatusLine()
+        self._ending = ending
         self._run: Training | None = None
         self._labels: dict[tuple[str, str], str] = {}
         self._readers: list[_Reader] = []
@@ -130,6 +132,8 @@ class ReplicaScreen:
         assert self._run is not None
         took = duration(int(time.monotonic() - self._since)).replace(".0s", "s")
         running = f"{len(self._began)} running" if self._began else "nothing runs yet" if not self._metrics else ""
+        if self._ending():
+            running = "ending; Ctrl-C again ends it at once"
         return "  ".join(printable(word) for word in (self._run.name, took, running, in_words(self._metrics)) if word)
 
 
@@ -256,15 +260,12 @@ def closing(run: Training) -> list[str]:
     """The end: condition, reason, last metrics, where everything lies, what to do next."""
     ended = run.ended
     assert ended is not None
-    took = ended.at - run.began_at
-    why = [ended.message] if ended.condition == "Succeeded" else [ended.reason, ended.message or "no more is known"]
-    lines = ["", f"{': '.join(filter(None, [ended.condition, *why]))} ({duration(took)})"]
-    lines += _last_words(run)
+    lines = ["", *_end(run, ended)]
     if run.metrics:
         lines.append(f"last metrics       {in_words(run.metrics)}")
     if ended.condition == "Suspended":
         return [*lines, f"start it           katuna resume {run.name}"]
-    if (run.path / "export").is_dir():
+    if (run.path / "export").is_dir() and ended.condition == "Succeeded":
         lines.append(f"the model lies in  {run.path / 'export'}")
     return [
         *lines,
@@ -274,18 +275,31 @@ def closing(run: Training) -> list[str]:
     ]
 
 
-def _last_words(run: Training) -> list[str]:
-    """Which container failed first, how, and the end of its log."""
-    from katuna.launch.plan import rank_of
-    from katuna.metrics.tail import last_lines
+def _end(run: Training, ended: JobEnded) -> Iterator[str]:
+    """How it ended; after a failure which container failed first, how, and the end of its log."""
+    took, failed = duration(ended.at - run.began_at), run.failed
+    if ended.condition != "Failed":
+        yield printable(f"{': '.join(filter(None, [ended.condition, ended.message]))} ({took})")
+        return
+    # What the container's own end says is told below, with its log.
+    of_the_job = failed is None or ended.reason != failed.reason
+    why = f": {ended.reason}: {ended.message or 'no more is known'}" if of_the_job else ""
+    yield printable(f"Failed{why} ({took})")
+    if failed is not None:
+        yield from _last_words(run, failed)
 
-    failed = run.failed
-    if failed is None or run.state != "Failed":
-        return []
+
+def _last_words(run: Training, failed: ContainerExited) -> Iterator[str]:
+    from katuna.launch.plan import rank_of
+    from katuna.metrics.tail import last_lines, latest_attempt
+
     log = next(log for log in logs_of(run) if (log.pod, log.container) == (failed.pod, failed.container))
     replica = next(each for each in run.job.replicas if each.pod_name == failed.pod)
-    said = last_lines(log.path, count=LAST_LINES, width=LAST_WIDTH)
-    where = (
-        f"; the end of {log.path.relative_to(run.path)}:" if said else f"; it left nothing in {log.path.relative_to(run.path)}"
-    )
-    return [printable(f"{log.label}, rank {rank_of(replica)}, {exited(failed)}{where}"), *(f"  {line}" for line in said)]
+    said = last_lines(log.path, latest_attempt(log.path), count=LAST_LINES, width=LAST_WIDTH)
+    file = f"{run.name}/{log.path.relative_to(run.path)}"
+    how = f"{failed.reason}, exit code {failed.code}" if failed.code is not None else failed.reason
+    # Beyond its exit code: what killed it, why nothing could be executed.
+    more = "" if failed.reason == "Error" else f": {failed.message.partition('; its log')[0]}"
+    where = f"; the last lines of {file}:" if said else f"; {file} is empty"
+    yield printable(f"{log.label}, rank {rank_of(replica)}, ended: {how}{more}{where}")
+    yield from (f"  {line}" for line in said)

@@ -124,5 +124,6 @@ def _replica_rows(run: Training) -> list[list[str]]:
         else:
             state, code = exited.reason, "" if exited.code is None else str(exited.code)
         process = started.process if started else {}
-        rows.append([log.label, state, code, str(started.restarts if started else 0), how(process), str(process.get("pid", ""))])
+        restarts = max(0, run.starts(log.pod, log.container) - 1)
+        rows.append([log.label, state, code, str(restarts), how(process), str(process.get("pid", ""))])
     return rows

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="ConfigMaps and Secrets that the job refers to; a Secret's file is not kept in the run folder.",
+    help="ConfigMaps, Secrets or a training runtime that the job refers to; no Secret is kept in the run folder.",
 )
 @click.option("--nproc", metavar="N", help="Processes in each replica, in the place of the file's nprocPerNode.")
 @click.option(
@@ -90,7 +90,8 @@ def attend(job: Callable[..., Training]) -> None:
     from katuna.cli.replicas import ReplicaScreen, closing
     from katuna.cli.search import StopRequests
 
-    stop, screen = StopRequests(), ReplicaScreen()
+    stop = StopRequests()
+    screen = ReplicaScreen(ending=lambda: bool(stop))
     with stop.listening(), screen:
         run = job(interruptions=lambda: stop.count, watch=screen.watch)
     if run.ended is None:

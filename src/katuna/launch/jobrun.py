@@ -323,7 +323,7 @@ class JobRun:
                 self._stop_rest(min(PEERS_GRACE_S, self.job.grace_s))
             return
         if self.job.suspend and not self._parts:
-            yield self._ended("Suspended", "Suspended", "its file says suspend: true; `katuna resume` starts it")
+            yield self._ended("Suspended", "Suspended", "suspend is true; `katuna resume` starts it")
         elif self._outcome:
             yield self._decided(self._outcome)
         elif self._stopping:

@@ -17,7 +17,8 @@ class MemoryLimit:
     """Of all processes below the guard `guard`, from when it has started `pid`. `parent` is where a cgroup may be made, see `delegated`.
 
     The cgroup has no swap, as a pod has none, and the kernel ends all of it at once. Without one, what the processes have for
-    themselves and their part of what they share is added up (PSS), so a peak between two looks can pass.
+    themselves and their part of what they share is added up (PSS), so a peak between two looks can pass; one process counts
+    at least with all memory that is in no file, for a fork of the server of warm starts would have its part alone.
     """
 
     def __init__(self, limit_bytes: int, guard: int, pid: int, parent: Path | None) -> None:
@@ -31,7 +32,10 @@ class MemoryLimit:
             return _ooms(self._cgroup) > 0
         below = descendants(self._guard) if LINUX else []
         # The resident size is quick to read and never less than what counts.
-        if sum(map(_resident, below)) <= self._limit or sum(map(_proportional, below)) <= self._limit:
+        if sum(map(_resident, below)) <= self._limit:
+            return False
+        used = [_used(pid) for pid in below]
+        if max(sum(part for part, _ in used), max((own for _, own in used), default=0)) <= self._limit:
             return False
         for pid in below:
             with contextlib.suppress(OSError):
@@ -97,10 +101,12 @@ def _resident(pid: int) -> int:
         return 0
 
 
-def _proportional(pid: int) -> int:
+def _used(pid: int) -> tuple[int, int]:
+    """Bytes of a process: with its part of what it shares, and all that is in no file, shared or not."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         # Another user's, or a kernel without it.
-        return _resident(pid)
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+        return _resident(pid), 0
+    sizes = {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")}
+    return sizes.get("Pss", 0), sizes.get("Anonymous", 0)

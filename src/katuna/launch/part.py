@@ -12,6 +12,7 @@ from katuna.launch import memory
 from katuna.launch.ending import Ending, ending
 from katuna.launch.plan import Planned
 from katuna.launch.process import Claim, GuardedProcess, Starter, claim
+from katuna.metrics.tail import ANEW
 
 OUT_OF_MEMORY = "OOMKilled"
 
@@ -71,7 +72,7 @@ class Part:
         try:
             with given.log.open("ab") as log:
                 if log.tell():
-                    log.write(f"\n--- katuna: attempt {attempt} ---\n".encode())
+                    log.write(b"\n%s%s ---\n" % (ANEW, b"attempt %d" % attempt if attempt > 1 else b"resumed"))
                 self.log_start = log.tell()
             name = self.pod if given.is_main else f"{self.pod}.{self.name}"
             self.process = starter.start(

@@ -1,4 +1,5 @@
-"""Metrics out of a log when nobody has said their names: every `name=value` with a finite number, as a job has no objective."""
+"""Metrics out of a log when nobody has said their names: every `name=value` with a finite number, as a job has no objective; a
+`--flag=value` is none."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ class AnyNameTail(LogTail):
             return []
         text = line.decode("utf-8", errors="replace")
         time_us = timestamp_us(text.partition(" ")[0])
-        found = ((match[1], match[2]) for match in DEFAULT_FILTER.finditer(text) if match[1] and match[2])
+        found = ((match[1], match[2]) for match in DEFAULT_FILTER.finditer(text) if match[1] and match[2] and match[1][0] != "-")
         return [Report(name, value, time_us) for name, value in found if number(value) is not None and self._counts(name)]
 
     def _counts(self, name: str) -> bool:

@@ -15,6 +15,8 @@ from katuna.metrics.line import DEFAULT_FILTER, Report, read_metrics
 from katuna.metrics.near import Sieve, shown
 
 PIECE_BYTES = 8192
+ANEW = b"--- katuna: "
+"""A line that begins so stands in a log where its container has been started again."""
 
 
 class FileTail:
@@ -97,6 +99,19 @@ def _pieces(line: bytes) -> Iterator[bytes]:
         yield line[begin:cut]
         begin = cut
     yield line[begin:]
+
+
+def latest_attempt(path: Path) -> int:
+    """Where in a log the output of its container's latest start begins; 0 where that is not near its end."""
+    try:
+        with path.open("rb") as log:
+            begin = max(0, log.seek(0, 2) - 8 * PIECE_BYTES)
+            log.seek(begin)
+            text = log.read()
+    except OSError:
+        return 0
+    place = text.rfind(b"\n" + ANEW)
+    return 0 if place < 0 else begin + text.index(b"\n", place + 1) + 1
 
 
 def last_lines(path: Path, offset: int = 0, count: int = 2, width: int = 200) -> list[str]:

@@ -103,8 +103,9 @@ class Replica:
 
 @dataclass(frozen=True)
 class Job:
-    """`backoff_limit` is what the file itself writes, None for nothing. `deadline_s` is counted from the job's start and covers all attempts; None is no limit. `elastic` is (least, most) replicas
-    of an elasticPolicy. `clean_pod_policy` is as written: what is neither None nor Running counts as All."""
+    """`backoff_limit` is what the file itself writes, None for nothing. `deadline_s` is counted from the job's start and covers all
+    attempts; None is no limit. `elastic` is (least, most) replicas of an elasticPolicy. `clean_pod_policy` is as written: what is neither
+    None nor Running counts as All."""
 
     kind: str
     name: str

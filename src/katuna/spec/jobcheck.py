@@ -112,7 +112,7 @@ class _Checker:
                 yield Remark(("spec", name), message, "leave it out, or write 1", on=LOCAL, code="several-pods")
         yield from self._check_numbers(spec, ("spec",), ("activeDeadlineSeconds", "backoffLimit"))
         if spec.get("suspend"):
-            suspended = Remark(("spec", "suspend"), "a suspended job never starts", "leave it out", code="suspended")
+            suspended = Remark(("spec", "suspend"), "a suspended job never starts by itself", "leave it out", code="suspended")
             yield from self.stuck.of(suspended)
         template = spec.get("template", {})
         policy = template.get("spec", {}).get("restartPolicy", "")

@@ -115,7 +115,7 @@ def _refusals(spec: Mapping[str, Any], replicas: Mapping[str, Any]) -> Iterator[
 def _standstills(spec: Mapping[str, Any]) -> Iterator[Remark]:
     policy = spec.get("runPolicy", {})
     if policy.get("suspend"):
-        yield Remark((*RUN_POLICY, "suspend"), "a suspended job never starts", "leave it out", code="suspended")
+        yield Remark((*RUN_POLICY, "suspend"), "a suspended job never starts by itself", "leave it out", code="suspended")
     if policy.get("managedBy") == MANAGERS[1]:
         message = "the operator leaves the job to Kueue: nothing runs where there is no MultiKueue"
         yield Remark((*RUN_POLICY, "managedBy"), message, "leave it out", code="managed-elsewhere")
