@@ -465,3 +465,27 @@ def test_the_job_of_the_repository_trains(tmp_path: Path, monkeypatch: pytest.Mo
     assert re.search(r"^last metrics .*\w=\d", done.stdout, re.MULTILINE)
     run = tmp_path / "runs" / "digits"
     assert (run / "job.yaml").read_bytes() == (root / "training_jobs" / "digits.yaml").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_master_and_a_worker_train_to_the_loss_curve_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """training_jobs/digits-ddp.yaml as it is, and its command as one process, whose batch is that of both replicas. Sums of floats in
+    another order grow apart over the steps: the first epoch's loss is the same to 1 in 100,000, the others' to 5 in 1,000."""
+    root = Path(__file__).parents[2]
+    file = root / "training_jobs" / "digits-ddp.yaml"
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    shared = katuna("train", file, timeout=280)
+    assert shared.returncode == 0, (shared.stdout, shared.stderr)
+    replicas = yaml.safe_load(file.read_text())["spec"]["pytorchReplicaSpecs"]
+    (container,) = replicas["Master"]["template"]["spec"]["containers"]
+    alone = subprocess.run([sys.executable, *container["command"][1:]], capture_output=True, text=True, check=True)
+    first, second = (
+        re.findall(r"^(?:master-0 \| )?epoch=\d+ train-loss=(\S+)", output, re.MULTILINE)
+        for output in (shared.stdout, alone.stdout)
+    )
+    assert len(first) == len(second) == 8
+    assert float(first[0]) == pytest.approx(float(second[0]), rel=1e-5)
+    assert list(map(float, first)) == pytest.approx(list(map(float, second)), rel=5e-3)
+    assert (tmp_path / "runs" / "digits-ddp" / "export" / "model.onnx").is_file()
