@@ -156,7 +156,7 @@ def test_near_lines_are_few_short_and_harmless(tmp_path: Path) -> None:
 
 def test_the_last_lines_tell_the_story(tmp_path: Path) -> None:
     path = log_of(tmp_path, b"first\nTraceback\n  File x\nValueError: \x1b[31mbad\xff\n\n-----\n")
-    assert last_lines(path) == ["File x", "ValueError: \\x1b[31mbad�"]
+    assert last_lines(path) == ["  File x", "ValueError: \\x1b[31mbad�"]
     assert last_lines(path, offset=path.stat().st_size) == []
     assert last_lines(tmp_path / "none") == []
 

@@ -75,4 +75,4 @@ def _name(number: int) -> str:
 
 
 def _with_log(message: str, lines: Sequence[str]) -> str:
-    return f"{message}; its log ends: {' | '.join(lines)}" if lines else f"{message}; its log is empty"
+    return f"{message}; its log ends: {' | '.join(map(str.strip, lines))}" if lines else f"{message}; its log is empty"

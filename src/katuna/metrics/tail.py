@@ -12,7 +12,8 @@ from pathlib import Path
 
 from katuna.metrics.follow import Follower
 from katuna.metrics.line import DEFAULT_FILTER, Report, read_metrics
-from katuna.metrics.near import Sieve, shown
+from katuna.metrics.near import Sieve
+from katuna.text import printable, shorten
 
 PIECE_BYTES = 8192
 ANEW = b"--- katuna: "
@@ -115,7 +116,8 @@ def latest_attempt(path: Path) -> int:
 
 
 def last_lines(path: Path, offset: int = 0, count: int = 2, width: int = 200) -> list[str]:
-    """The last lines from byte `offset` on that hold a letter or digit, each as `shown` gives it: the end of a failed trial's story."""
+    """The last lines from byte `offset` on that hold a letter or digit, indented as there, with nothing in it that a terminal
+    would obey: the end of a failed trial's story."""
     try:
         with path.open("rb") as log:
             size = log.seek(0, 2)
@@ -124,4 +126,4 @@ def last_lines(path: Path, offset: int = 0, count: int = 2, width: int = 200) ->
     except OSError:
         return []
     lines = [line for line in re.split(r"[\r\n]+", text) if any(character.isalnum() for character in line)]
-    return [shown(line, width) for line in lines[-count:]]
+    return [shorten(printable(line.expandtabs().rstrip()[: width + 1]), width) for line in lines[-count:]]
