@@ -196,6 +196,9 @@ def test_the_jobs_own_variables_go_over_the_defaults_and_under_the_launchers() -
 
 def test_a_path_of_the_job_goes_behind_the_interpreters() -> None:
     assert built("true", env=[{"name": "PATH", "value": "/opt/conda/bin"}]).env["PATH"] == f"{BIN}:/opt/conda/bin"
+    options = LocalOptions(maps=(("/opt/conda", "/here"),))
+    given = built("true", options=options, env=[{"name": "PATH", "value": "/opt/conda/bin:/bin"}])
+    assert given.env["PATH"] == f"{BIN}:/here/bin:/bin"
 
 
 @pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "PET_NNODES", "TORCHELASTIC_RUN_ID"])
@@ -337,3 +340,17 @@ def test_a_script_in_the_working_folder_is_found(tmp_path: Path) -> None:
     program.chmod(0o755)
     if os.access(program, os.X_OK):
         assert complaints(built("./run.sh", workingDir=str(tmp_path))) == []
+
+
+def test_messages_say_the_command_as_it_may_be_shown(tmp_path: Path) -> None:
+    """Word for word: which word is the script is seen in the one that runs."""
+    job = job_from_manifest(a_job("python"), "main", trial="t")
+    given = Command((sys.executable, "-u", "/real/x.py"), {"PATH": "/bin"}, tmp_path)
+    told = Command(("python", "-u", "(secret)"), {}, tmp_path)
+    ((message, _),) = problems(job.replicas[0], given, told)
+    assert message == "container 'main': script '(secret)' does not exist here"
+    assert list(problems(job.replicas[0], given, told, lambda path, _: ("", "") if path == "/real/x.py" else None)) == []
+    ((message, hint),) = problems(
+        job.replicas[0], given, told, lambda path, _: ("is not made", "why") if path == "/real/x.py" else None
+    )
+    assert (message, hint) == ("container 'main': script '(secret)' is not made", "why")

@@ -1,17 +1,33 @@
-"""Checkpoints from parent to child, and folders that a trial has for itself."""
+"""Checkpoints from parent to child, folders that a trial has for itself, and the volumes of pods."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import stat
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from launch_jobs import a_launcher, a_request, run_one, the_end
+from launch_jobs import PATIENCE_S, WallClock, a_launcher, a_request, run_one, the_end
 
+from jobs import pytorchjob
 from katuna.contracts import TrialRequest
-from katuna.launch.volumes import Volumes, copy_folder
+from katuna.errors import LaunchFailed
+from katuna.jobs import JobEnded
+from katuna.launch.devices import Lease
+from katuna.launch.jobrun import JobRun, release
+from katuna.launch.options import LocalOptions
+from katuna.launch.plan import preflight
+from katuna.launch.process import ColdStarter, Starter, await_any
+from katuna.launch.volumes import PodVolumes, Volumes, copy_folder
+from katuna.launch.warm import WarmStarter
 from katuna.metrics.collect import Collecting
+from katuna.spec.job import Job, job_from_manifest
 from katuna.spec.model import Collector
 from katuna.trials import Exited, Reported, Started
 
@@ -153,3 +169,254 @@ def test_links_in_the_place_of_a_trials_folders_are_not_followed(tmp_path: Path)
     assert [type(event) for event in events] == [Started, Reported, Exited]
     assert [entry.name for entry in (tmp_path / "else").iterdir()] == ["kept"]
     launcher.close()
+
+
+# The volumes of a pod: what lies in them is not there before the job starts
+
+MARK = "s3cr3t-value"
+CODE = {
+    "apiVersion": "v1",
+    "kind": "ConfigMap",
+    "metadata": {"name": "code"},
+    "data": {
+        "train.py": "import helper, sys; print('trained by', helper.NAME)",
+        "helper.py": "NAME = 'it'",
+        "run.sh": "#!/bin/sh\necho ran",
+    },
+}
+KEYS = {
+    "apiVersion": "v1",
+    "kind": "Secret",
+    "metadata": {"name": "keys"},
+    "stringData": {"token": MARK, "t.py": "print('hidden')"},
+}
+WRITES = "mkdir -p /v/sub/bin; echo 'print(41 + 1)' > /v/sub/t.py; printf '#!/bin/sh\necho made\n' > /v/sub/bin/prog; chmod +x /v/sub/bin/prog"
+CONFIG_MAP = {"configMap": {"name": "code"}}
+EXECUTABLE = {"configMap": {"name": "code", "defaultMode": 0o755}}
+
+
+def a_pod(
+    command: list[str], volume: dict[str, Any], *, init: str = "", mount: dict[str, Any] | None = None, **container: Any
+) -> Job:
+    """A PyTorchJob with one volume, mounted at /v."""
+    mounts = [{"name": "data", "mountPath": "/v", **(mount or {})}]
+    first = {"name": "first", "image": "i", "command": ["sh", "-c", init], "volumeMounts": mounts}
+    pod = {"volumes": [{"name": "data", **volume}], **({"initContainers": [first]} if init else {})}
+    manifest = pytorchjob("", pod=pod, container={"command": command, "volumeMounts": mounts, **container})
+    return job_from_manifest(manifest, beside=[CODE, KEYS])
+
+
+def run_in(
+    folder: Path, job: Job, starter: Starter | None = None, meanwhile: Callable[[], None] = lambda: None
+) -> tuple[str, str]:
+    """How the job ended, and what it printed."""
+    starter = starter or ColdStarter()
+    folder.mkdir(exist_ok=True)
+    options = LocalOptions(cwd=str(folder))
+    own = {"environ": os.environ, "clock": WallClock(), "starter": starter, "lease": Lease((), ())}
+    run = JobRun(job, folder, options=options, defaults={"PYTHONUNBUFFERED": "1"}, extra={}, **own)  # type: ignore[arg-type]
+    give_up = time.monotonic() + PATIENCE_S
+    events: list[object] = []
+    try:
+        while not run.over:
+            assert time.monotonic() < give_up, events
+            events += run.poll()
+            meanwhile()
+            await_any(run.filenos(), 0.05)
+    finally:
+        run.kill()
+        starter.close()
+    end = events[-1]
+    assert isinstance(end, JobEnded)
+    return f"{end.condition}: {end.message}", run.main_log.read_text() if run.main_log.exists() else ""
+
+
+def refused(job: Job, **options: Any) -> list[tuple[str, str]]:
+    return preflight(job, LocalOptions(**options), os.environ)
+
+
+INSIDE: dict[str, tuple[Job, str]] = {
+    "a script of a ConfigMap": (a_pod(["python", "/v/train.py"], CONFIG_MAP), "trained by it"),
+    "a program of a ConfigMap": (a_pod(["/v/run.sh"], EXECUTABLE), "ran"),
+    "a program below PATH": (a_pod(["run.sh"], EXECUTABLE, env=[{"name": "PATH", "value": f"/v:{os.defpath}"}]), "ran"),
+    "a script below workingDir": (a_pod(["python", "train.py"], CONFIG_MAP, workingDir="/v"), "trained by it"),
+    "a file mounted by itself": (a_pod(["python", "/v"], CONFIG_MAP, mount={"subPath": "helper.py"}), ""),
+    "a script of a Secret": (a_pod(["python", "/v/t.py"], {"secret": {"secretName": "keys"}}), "hidden"),
+    "a script that an init container writes": (a_pod(["python", "/v/sub/t.py"], {"emptyDir": {}}, init=WRITES), "42"),
+    "a program that an init container writes": (a_pod(["/v/sub/bin/prog"], {"emptyDir": {}}, init=WRITES), "made"),
+    "a folder that an init container makes": (
+        a_pod(["python", "t.py"], {"emptyDir": {}}, init=WRITES, workingDir="/v/sub"),
+        "42",
+    ),
+    "a Python that an init container makes": (
+        a_pod(
+            ["/v/python", "-c", "1"], {"emptyDir": {}}, init="printf '#!/bin/sh\necho my own\n' > /v/python; chmod +x /v/python"
+        ),
+        "my own",
+    ),
+}
+
+
+@pytest.mark.parametrize("inside", INSIDE)
+def test_what_a_container_runs_may_lie_in_a_volume(tmp_path: Path, inside: str) -> None:
+    job, says = INSIDE[inside]
+    assert refused(job) == []
+    assert run_in(tmp_path, job) == ("Succeeded: ", f"{says}\n" if says else "")
+
+
+@pytest.mark.parametrize("inside", ["a script of a ConfigMap", "a script that an init container writes"])
+def test_a_script_in_a_volume_starts_warm_too(tmp_path: Path, inside: str) -> None:
+    job, says = INSIDE[inside]
+    assert run_in(tmp_path, job, WarmStarter()) == ("Succeeded: ", f"{says}\n")
+
+
+@pytest.mark.parametrize(
+    ("job", "message", "hint"),
+    [
+        (a_pod(["python", "/v/trian.py"], CONFIG_MAP), "script '/v/trian.py' does not exist: the ConfigMap 'code' of volume 'data' has no key 'trian.py'", "it has: helper.py, run.sh, train.py"),
+        (a_pod(["/v/walk.sh"], CONFIG_MAP), "command '/v/walk.sh' does not exist: the ConfigMap 'code' of volume 'data' has no key 'walk.sh'", "it has: helper.py, run.sh, train.py"),
+        (a_pod(["/v/run.sh"], CONFIG_MAP), "command '/v/run.sh' has mode 0644 and cannot be executed", "write defaultMode: 0755 in volume 'data', or let an interpreter run it"),
+        (a_pod(["true"], CONFIG_MAP, workingDir="/v/sub"), "workingDir '/v/sub' does not exist: the ConfigMap 'code' of volume 'data' has no key 'sub'", "it has: helper.py, run.sh, train.py"),
+        (a_pod(["python", "/v"], CONFIG_MAP, mount={"subPath": "x.py"}), "script '/v' does not exist: the ConfigMap 'code' of volume 'data' has no key 'x.py'", "it has: helper.py, run.sh, train.py"),
+        (a_pod(["python", "/v/train.py"], {"configMap": {"name": "other"}}), "script '/v/train.py' does not exist: the ConfigMap 'other' is not among the files given", "give its file with --values FILE"),
+        (a_pod(["python", "/v/x.py"], {"secret": {"secretName": "keys"}}), "script '/v/x.py' does not exist: the Secret 'keys' of volume 'data' has no key 'x.py'", "it has: t.py, token"),
+        (a_pod(["python", "/v/x.py"], {"hostPath": {"path": "/no/such"}}), "script '/v/x.py' does not exist here", "its volume is /no/such here"),
+        (a_pod(["true"], {"hostPath": {"path": "/no/such"}}, workingDir="/v"), "workingDir '/v' does not exist here", "its volume is /no/such here"),
+    ],
+)  # fmt: skip
+def test_what_a_volume_will_not_hold_is_refused_in_the_files_own_words(job: Job, message: str, hint: str) -> None:
+    assert refused(job) == [(f"container 'pytorch': {message}", hint)]
+
+
+def test_what_no_init_container_wrote_is_said_when_the_container_starts(tmp_path: Path) -> None:
+    end, _ = run_in(tmp_path, a_pod(["/v/prog"], {"emptyDir": {}}))
+    assert end == "Failed: command '/v/prog' cannot be run: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    "command", [["python", "$(TOKEN)"], ["$(TOKEN)"], ["python", "/v/$(TOKEN)"], ["/v/$(TOKEN)"], ["true"]], ids=" ".join
+)
+def test_no_refusal_shows_what_a_secret_holds(command: list[str]) -> None:
+    env = [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "token"}}}]
+    mount = {"subPathExpr": "../$(TOKEN)"} if command == ["true"] else {}
+    found = refused(a_pod(command, CONFIG_MAP, mount=mount, env=env))
+    assert found
+    assert MARK not in str(found)
+
+
+def test_files_of_a_volume_have_the_owners_part_of_their_modes(tmp_path: Path) -> None:
+    items = [{"key": "run.sh", "path": "sub/run"}, {"key": "train.py", "path": "t", "mode": 0o400}]
+    volume = {"configMap": {"name": "code", "defaultMode": 0o755, "items": items}}
+    job = a_pod(["sh", "-c", "cd /v; stat -c '%n %a' sub/run t; /v/sub/run"], volume)
+    assert run_in(tmp_path, job) == ("Succeeded: ", "sub/run 700\nt 600\nran\n")
+
+
+def test_files_of_a_volume_are_no_programs_by_themselves(tmp_path: Path) -> None:
+    assert run_in(tmp_path, a_pod(["sh", "-c", "stat -c %a /v/run.sh"], CONFIG_MAP)) == ("Succeeded: ", "600\n")
+
+
+# hostPath
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "wrong"),
+    [
+        *(("Directory", "folder", ""), ("File", "file", ""), ("Socket", "socket", ""), ("CharDevice", "/dev/null", "")),
+        *(("DirectoryOrCreate", "folder", ""), ("FileOrCreate", "file", ""), ("", "none", "")),
+        *((kind, "none", "does not exist here") for kind in ("Directory", "File", "Socket", "CharDevice", "BlockDevice")),
+        *(("Directory", "file", "is something else here"), ("File", "folder", "is something else here")),
+        *(("DirectoryOrCreate", "file", "is something else here"), ("FileOrCreate", "folder", "is something else here")),
+        *(("BlockDevice", "/dev/null", "is something else here"), ("Socket", "file", "is something else here")),
+        *(("FileOrCreate", "none/x", ": the folder for it does not exist here"), ("Directory", "file/x", ": Not a directory")),
+    ],
+)
+def test_a_host_path_is_what_its_type_says(tmp_path: Path, kind: str, path: str, wrong: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(tmp_path):
+        server.bind("socket")
+    place = tmp_path / path
+    found = refused(a_pod(["true"], {"hostPath": {"path": str(place), "type": kind}}))
+    text = f"volume 'data': hostPath {place} of type {kind}"
+    assert [message for message, _ in found] == ([f"{text}{'' if wrong[0] == ':' else ' '}{wrong}"] if wrong else [])
+
+
+def test_a_host_path_is_made_when_the_pod_is(tmp_path: Path) -> None:
+    for kind, name in (("DirectoryOrCreate", "a/b"), ("FileOrCreate", "file")):
+        job = a_pod(["sh", "-c", "stat -c '%F %a' /v"], {"hostPath": {"path": str(tmp_path / name), "type": kind}})
+        assert refused(job) == []
+        assert not (tmp_path / name).exists(), "a preflight makes nothing"
+        _, says = run_in(tmp_path / kind, job)
+        assert says == {"a/b": "directory 755\n", "file": "regular empty file 644\n"}[name]
+
+
+def test_a_container_may_work_in_a_host_path_that_is_made(tmp_path: Path) -> None:
+    volume = {"hostPath": {"path": str(tmp_path / "new"), "type": "DirectoryOrCreate"}}
+    assert run_in(tmp_path / "run", a_pod(["pwd"], volume, workingDir="/v")) == ("Succeeded: ", f"{tmp_path}/new\n")
+
+
+# Secrets
+
+
+@pytest.fixture
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What stands for the place in memory."""
+    place = tmp_path / "memory"
+    place.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
+    return place
+
+
+def files_with(mark: str, folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and mark.encode() in path.read_bytes()]
+
+
+def test_no_file_of_a_run_holds_a_secret(tmp_path: Path, memory: Path) -> None:
+    job = a_pod(
+        ["sh", "-c", 'ls /v; stat -c %a /v /v/token; test -n "$(cat /v/token)"; sleep 0.3'], {"secret": {"secretName": "keys"}}
+    )
+    held: list[Path] = []
+
+    def look() -> None:
+        assert files_with(MARK, tmp_path / "run") == []
+        held.extend(files_with(MARK, memory))
+
+    assert run_in(tmp_path / "run", job, meanwhile=look)[1] == "t.py\ntoken\n755\n600\n"
+    assert held
+    assert {path.relative_to(memory).parts[1:] for path in held} == {("toy-master-0", "data", "token")}
+    assert list(memory.iterdir()) == []
+
+
+def test_what_a_killed_katuna_left_of_a_secret_goes_at_the_next_start(tmp_path: Path, memory: Path) -> None:
+    job = a_pod(["true"], {"secret": {"secretName": "keys"}})
+    PodVolumes(tmp_path / "run", job.replicas[0], LocalOptions()).make()
+    PodVolumes(tmp_path / "run-2", job.replicas[0], LocalOptions()).make()
+    assert [stat.S_IMODE(path.stat().st_mode) for path in memory.iterdir()] == [0o700, 0o700]
+    (tmp_path / "link").symlink_to("run")
+    release(tmp_path / "link")
+    assert len(files_with(MARK, memory)) == 1, "the other job's stays"
+
+
+def test_a_secret_is_not_put_where_another_may_read_it(tmp_path: Path, memory: Path) -> None:
+    job = a_pod(["true"], {"secret": {"secretName": "keys"}})
+    volumes = PodVolumes(tmp_path / "run", job.replicas[0], LocalOptions())
+    volumes.make()
+    (hidden,) = memory.iterdir()
+    volumes.remove()
+    (tmp_path / "else" / "toy-master-0").mkdir(parents=True)
+    hidden.symlink_to(tmp_path / "else")
+    volumes.remove()
+    assert (tmp_path / "else" / "toy-master-0").is_dir()
+    with pytest.raises(LaunchFailed, match="belongs to somebody else"):
+        volumes.make()
+    hidden.unlink()
+    hidden.mkdir(mode=0o755)
+    with pytest.raises(LaunchFailed, match="open to others"):
+        volumes.make()
+
+
+def test_a_machine_without_such_a_place_has_secrets_in_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("katuna.launch.volumes._hidden_places", lambda _: iter(()))
+    job = a_pod(["sh", "-c", "cat /v/token | wc -c"], {"secret": {"secretName": "keys"}})
+    assert run_in(tmp_path, job) == ("Succeeded: ", f"{len(MARK)}\n")
+    assert files_with(MARK, tmp_path) == []

@@ -15,6 +15,7 @@ from katuna.errors import KatunaError
 @click.option("-y", "--yes", is_flag=True, help="Do not ask, also on a terminal.")
 def command(runs: tuple[str, ...], yes: bool) -> None:
     """Remove runs with their journals, logs and models. A run that is at work is refused."""
+    from katuna.launch.volumes import sweep
     from katuna.store.rundir import find
 
     folders = list(dict.fromkeys(find(run) for run in runs))
@@ -22,6 +23,8 @@ def command(runs: tuple[str, ...], yes: bool) -> None:
         click.confirm(f"Remove {', '.join(folder.name for folder in folders)} with everything in it?", abort=True)
     for folder in folders:
         with folder.locked():
+            for place in (folder.path, *(folder.path / "trials").glob("*")):
+                sweep(place)
             try:
                 folder.remove()
             except OSError as error:

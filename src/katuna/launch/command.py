@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 
 from katuna.launch.options import LocalOptions
 from katuna.launch.process import Command
@@ -21,6 +21,11 @@ _PYTHON = re.compile(r"python(3(\.\d+)?)?")
 _TAKES_VALUE = ("-W", "-X", "--check-hash-based-pycs")
 _MAP_HINT = "--map {0}=./trainers says where the image's {0} lies here"
 
+FINE = ("", "")
+Foresee = Callable[[str, bool], tuple[str, str] | None]
+"""Tells of an absolute path that is to be there, or to be executed too, when a container starts: why it will not, with a hint; `FINE`
+where it will or may; None where the file system knows by now."""
+
 
 def command(
     job: Job,
@@ -32,12 +37,14 @@ def command(
     defaults: Mapping[str, str],
     extra: Mapping[str, str],
     own: Mapping[str, str] | None = None,
+    made: Iterable[str] = (),
 ) -> Command:
     """The command that stands for a replica's container here. Pure but for looking whether interpreters exist.
 
     `environ` is katuna's own environment; of the variables, `defaults` go below what the options pass, that below what the job
     sets, and `extra` above it.
-    `own` are paths of the container that each trial has for itself, and where they lie; they go before those of the options.
+    `own` are paths of the container that each trial has for itself, and where they lie; they go before those of the options. `made`
+    are places of which the pod itself makes the contents: a Python below one is no image's, and used as it is.
     `port` stands for the master's. The argv is empty where neither the file nor the options say what to run.
     """
     container = replica.container
@@ -45,20 +52,25 @@ def command(
     asked = dict(replica_environment(job, replica, port=port, passed=environ))
     argv = [mapped(word) for word in _words(container, options, asked)]
     interpreter = _interpreter(options.pythons.get(container.image, sys.executable), options, environ)
-    if argv and _is_python(argv[0], replaced=container.image in options.pythons):
+    if argv and not _is_below(argv[0], made) and _is_python(argv[0], replaced=container.image in options.pythons):
         argv[0] = interpreter
     passed = {name: environ[name] for name in options.pass_env if name in environ}
     env = {**inherited(environ), **defaults, **passed, **{name: mapped(value) for name, value in asked.items()}, **extra}
-    path = asked.get("PATH") or environ.get("PATH", os.defpath)
+    path = mapped(asked.get("PATH", "")) or environ.get("PATH", os.defpath)
     env["PATH"] = f"{Path(interpreter).parent}{os.pathsep}{path}" if "/" in interpreter else path
     folder = options.here(mapped(container.working_dir) if container.working_dir else ".")
     return Command(tuple(argv), env, folder)
 
 
-def problems(replica: Replica, given: Command, own: Collection[str] = ()) -> Iterator[tuple[str, str]]:
-    """Why the command cannot run here, as (message, hint), found without running anything. Folders of the trial's `own` count as
-    there: they are made before it starts."""
+def problems(
+    replica: Replica, given: Command, told: Command | None = None, foresee: Foresee = lambda _path, _runs: None
+) -> Iterator[tuple[str, str]]:
+    """Why the command cannot run here, as (message, hint), found without running anything.
+
+    `told` is what messages say in the place of `given`, word for word. What `foresee` tells of a path goes before what lies there now.
+    """
     container = replica.container
+    told = told or given
     where = f"container {container.name!r}"
     if not given.argv:
         yield (
@@ -66,22 +78,35 @@ def problems(replica: Replica, given: Command, own: Collection[str] = ()) -> Ite
             f"--entrypoint {container.image}='python /app/train.py' says what the image would run",
         )
         return
-    if not given.folder.is_dir() and str(given.folder) not in own:
-        yield f"{where}: workingDir {str(given.folder)!r} does not exist here", _MAP_HINT.format(container.working_dir)
+    absent = ("does not exist here", _MAP_HINT.format(container.working_dir))
+    why, hint = foresee(str(given.folder), False) or (FINE if given.folder.is_dir() else absent)
+    if why:
+        yield f"{where}: workingDir {str(told.folder)!r} {why}", hint
         return
-    program = given.argv[0]
-    target = program if "/" not in program else str(given.folder / program)
-    if shutil.which(target, path=given.env["PATH"]) is None:
-        yield f"{where}: command {program!r} is not found here", _program_hint(program, container.command)
+    why, hint = _program(given, foresee) or ("is not found here", _program_hint(told.argv[0], container.command))
+    if why:
+        yield f"{where}: command {told.argv[0]!r} {why}", hint
         return
-    script = _script(given.argv)
-    if script and not (given.folder / script).exists():
-        hint = (
-            _MAP_HINT.format(Path(script).parent)
-            if script.startswith("/")
-            else f"looked for in {given.folder}; run katuna from the folder that holds it"
-        )
-        yield f"{where}: script {script!r} does not exist here", hint
+    index = _script(given.argv)
+    if index:
+        path, script = given.folder / given.argv[index], told.argv[index]
+        looked = f"looked for in {told.folder}; run katuna from the folder that holds it"
+        absent = ("does not exist here", _MAP_HINT.format(Path(script).parent) if script.startswith("/") else looked)
+        why, hint = foresee(str(path), False) or (FINE if path.exists() else absent)
+        if why:
+            yield f"{where}: script {script!r} {why}", hint
+
+
+def _program(given: Command, foresee: Foresee) -> tuple[str, str] | None:
+    """What is foreseen of the program, which a folder in PATH may hold too; None when it is not found."""
+    program, path = given.argv[0], given.env["PATH"]
+    if "/" in program:
+        place = str(given.folder / program)
+        return foresee(place, True) or (FINE if shutil.which(place) else None)
+    if shutil.which(program, path=path):
+        return FINE
+    folders = filter(None, path.split(os.pathsep))
+    return FINE if any(foresee(str(given.folder / folder / program), True) == FINE for folder in folders) else None
 
 
 def _program_hint(program: str, asked: Sequence[str]) -> str:
@@ -168,6 +193,10 @@ def _mapper(options: LocalOptions, own: Mapping[str, str]) -> Callable[[str], st
     return lambda text: map_paths(text, maps)
 
 
+def _is_below(path: str, places: Iterable[str]) -> bool:
+    return any(PurePath(path).is_relative_to(place) for place in places)
+
+
 def _is_python(program: str, *, replaced: bool) -> bool:
     """Whether the image's interpreter is meant. One that exists here at the same path is used as it is, unless `replaced`."""
     name = Path(program).name
@@ -176,16 +205,16 @@ def _is_python(program: str, *, replaced: bool) -> bool:
     return program == name or (program.startswith("/") and (replaced or not Path(program).exists()))
 
 
-def _script(argv: Sequence[str]) -> str:
-    """The file that a Python command line runs; "" when it is another command, or a module, or a string."""
+def _script(argv: Sequence[str]) -> int:
+    """Where a Python command line has the file that it runs; 0 when it is another command, or a module, or a string."""
     if not _PYTHON.fullmatch(Path(argv[0]).name):
-        return ""
-    arguments = iter(argv[1:])
-    for argument in arguments:
+        return 0
+    arguments = iter(enumerate(argv[1:], 1))
+    for index, argument in arguments:
         if not argument.startswith("-"):
-            return argument
+            return index
         if argument in _TAKES_VALUE:
-            next(arguments, "")
+            next(arguments, None)
         elif argument == "-" or (not argument.startswith(("--", "-W", "-X")) and not {"c", "m"}.isdisjoint(argument)):
-            return ""
-    return ""
+            return 0
+    return 0

@@ -102,7 +102,7 @@ class Part:
         return ContainerStarted(message["at"], self.pod, self.name, self.restarts, record)
 
     def _exited(self, clock: Clock) -> ContainerExited:
-        end = ending(self._said, self.planned.command.argv, self.planned.log, self.log_start)
+        end = ending(self._said, self.planned.told.argv, self.planned.log, self.log_start)
         if self._limit and end.reason == "Error" and (self._out_of_memory or self._limit.enforce()):
             limit = (self.planned.container.memory_bytes or 0) / 2**20
             end = Ending(137, OUT_OF_MEMORY, f"it used more than its memory limit of {limit:g} MiB and was ended")

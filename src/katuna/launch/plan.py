@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,18 +14,21 @@ from katuna.launch.options import LocalOptions
 from katuna.launch.process import Command
 from katuna.launch.volumes import PodVolumes
 from katuna.spec.job import MASTER_PORT, Container, Job, Replica
+from katuna.spec.plan import masked
 
 Stage = Literal["init", "main", "sidecar"]
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A container of pod `replica.pod_name`, ready to be started."""
+    """A container of pod `replica.pod_name`, ready to be started. `told` is its command as messages may show it, word for word: with a
+    mark for all that a Secret holds, and with paths in its volumes as the file has them."""
 
     replica: Replica
     container: Container
     stage: Stage
     command: Command
+    told: Command
     log: Path
 
     @property
@@ -115,8 +119,12 @@ def _planned(
         defaults["KATUNA_DATA"] = place.options.data
     extra = {**place.extra, "KATUNA_TRIAL_DIR": str(place.folder), "CUDA_VISIBLE_DEVICES": ",".join(devices)}
     own = {**volumes.maps(container), **place.own}
-    here = command(job, as_main, place.options, place.environ, port=port, defaults=defaults, extra=extra, own=own)
-    return Planned(replica, container, stage, here, log_of(place.folder, job, replica.pod_name, container.name))
+    scratch, as_written = volumes.scratch(container), {path: path for path in own}
+    shown = masked(replace(job, replicas=(as_main,))).replicas[0]
+    make = partial(command, job, options=place.options, environ=place.environ, port=port, defaults=defaults, extra=extra)
+    here = make(as_main, own=own, made=scratch.values())
+    told = make(shown, own=as_written, made=scratch)
+    return Planned(replica, container, stage, here, told, log_of(place.folder, job, replica.pod_name, container.name))
 
 
 def threads(job: Job, replica: Replica, cpus: int) -> int:
@@ -146,8 +154,8 @@ def job_problems(job: Job, place: Place, devices: Sequence[str] | None = None) -
         yield from PodVolumes(place.folder, replica, place.options).problems()
     for each in plan(job, place, (), MASTER_PORT):
         volumes = PodVolumes(place.folder, each.replica, place.options)
-        own = (*volumes.maps(each.container).values(), *place.own.values())
-        yield from problems(replace(each.replica, container=each.container), each.command, own)
+        foresee = volumes.foresee(each.container, place.own.values())
+        yield from problems(replace(each.replica, container=each.container), each.command, each.told, foresee)
     wanted = gpus(job, place.options)
     if wanted:
         here = len(cuda_devices(place.environ) if devices is None else devices)

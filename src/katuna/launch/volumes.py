@@ -1,19 +1,29 @@
-"""The folders that containers would have mounted: where they lie here, what is in them when a trial or job begins, and what goes with it."""
+"""The folders that containers would have mounted: where they lie here, what is in them when a trial or job begins, and what goes with it.
+
+What a Secret holds lies in memory where the machine has a place for that (XDG_RUNTIME_DIR, /dev/shm), and is removed when the job ends.
+After a SIGKILL of katuna it stays there, for its user alone, until the run is started again or the machine is; scratch folders and the
+files of ConfigMaps then stay in the run folder.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import posixpath
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import stat
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from katuna.errors import LaunchFailed
-from katuna.launch.command import map_paths
+from katuna.launch.command import FINE, Foresee, map_paths
 from katuna.launch.options import LocalOptions
 from katuna.metrics.collect import Collecting
 from katuna.spec.job import Container, Mount, Replica, Volume
+from katuna.spec.remark import listed
+from katuna.spec.volumes import DEFAULT_MODE, HeldFiles, HostPath
 
 METRICS, CHECKPOINTS = "metrics", "checkpoints"
 
@@ -111,12 +121,14 @@ class PodVolumes:
 
     def maps(self, container: Container) -> Mapping[str, str]:
         """The container's mount paths to where they lie."""
-        volumes = {volume.name: volume for volume in self.replica.volumes}
         return {
-            posixpath.normpath(mount.path): str(self._place(volumes[mount.volume]) / mount.sub_path)
-            for mount in container.mounts
-            if mount.volume in volumes
+            posixpath.normpath(mount.path): str(self._place(volume) / mount.sub_path) for mount, volume in self._mounts(container)
         }
+
+    def scratch(self, container: Container) -> Mapping[str, str]:
+        """`maps` of emptyDirs alone."""
+        paths = {posixpath.normpath(mount.path) for mount, volume in self._mounts(container) if volume.kind == "emptyDir"}
+        return {path: place for path, place in self.maps(container).items() if path in paths}
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is not here, as (message, hint)."""
@@ -128,31 +140,64 @@ class PodVolumes:
                     yield message, f"--claim {volume.source}=FOLDER says which folder stands for it"
                 elif not self.options.here(given).is_dir():
                     yield f"--claim {volume.source}={given}: there is no such folder here", "make it, or correct the option"
-        for mount in self._mounts():
-            if ".." in Path(mount.sub_path).parts or mount.sub_path.startswith("/"):
-                yield f"volumeMount {mount.path}: subPath {mount.sub_path!r} leads out of its volume", "name a folder within it"
+            elif isinstance(volume, HostPath) and volume.type:
+                yield from _unlike_its_type(volume)
+        for container in self._containers():
+            for mount in container.mounts:
+                if ".." in Path(mount.sub_path).parts or mount.sub_path.startswith("/"):
+                    # subPathExpr may take it from a Secret.
+                    which = "its subPath" if _hides(container) else f"subPath {mount.sub_path!r}"
+                    yield f"volumeMount {mount.path}: {which} leads out of its volume", "name a folder within it"
+
+    def foresee(self, container: Container, also: Collection[str] = ()) -> Foresee:
+        """What paths of the container come to once `make` has made what it makes and init containers have run. Folders of `also` will
+        be there."""
+
+        def tell(path: str, runs: bool) -> tuple[str, str] | None:
+            path = os.path.normpath(path)
+            around = [volume for volume in self.replica.volumes if Path(path).is_relative_to(self._place(volume))]
+            volume = max(around, key=lambda each: len(self._place(each).parts), default=None)
+            if path in also or (volume and volume.kind == "emptyDir"):
+                return FINE
+            if volume is None:
+                return None
+            place = self._place(volume)
+            if isinstance(volume, HeldFiles):
+                return _among(volume, Path(path).relative_to(place).as_posix(), runs=runs, hides=_hides(container))
+            if Path(path).exists() or place == Path("/"):
+                return None
+            return FINE if Path(path) in self._new_folders() else ("does not exist here", f"its volume is {place} here")
+
+        return tell
 
     def make(self) -> None:
-        """Makes what is not there. Raises OSError."""
+        """Makes what is not there, once nothing is left of an earlier pod. Raises LaunchFailed and OSError."""
         if any(volume.kind in ("emptyDir", "configMap", "secret") for volume in self.replica.volumes):
             self._own.mkdir(mode=0o700, parents=True, exist_ok=True)
         for volume in self.replica.volumes:
-            if volume.kind == "emptyDir":
-                self._place(volume).mkdir(parents=True, exist_ok=True)
+            place = self._place(volume)
+            if volume.kind == "secret":
+                self._make_hidden()
+            if volume.kind in ("emptyDir", "configMap", "secret"):
+                place.mkdir(parents=True, exist_ok=True)
             for name, content in volume.files.items():
-                _write_private(self._place(volume) / name, content)
-        kinds = {volume.name: volume for volume in self.replica.volumes}
-        for mount in self._mounts():
-            mounted = kinds.get(mount.volume)
-            if mount.sub_path and mounted and mounted.kind in ("emptyDir", "hostPath", "persistentVolumeClaim"):
-                place = self._place(mounted) / mount.sub_path
-                if not place.exists():
-                    place.mkdir(parents=True)
+                modes = volume.modes if isinstance(volume, HeldFiles) else {}
+                _write_private(place / name, content, modes.get(name, DEFAULT_MODE))
+            if isinstance(volume, HostPath) and volume.type == "FileOrCreate":
+                os.close(os.open(place, os.O_RDONLY | os.O_CREAT, 0o644))
+        for folder in self._new_folders():
+            if not folder.exists():
+                folder.mkdir(mode=0o755, parents=True)
 
     def remove(self) -> None:
         """Raises OSError."""
         if self._own.is_dir():
             shutil.rmtree(self._own)
+        for hidden in _hidden_places(self.folder):
+            if _is_ours(hidden):
+                shutil.rmtree(hidden / self.replica.pod_name, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    hidden.rmdir()
 
     @property
     def _own(self) -> Path:
@@ -163,17 +208,120 @@ class PodVolumes:
             return Path(volume.source)
         if volume.kind == "persistentVolumeClaim":
             return self.options.here(self.options.claims.get(volume.source, volume.source))
-        return self._own / volume.name
+        hidden = next(_hidden_places(self.folder), None) if volume.kind == "secret" else None
+        return (hidden / self.replica.pod_name if hidden else self._own) / volume.name
 
-    def _mounts(self) -> Iterator[Mount]:
+    def _make_hidden(self) -> None:
+        """The folder, if there is a place for one, that the Secrets of all pods of the job lie in."""
+        hidden = next(_hidden_places(self.folder), None)
+        if hidden:
+            with contextlib.suppress(FileExistsError):
+                hidden.mkdir(mode=0o700)
+            if not _is_ours(hidden):
+                raise LaunchFailed(
+                    f"{hidden}, where Secrets are to lie, belongs to somebody else or is open to others: remove it"
+                )
+
+    def _new_folders(self) -> Iterator[Path]:
+        """Folders that the pod gets where they are not yet."""
+        for volume in self.replica.volumes:
+            if isinstance(volume, HostPath) and volume.type == "DirectoryOrCreate":
+                yield self._place(volume)
+        for container in self._containers():
+            for mount, volume in self._mounts(container):
+                if mount.sub_path and volume.kind in ("emptyDir", "hostPath", "persistentVolumeClaim"):
+                    yield self._place(volume) / mount.sub_path
+
+    def _containers(self) -> Iterator[Container]:
         replica = self.replica
-        for container in (replica.container, *replica.sidecars, *replica.init_containers):
-            yield from container.mounts
+        yield from (replica.container, *replica.sidecars, *replica.init_containers)
+
+    def _mounts(self, container: Container) -> Iterator[tuple[Mount, Volume]]:
+        """Those of volumes that mean something here."""
+        volumes = {volume.name: volume for volume in self.replica.volumes}
+        yield from ((mount, volumes[mount.volume]) for mount in container.mounts if mount.volume in volumes)
 
 
-def _write_private(path: Path, content: bytes) -> None:
-    """A file of mode 0600; the folders on the way to it, which may be new, have 0700."""
+def sweep(folder: Path) -> None:
+    """Removes what a killed katuna left of Secrets for the jobs in `folder`, of which none runs."""
+    for hidden in _hidden_places(folder):
+        if _is_ours(hidden):
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _hidden_places(folder: Path) -> Iterator[Path]:
+    """Where the Secrets of the job in `folder` may lie: places in memory that this user can write to. The first is to be used."""
+    name = f"katuna-{hashlib.sha256(f'{os.geteuid()} {os.path.realpath(folder)}'.encode()).hexdigest()[:32]}"
+    for base in (os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm"):  # noqa: S108
+        if base.startswith("/") and Path(base).is_dir() and os.access(base, os.W_OK | os.X_OK):
+            yield Path(base, name)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether it is a folder, and this user's alone: others may write beside it."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+
+
+_TYPES = {
+    "Directory": stat.S_ISDIR,
+    "File": stat.S_ISREG,
+    "Socket": stat.S_ISSOCK,
+    "CharDevice": stat.S_ISCHR,
+    "BlockDevice": stat.S_ISBLK,
+}
+
+
+def _unlike_its_type(volume: HostPath) -> Iterator[tuple[str, str]]:
+    """A kubelet's checks; FileOrCreate makes no folder for its file."""
+    what = f"volume {volume.name!r}: hostPath {volume.source} of type {volume.type}"
+    wanted = volume.type.removesuffix("OrCreate")
+    path = Path(volume.source)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if wanted == volume.type:
+            yield f"{what} does not exist here", "make it, or change the path with --set"
+        elif wanted == "File" and not path.parent.is_dir():
+            yield f"{what}: the folder for it does not exist here", f"make {path.parent}"
+    except OSError as error:
+        yield f"{what}: {error.strerror}", "change the path with --set"
+    else:
+        if not _TYPES[wanted](mode):
+            yield f"{what} is something else here", "change the path or the type with --set"
+
+
+def _among(volume: HeldFiles, name: str, *, runs: bool, hides: bool) -> tuple[str, str]:
+    """`Foresee` of what lies at `name` in a ConfigMap's or Secret's volume; `hides`: not naming it."""
+    holder = f"{'ConfigMap' if volume.kind == 'configMap' else 'Secret'} {volume.source!r}"
+    if name in volume.files:
+        mode = volume.modes.get(name, DEFAULT_MODE)
+        if runs and not mode & 0o100:
+            hint = f"write defaultMode: 0755 in volume {volume.name!r}, or let an interpreter run it"
+            return f"has mode {mode:04o} and cannot be executed", hint
+        return FINE
+    if name == "." or any(file.startswith(f"{name}/") for file in volume.files):
+        return FINE
+    if volume.missing:
+        return f"does not exist: the {holder} is not among the files given", "give its file with --values FILE"
+    key = "such key" if hides else f"key {name!r}"
+    return (
+        f"does not exist: the {holder} of volume {volume.name!r} has no {key}",
+        f"it has: {listed(sorted(volume.files)) or 'none'}",
+    )
+
+
+def _hides(container: Container) -> bool:
+    """Whether values of a Secret may be in what was expanded for it."""
+    return bool(container.hidden or container.secrets)
+
+
+def _write_private(path: Path, content: bytes, mode: int) -> None:
+    """A file with the owner's part of `mode`, which may at least read and write it; the folders on the way to it may be new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600 | mode & 0o700)
     with os.fdopen(file, "wb") as output:
         output.write(content)

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 from katuna.errors import LOCAL
 from katuna.spec.beside import Holder, entries, find
 from katuna.spec.job import Mount, Volume
 from katuna.spec.model import Manifest
-from katuna.spec.remark import Path, Remark, listed, shown
+from katuna.spec.remark import Path, Remark, listed, one_of, shown
+
+HOST_PATH_TYPES = ("DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice")
+DEFAULT_MODE = 0o644
+"""Of the files of ConfigMaps and Secrets."""
 
 _SCRATCH = ("emptyDir", "ephemeral")
 _MAP = "--map /IN/IMAGE=./HERE gives a path a folder"
+
+
+@dataclass(frozen=True)
+class HostPath(Volume):
+    """`type` is one of `HOST_PATH_TYPES`, which a kubelet wants to find at the path or makes there; "" takes what is there."""
+
+    type: str = ""
+
+
+@dataclass(frozen=True)
+class HeldFiles(Volume):
+    """A ConfigMap's or a Secret's files; `modes` has those of all of them."""
+
+    modes: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def read_volumes(pod: Mapping[str, Any], beside: Sequence[Manifest], namespace: str) -> tuple[tuple[Volume, ...], list[Remark]]:
@@ -55,36 +76,65 @@ def _read(volume: Mapping[str, Any], path: Path, beside: Sequence[Manifest], nam
     if kind in _SCRATCH:
         return Volume(name, "emptyDir")
     if kind == "hostPath":
-        return Volume(name, "hostPath", str(source.get("path", "")))
+        return _host_path(name, source, (*path, kind))
     if kind == "persistentVolumeClaim":
         return Volume(name, "persistentVolumeClaim", str(source.get("claimName", "")))
     if kind == "configMap":
-        return _files(Volume(name, "configMap", str(source.get("name", ""))), source, (*path, kind), beside, namespace)
+        return _files(HeldFiles(name, "configMap", str(source.get("name", ""))), source, (*path, kind), beside, namespace)
     if kind == "secret":
-        return _files(Volume(name, "secret", str(source.get("secretName", ""))), source, (*path, kind), beside, namespace)
+        return _files(HeldFiles(name, "secret", str(source.get("secretName", ""))), source, (*path, kind), beside, namespace)
     message = f"a volume of kind {kind} means nothing here"
     return Remark((*path, kind), message, _MAP, "note", LOCAL, at_key=True, code="volumes-not-mounted")
 
 
-def _files(volume: Volume, source: Mapping[str, Any], path: Path, beside: Sequence[Manifest], namespace: str) -> Volume | Remark:
+def _host_path(name: str, source: Mapping[str, Any], path: Path) -> Volume | Remark:
+    kind = str(source.get("type") or "")
+    if kind and kind not in HOST_PATH_TYPES:
+        return one_of((*path, "type"), kind, HOST_PATH_TYPES)
+    return HostPath(name, "hostPath", str(source.get("path", "")), type=kind)
+
+
+def _files(
+    volume: HeldFiles, source: Mapping[str, Any], path: Path, beside: Sequence[Manifest], namespace: str
+) -> Volume | Remark:
     """The volume with the files that its ConfigMap or Secret makes."""
+    for where, mode in _modes(source, path):
+        if not isinstance(mode, int) or not 0 <= mode <= 0o777:
+            hint = "an octal number begins with 0 in YAML: 0644"
+            return Remark(where, f"{shown(mode)} is no mode between 0 and 0777", hint, code="out-of-range")
     kind: Holder = "ConfigMap" if volume.kind == "configMap" else "Secret"
     found = find(beside, kind, volume.source, namespace)
     optional = bool(source.get("optional"))
     if found is None:
-        return Volume(volume.name, volume.kind, volume.source, missing=not optional)
+        return replace(volume, missing=not optional)
     held = entries(found)
-    chosen = {key: key for key in held}
+    usual = _or(source.get("defaultMode"), DEFAULT_MODE)
+    chosen = [(key, key, usual) for key in held]
     if source.get("items") is not None:
-        chosen = {str(item.get("key", "")): str(item.get("path", "")) for item in source["items"]}
-    lacking = [key for key in chosen if key not in held]
+        items = source["items"]
+        chosen = [(str(each.get("key", "")), str(each.get("path", "")), _or(each.get("mode"), usual)) for each in items]
+    lacking = [key for key, _, _ in chosen if key not in held]
     if lacking and not optional:
         message, hint = f"the {kind} {volume.source} has no key {shown(lacking[0])}", f"it has: {listed(sorted(held))}"
         return Remark((*path, "items"), message, hint, on=LOCAL, code="no-config-map-key")
-    outside = next((to for to in chosen.values() if not _is_below(to)), None)
+    outside = next((to for _, to, _ in chosen if not _is_below(to)), None)
     if outside is not None:
         return Remark((*path, "items"), f"{shown(outside)} is no path below the mount", "no '..', no '/' first", code="bad-path")
-    return Volume(volume.name, volume.kind, volume.source, {to: held[key] for key, to in chosen.items() if key in held})
+    made = [(key, posixpath.normpath(to), mode) for key, to, mode in chosen if key in held]
+    return replace(volume, files={to: held[key] for key, to, _ in made}, modes={to: mode for _, to, mode in made})
+
+
+def _modes(source: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, Any]]:
+    """The modes that a volume writes, and where."""
+    if source.get("defaultMode") is not None:
+        yield (*path, "defaultMode"), source["defaultMode"]
+    for index, item in enumerate(source.get("items") or []):
+        if item.get("mode") is not None:
+            yield (*path, "items", index, "mode"), item["mode"]
+
+
+def _or(mode: Any, usual: int) -> int:
+    return usual if mode is None else int(mode)
 
 
 def _is_below(path: str) -> bool:
