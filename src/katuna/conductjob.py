@@ -222,7 +222,7 @@ class _Conductor:
         pool = DevicePool(cuda_devices(os.environ), lease_folder(os.environ))
         lease = pool.lease(wanted)
         if lease is None:
-            self._tell([f"waiting for {wanted} GPU(s) that other katuna processes have"])
+            self._tell([f"waiting for {wanted} GPU{'' if wanted == 1 else 's'} that other katuna processes have"])
         while lease is None and not self._interruptions():
             time.sleep(LOOK_S)
             lease = pool.lease(wanted)

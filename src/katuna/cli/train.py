@@ -148,8 +148,9 @@ def _rows(planned: JobPlan, each: Planned) -> Iterator[tuple[str, str]]:
     yield "in", str(each.command.folder)
     yield from (("env", f"{name}={value}") for name, value in _shown_env(planned, each))
     yield from (("volume", f"{mount.path} ({mount.volume})") for mount in each.container.mounts)
-    if _resources(each.container):
-        yield "asks for", _resources(each.container)
+    asks = _resources(each.container, gpus=planned.options.local.device != "cpu")
+    if asks:
+        yield "asks for", asks
 
 
 def _shown_env(planned: JobPlan, each: Planned) -> Iterator[tuple[str, str]]:
@@ -167,7 +168,8 @@ def _shown_env(planned: JobPlan, each: Planned) -> Iterator[tuple[str, str]]:
             yield name, each.command.env.get(name, value)
 
 
-def _resources(container: Container) -> str:
-    words = [f"{container.cpu:g} CPU" if container.cpu is not None else "", f"{container.gpus} GPU" if container.gpus else ""]
+def _resources(container: Container, *, gpus: bool) -> str:
+    words = [f"{container.cpu:g} CPU" if container.cpu is not None else ""]
+    words.append(f"{container.gpus} GPU" if container.gpus and gpus else "")
     words.append(f"{container.memory_bytes / 2**30:g} GiB" if container.memory_bytes else "")
     return ", ".join(filter(None, words))

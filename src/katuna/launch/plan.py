@@ -161,4 +161,7 @@ def job_problems(job: Job, place: Place, devices: Sequence[str] | None = None) -
         here = len(cuda_devices(place.environ) if devices is None else devices)
         if wanted > here:
             what = "the trial" if job.kind == "Job" else f"{job.kind} {job.name}"
-            yield f"{what} needs {wanted} GPU(s) and this machine has {here or 'none'}", "--device cpu runs it without"
+            yield (
+                f"{what} needs {wanted} GPU{'' if wanted == 1 else 's'} and this machine has {here or 'none'}",
+                "--device cpu runs it without",
+            )
