@@ -4,10 +4,12 @@ prints one line. `python benchmarks/start.py [n] [--quick] [--json]`.
     cold            an interpreter of its own
     warm            forked before it was needed: the server keeps two processes ready
     warm, a third   one start more at once than are ready: it waits for its forks
+    trainer, ...    the same step in a script that imports what trainers/image_classifier.py does, katuna's own modules among it
 """
 
 from __future__ import annotations
 
+import ast
 import tempfile
 import time
 from pathlib import Path
@@ -15,11 +17,10 @@ from pathlib import Path
 from sidebyside import Options, load, machine, options, ratio, tell
 from trials import Running
 
+from katuna.launch.forkserver import READY
 from katuna.launch.process import ColdStarter
 from katuna.launch.warm import WarmStarter
 
-READY = 2
-"""As in katuna/launch/forkserver.py."""
 PAUSE_S = 1.0
 """Between warm starts, in which the server forks again. A slot of a search comes free less often."""
 
@@ -34,38 +35,52 @@ print(f"loss={loss.item():.6f}")
 """
 
 
+def like_a_trainer() -> str:
+    """PROGRAM behind the imports of a real trainer, as they stand at its head."""
+    source = (Path(__file__).parents[1] / "trainers" / "image_classifier.py").read_text()
+    imports = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert any("katuna.runtime" in ast.unparse(node) for node in imports)
+    return "\n".join(map(ast.unparse, imports)) + "\n" + PROGRAM
+
+
 def measure(folder: Path, n: int) -> tuple[dict[str, list[float]], float]:
     """Seconds by kind, and those of the first warm start of all, which waits for the server's imports."""
-    script = folder / "program.py"
-    script.write_text(PROGRAM)
-    taken: dict[str, list[float]] = {"cold": [], "warm": [], "warm, a third": []}
-    cold, warm = ColdStarter(), WarmStarter()
     place = iter(range(1_000_000))
 
-    def begin(starter: ColdStarter | WarmStarter) -> Running:
-        return Running(starter, folder / str(next(place)), (str(script),), {})
+    def begin(starter: ColdStarter | WarmStarter, name: str) -> Running:
+        return Running(starter, folder / str(next(place)), (str(folder / name),), {})
 
-    trial = begin(warm)
-    first = trial.first_line()
-    trial.end()
-    for turn in range(n + 1):
-        time.sleep(PAUSE_S)
-        trials = [begin(cold)]
-        row = {"cold": trials[0].first_line()}
-        trials[0].end()
-        trials = [begin(warm)]
-        row["warm"] = trials[0].first_line()
-        trials[0].end()
-        time.sleep(PAUSE_S)
-        trials = [begin(warm) for _ in range(READY + 1)]
-        row["warm, a third"] = max(trial.first_line() for trial in trials)
+    def first_line(*trials: Running) -> float:
+        """The last one's; each has then ended."""
+        seconds = max(trial.first_line() for trial in trials)
         for trial in trials:
             trial.end()
-            assert trial.process.how["start"] == "warm", trial.process.how
+        return seconds
+
+    (folder / "program.py").write_text(PROGRAM)
+    (folder / "trainer.py").write_text(like_a_trainer())
+    taken: dict[str, list[float]] = {}
+    cold, warm, trainers = ColdStarter(), WarmStarter(), WarmStarter()
+    first = first_line(begin(warm, "program.py"))
+    first_line(begin(trainers, "trainer.py"))
+    for turn in range(n + 1):
+        row = {}
+        for kind, starter, script, count in (
+            ("cold", cold, "program.py", 1),
+            ("warm", warm, "program.py", 1),
+            ("warm, a third", warm, "program.py", READY + 1),
+            ("trainer, cold", cold, "trainer.py", 1),
+            ("trainer, warm", trainers, "trainer.py", 1),
+        ):
+            time.sleep(PAUSE_S)
+            trials = [begin(starter, script) for _ in range(count)]
+            row[kind] = first_line(*trials)
+            assert all(trial.process.how["start"] == ("cold" if starter is cold else "warm") for trial in trials), kind
         if turn:
             for name, seconds in row.items():
-                taken[name].append(seconds)
+                taken.setdefault(name, []).append(seconds)
     warm.close()
+    trainers.close()
     return taken, first
 
 
@@ -73,10 +88,12 @@ def main(given: Options) -> None:
     n = given.n or (3 if given.quick else 15)
     with tempfile.TemporaryDirectory() as folder:
         taken, first = measure(Path(folder), n)
-    lines = [f"{name}: 1 / {1 / ratio(taken, name, 'cold'):.0f} of cold" for name in taken if name != "cold"]
+    beside = {"warm": "cold", "warm, a third": "cold", "trainer, warm": "trainer, cold"}
+    to_cold = {name: ratio(taken, name, base) for name, base in beside.items()}
+    lines = [f"{name}: 1 / {1 / part:.0f} of {beside[name]}" for name, part in to_cold.items()]
     lines.append(f"the first warm start of all, which waits for the server's imports: {first:.2f} s")
     header = f"start to first metric line; n = {n} each, in turn; {machine('katuna', 'torch', 'numpy')}; {load()}"
-    tell(given, header, taken, base="cold", lines=lines, figures={"first_warm_start_s": first})
+    tell(given, header, taken, base="cold", lines=lines, figures={"first_warm_start_s": first, "of_its_own_cold": to_cold})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,10 @@
 
 Then 12 trials that sleep for a second, beside what the real Katib took for them.
 
-The ideal is what the trials of the run beside it computed, over two slots: nothing started, nothing written, no slot ever empty.
+Two ideals: nothing started, nothing written, no slot ever empty.
+
+    ideal           the seconds that the trials of katuna's own run say they computed, over two slots
+    ideal, apart    measured without katuna: as many trials from the same space in a pool of two forks that have computed before
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from sidebyside import load, machine
+from sidebyside import load, machine, ratio
 
 TRIAL = Path(__file__).with_name("digits_trial.py")
 SLOTS = 2
@@ -39,6 +42,23 @@ def objective(trial):
     return digits_trial.fit(trial.suggest_float("lr", 1e-3, 1e-2, log=True), trial.suggest_int("width", 4, 16))["accuracy"]
 study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=1))
 study.optimize(objective, n_trials=trials, n_jobs=jobs)
+"""
+
+POOL = """
+import multiprocessing, random, sys, time
+sys.path.insert(0, sys.argv[1])
+import torch
+import digits_trial
+torch.set_num_threads(1)
+def run(point):
+    digits_trial.fit(*point)
+draw = random.Random(1)
+points = [(10 ** draw.uniform(-3, -2), draw.randint(4, 16)) for _ in range(int(sys.argv[2]))]
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    pool.map(run, points[:2], chunksize=1)
+    began = time.perf_counter()
+    pool.map(run, points, chunksize=1)
+    print(time.perf_counter() - began)
 """
 
 RAY = """
@@ -99,16 +119,19 @@ spec:
 
 RECORDED_KATIB_S = 28.2
 """12 trials of one second, 2 at a time, on a machine of the same kind: recorded once from a real Katib."""
+ONE_SECOND_IDEAL_S = 6.0
+BASES = ("ideal", "ideal, apart", "katuna")
 
 
-def took(command: list[str], folder: Path) -> float:
+def took(command: list[str], folder: Path) -> tuple[float, str]:
+    """Seconds, and its output."""
     began = time.perf_counter()
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     if done.returncode:
         raise SystemExit(f"{command[:4]} failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-    return time.perf_counter() - began
+    return time.perf_counter() - began, done.stdout
 
 
 def by_katuna(trials: int, *flags: str) -> tuple[float, float]:
@@ -116,7 +139,7 @@ def by_katuna(trials: int, *flags: str) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "sweep.yaml").write_text(EXPERIMENT.format(trials=trials, script=TRIAL))
-        seconds = took([sys.executable, "-m", "katuna", "tune", "sweep.yaml", *flags], folder)
+        seconds, _ = took([sys.executable, "-m", "katuna", "tune", "sweep.yaml", *flags], folder)
         reported = [
             line.partition("=")[2]
             for log in folder.glob("runs/sweep/trials/*/log")
@@ -136,30 +159,45 @@ def one_second_trials() -> float:
         (folder / "sweep.yaml").write_text(
             EXPERIMENT.format(trials=12, script=script).replace(", additionalMetricNames: [seconds]", "")
         )
-        return took([sys.executable, "-m", "katuna", "tune", "sweep.yaml"], folder)
+        return took([sys.executable, "-m", "katuna", "tune", "sweep.yaml"], folder)[0]
 
 
-def in_process(python: str, program: str, *arguments: str) -> float:
+def in_process(python: str, program: str, *arguments: str) -> tuple[float, str]:
     with tempfile.TemporaryDirectory() as name:
         return took([python, "-c", program, *arguments], Path(name))
 
 
 def measure(trials: int, n: int, ray: str) -> dict[str, list[float]]:
-    """In turn: seconds by tool; `ideal` of katuna's run of the same turn."""
+    """In turn: seconds by tool, and the ideals."""
     found: dict[str, list[float]] = {}
     for _ in range(n):
         seconds, ideal = by_katuna(trials)
-        turn = {"ideal": ideal, "katuna": seconds}
+        apart = float(in_process(sys.executable, POOL, str(TRIAL.parent), str(trials))[1])
+        turn = {"ideal": ideal, "ideal, apart": apart, "katuna": seconds}
         for jobs in (1, 2):
-            turn[f"optuna n_jobs={jobs}"] = in_process(sys.executable, OPTUNA, str(TRIAL.parent), str(jobs), str(trials))
+            turn[f"optuna n_jobs={jobs}"] = in_process(sys.executable, OPTUNA, str(TRIAL.parent), str(jobs), str(trials))[0]
         if trials <= 32:
             turn["katuna --cold"] = by_katuna(trials, "--cold")[0]
             if ray:
                 with tempfile.TemporaryDirectory() as storage:
-                    turn["ray"] = in_process(ray, RAY, str(TRIAL.parent), str(trials), storage)
+                    turn["ray"] = in_process(ray, RAY, str(TRIAL.parent), str(trials), storage)[0]
         for name, value in turn.items():
             found.setdefault(name, []).append(value)
     return found
+
+
+def ratios(taken: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """By tool, to each of BASES: the median of the ratios turn by turn."""
+    return {name: {base: ratio(taken, name, base) for base in BASES} for name in taken}
+
+
+def show(size: str, taken: dict[str, list[float]]) -> None:
+    print(f"\n{size} trials, {SLOTS} at a time, {len(taken['ideal'])} turns")
+    print(f"{'':18} {'median s':>9} {'range':>16}", *(f"{f'of {base}':>16}" for base in BASES))
+    for name, to in ratios(taken).items():
+        seconds = taken[name]
+        spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
+        print(f"{name:18} {statistics.median(seconds):9.2f} {spread:>16}", *(f"{to[base]:16.2f}" for base in BASES))
 
 
 def main() -> None:
@@ -169,27 +207,21 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="figures as one JSON object")
     parser.add_argument("--ray", default="", metavar="PYTHON", help="an interpreter that has ray, torch and scikit-learn")
     given = parser.parse_args()
-    sizes = [8] if given.quick else [32, 128]
-    figures = {str(size): measure(size, 1 if given.quick else given.n, given.ray) for size in sizes}
-    seconds = [one_second_trials() for _ in range(given.n)]
+    turns = 1 if given.quick else given.n
+    figures = {size: measure(size, turns, given.ray) for size in ([8] if given.quick else [32, 128])}
+    seconds = [one_second_trials() for _ in range(turns)]
+    header = f"{machine('katuna', 'torch', 'optuna')}; {load()}"
+    one_second = {"seconds": seconds, "ideal_s": ONE_SECOND_IDEAL_S, "recorded_katib_s": RECORDED_KATIB_S}
     if given.json:
-        print(json.dumps({"machine": machine("torch", "optuna"), "seconds": figures, "one_second_trials": seconds}))
+        by_size = {size: {"seconds": taken, "ratios": ratios(taken)} for size, taken in figures.items()}
+        print(json.dumps({"header": header, "trials": by_size, "one_second_trials": one_second}, indent=1))
         return
-    print(machine("torch", "optuna"), load(), sep="; ")
+    print(header)
     for size, taken in figures.items():
-        print(f"\n{size} trials, {SLOTS} at a time, {len(taken['ideal'])} turns")
-        print(f"{'':18} {'median s':>9} {'range':>16} {'of ideal':>9} {'of katuna':>10}")
-        for name, seconds in taken.items():
-            to = {
-                base: statistics.median(a / b for a, b in zip(seconds, taken[base], strict=True)) for base in ("ideal", "katuna")
-            }
-            spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
-            print(f"{name:18} {statistics.median(seconds):9.2f} {spread:>16} {to['ideal']:9.2f} {to['katuna']:10.2f}")
-
+        show(str(size), taken)
     spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
-    print(
-        f"\n12 trials of one second, 2 at a time: katuna {statistics.median(seconds):.2f} s ({spread}), ideal 6, Katib {RECORDED_KATIB_S} as recorded"
-    )
+    print(f"\n12 trials of one second, {SLOTS} at a time: katuna {statistics.median(seconds):.2f} s ({spread}),", end=" ")
+    print(f"ideal {ONE_SECOND_IDEAL_S:g} s, Katib {RECORDED_KATIB_S} s as recorded")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -10,7 +11,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,11 @@ from typing import Any
 import pytest
 from launch_jobs import PATIENCE_S, carriers, until
 
-from katuna.launch import warm
+from katuna.launch import imports, warm
+from katuna.launch.asmain import hiding
 from katuna.launch.command import inherited
+from katuna.launch.forkserver import READY
+from katuna.launch.imports import needs
 from katuna.launch.process import LOCK_NAME, ColdStarter, Command, GuardedProcess, Starter, claim
 from katuna.launch.warm import Server, WarmStarter, differing
 
@@ -190,6 +195,9 @@ ENDS = {
     "returns": "print('x')",
     "exit code": "import sys; print('x'); sys.exit(7)",
     "exit code beyond a byte": "import sys; sys.exit(-1)",
+    "exit code beyond an int": "import sys; sys.exit(2**40 + 3)",
+    "exit code beyond a long": "import sys; sys.exit(2**70)",
+    "exit message that cannot be told": "class E:\n    def __str__(self): raise ValueError\nraise SystemExit(E())",
     "exit message": "import sys; sys.exit('stopped: ñ')",
     "exit true": "raise SystemExit(True)",
     "exception": "def f():\n    raise ValueError('no')\ntry:\n    f()\nexcept ValueError as error:\n    raise KeyError(1) from error",
@@ -203,6 +211,11 @@ ENDS = {
     "segmentation fault": "import ctypes\nctypes.string_at(0)",
     "abort": "import os\nos.abort()",
     "exit handlers": "import atexit, sys\natexit.register(print, 'one')\natexit.register(print, 'two')\nprint('x')\nsys.exit(3)",
+    "the last exception": "import atexit, sys\natexit.register(lambda: print(sys.last_type, sys.last_value, bool(sys.last_traceback)))\n1 / 0",
+    "the main thread": "import os, threading\nprint(threading.main_thread().native_id == os.getpid())",
+    "ended by a thread": "import os, threading, time\nprint('x')\n"
+    "threading.Thread(target=lambda: (time.sleep(0.2), os._exit(3))).start()",
+    "ended by an exit handler": "import atexit, os\natexit.register(lambda: os._exit(3))\nprint('x')",
     "a failing exit handler": "import atexit\natexit.register(lambda: print('after'))\nprint('x')",
     "threads": "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.2), print('thread'))).start()\nprint('main')",
     "a daemon": "import threading, time\nthreading.Thread(target=time.sleep, args=(99,), daemon=True).start()\nprint('main')",
@@ -242,6 +255,13 @@ def test_a_program_ends_as_with_an_interpreter_of_its_own(both: tuple[Bench, Ben
     assert results[1] == results[0]
 
 
+def test_output_comes_before_the_failure_that_it_led_to(both: tuple[Bench, Bench]) -> None:
+    name = both[0].script("print('x')\n1 / 0")
+    cold, warm_one = (bench.run("python", name).text for bench in both)
+    assert warm_one == cold
+    assert cold.startswith("x\nTraceback")
+
+
 def test_a_modules_failure_is_told_as_ever(both: tuple[Bench, Bench]) -> None:
     both[0].script("1 / 0", "pack/run.py")
     for module in ("pack.run", "pack.run.deeper"):
@@ -265,6 +285,18 @@ def test_random_numbers_are_each_trials_own(torch_bench: Bench) -> None:
 
 
 # PyTorch, in one server for several tests
+
+
+def test_a_spawned_process_returns_what_the_program_defines(torch_bench: Bench) -> None:
+    text = (
+        "import sys\nthere = 'multiprocessing' in sys.modules\nimport multiprocessing as m\nclass C: pass\ndef work(): return C()\n"
+        "if __name__ == '__main__':\n    with m.get_context('spawn').Pool(1) as pool:\n"
+        "        print(there, type(pool.apply_async(work).get(20)) is C)"
+    )
+    trial = torch_bench.run("python", torch_bench.script(text))
+    assert is_warm(trial)
+    assert trial.text == "True True\n"
+
 
 TORCH = """
 import os, random, sys
@@ -452,13 +484,22 @@ def server_of(bench: Bench) -> Server:
     return server
 
 
+def below(pid: int) -> list[int]:
+    return [one for one in everyone() if parent(one) == pid]
+
+
+def kill_all(pids: Iterable[int]) -> None:
+    """Some of them go with others."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_a_dead_server_means_cold_starts_and_no_more(warm_bench: Bench, tmp_path: Path) -> None:
     name = warm_bench.script("import os, time\nwhile not os.path.exists('go'): time.sleep(0.02)")
     running = warm_bench.begin("python", name).listen("started")
     server = server_of(warm_bench)
-    family = [server._process.pid, *(pid for pid in everyone() if parent(pid) == server._process.pid)]
-    for pid in set(family) - {running.process.guard_pid}:
-        os.kill(pid, signal.SIGKILL)
+    kill_all({server._process.pid, *below(server._process.pid)} - {running.process.guard_pid})
     assert until(server.why)
     (tmp_path / "go").touch()
     trial = warm_bench.run("python", name)
@@ -507,11 +548,30 @@ def test_a_spare_guard_that_dies_is_no_trials_end(warm_bench: Bench) -> None:
     name = warm_bench.script("print('x')")
     assert is_warm(warm_bench.run("python", name))
     server = server_of(warm_bench)
-    for pid in [pid for pid in everyone() if parent(pid) == server._process.pid]:
-        os.kill(pid, signal.SIGKILL)
+    kill_all(below(server._process.pid))
     assert until(server.why)
     trial = warm_bench.run("python", name)
     assert (trial.end, trial.text, is_warm(trial)) == ((0, 0), "x\n", False)
+
+
+@pytest.mark.parametrize("who", ["the server", "its idle guards", "all"])
+def test_a_server_that_stalls_lets_trials_start_cold(warm_bench: Bench, monkeypatch: pytest.MonkeyPatch, who: str) -> None:
+    name = warm_bench.script("print('x')")
+    assert is_warm(warm_bench.run("python", name))
+    pid = server_of(warm_bench)._process.pid
+    assert until(lambda: len(below(pid)) == READY)
+    monkeypatch.setattr(warm, "TAKEN_TIMEOUT_S", 0.5)
+    stopped = {"the server": [pid], "its idle guards": below(pid), "all": [pid, *below(pid)]}[who]
+    for one in stopped:
+        os.kill(one, signal.SIGSTOP)
+    trials = [warm_bench.begin("python", name) for _ in range(READY + 1)]
+    ended = [trial.listen() for trial in trials]
+    assert [(trial.end, trial.text) for trial in ended] == [((0, 0), "x\n")] * (READY + 1)
+    starts = Counter(trial.process.how.get("why", "warm") for trial in ended)
+    late = 1 if who == "the server" else READY + 1
+    assert starts["the server of warm starts took no trial for 0.5 s"] == late, starts
+    assert starts["warm"] == READY + 1 - late
+    assert until(lambda: not any(map(alive, stopped)))
 
 
 # What starts cold
@@ -558,6 +618,7 @@ def test_what_a_fork_cannot_be_starts_cold_and_says_why(warm_bench: Bench, tmp_p
             ("HOME", "/nowhere"),
             ("LC_ALL", "C"),
         ),
+        *(("TQDM_DISABLE", "1"), ("DNNL_VERBOSE", "1"), ("ONEDNN_DEFAULT_FPMATH_MODE", "BF16"), ("CXX", "clang++")),
     ],
 )
 def test_environment_that_is_read_at_a_start_starts_cold(warm_bench: Bench, name: str, value: str) -> None:
@@ -581,6 +642,97 @@ def test_environment_that_calls_can_honour_does_not_start_cold() -> None:
 def test_thread_counts_that_are_no_number_start_cold(warm_bench: Bench, value: str) -> None:
     trial = warm_bench.run("python", warm_bench.script("print('x')"), env={"OMP_NUM_THREADS": value})
     assert trial.process.how == {"start": "cold", "why": f"OMP_NUM_THREADS={value} is no plain number"}
+
+
+WRITES = (
+    *("os.environ['A'] = '1'", "environ['A'] += '1'", "del os.environ['A']", "os.environ.setdefault('A', '1')"),
+    *("os.environ.update({'A': '1'})", "environ.update(A='1')", "os.environ.update(dict(A='1'))", "os.environ |= {'A': '1'}"),
+    *("os.putenv('A', '1')", "def f():\n    os.environ['A']: str = '1'", "os.environ.pop('A')"),
+)
+
+
+@pytest.mark.parametrize("text", WRITES)
+def test_what_a_program_writes_to_its_environment_is_found(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.py").write_text(f"import os\nfrom os import environ\nprint(environ['B'], os.environ.get('C'))\n{text}")
+    assert needs(tmp_path / "x.py", []).writes == (("x.py", "A"),)
+
+
+def test_relative_imports_are_followed(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    (package / "inner").mkdir(parents=True)
+    (package / "__main__.py").write_text("from . import a\nfrom .inner import b")
+    (package / "a.py").write_text("import scipy")
+    (package / "inner" / "__init__.py").write_text("from .. import c")
+    (package / "inner" / "b.py").write_text("import torch")
+    (package / "c.py").write_text("import os\nos.environ['A'] = '1'")
+    found = needs(package / "__main__.py", [])
+    assert (found.modules, found.writes) == ({"scipy", "torch"}, (("c.py", "A"),))
+
+
+def test_a_program_that_sets_what_a_library_reads_at_its_start_starts_cold(warm_bench: Bench) -> None:
+    warm_bench.script("import os\nos.environ['OMP_NUM_THREADS'] = '1'", "nearby/helper.py")
+    calls = {
+        "import os\nos.environ['TORCH_LOGS'] = ''\nimport numpy": "program.py sets TORCH_LOGS itself",
+        "import helper, numpy": "helper.py sets OMP_NUM_THREADS itself",
+        "import os\nos.environ.update(PYTHONHASHSEED='0', MASTER_ADDR='localhost', CUBLAS_WORKSPACE_CONFIG=':16:8')": "",
+        "import katuna.launch.warm": "",
+    }
+    for text, why in calls.items():
+        trial = warm_bench.run("python", warm_bench.script(text), env={"PYTHONPATH": "nearby"})
+        assert trial.process.how.get("why", "") == why
+        assert trial.end == (0, 0)
+
+
+def test_sources_are_read_again_only_when_they_have_changed(tmp_path: Path) -> None:
+    def read() -> int:
+        return imports._parsed.cache_info().misses
+
+    (tmp_path / "x.py").write_text("import helper, katuna.metrics.line, numpy")
+    (tmp_path / "helper.py").write_text("import scipy")
+    first = read()
+    before = needs(tmp_path / "x.py", []).modules
+    assert read() >= first + 2
+    again = read()
+    assert needs(tmp_path / "x.py", []).modules == before
+    assert read() == again
+    (tmp_path / "helper.py").write_text("import torch")
+    assert before ^ needs(tmp_path / "x.py", []).modules == {"scipy", "torch"}
+    assert read() == again + 1
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later" / "helper.py").write_text("import pandas")
+    assert "pandas" in needs(tmp_path / "x.py", [str(tmp_path / "later")]).modules
+
+
+def test_what_is_imported_for_its_effect_is_left_to_the_program(tmp_path: Path) -> None:
+    text = "import sklearn\ndef f():\n    from sklearn.experimental import enable_halving_search_cv"
+    (tmp_path / "x.py").write_text(text + "\nif TYPE_CHECKING:\n    import torch\nelse:\n    import scipy")
+    assert needs(tmp_path / "x.py", []).modules == {"sklearn", "scipy"}
+
+
+def test_a_module_that_a_library_would_take_for_its_own_starts_cold(warm_bench: Bench) -> None:
+    # numpy's server has loaded it to set numbers of threads; nothing in the script's own imports tells.
+    warm_bench.script("mine = 1", "nearby/threadpoolctl/__init__.py")
+    name = warm_bench.script("import numpy, threadpoolctl\nprint(threadpoolctl.mine)")
+    trials = [warm_bench.begin("python", name, env={"PYTHONPATH": "nearby"}) for _ in range(3)]
+    for trial in trials:
+        assert trial.listen().process.how == {"start": "cold", "why": "it has a module threadpoolctl of its own"}
+        assert (trial.end, trial.text) == ((0, 0), "1\n")
+    assert is_warm(warm_bench.run("python", warm_bench.script("import numpy", "other.py"))), "the server goes on"
+
+
+def test_a_folder_without_modules_hides_none(warm_bench: Bench) -> None:
+    for place in ("html", "profile", "code", "secrets", "torch", "threadpoolctl"):
+        warm_bench.script("", f"{place}/data.txt")
+    assert is_warm(warm_bench.run("python", warm_bench.script("import numpy\nimport profile\nprofile.run")))
+
+
+@pytest.mark.parametrize("entry", ["x.py", "x.pyc", "x.so", "x.abi3.so", "x/__init__.py", "x/__init__.so"])
+def test_all_that_python_imports_can_hide_a_module(tmp_path: Path, entry: str) -> None:
+    path = tmp_path / entry
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    assert hiding(tmp_path, {"w", "x"}) == "x"
+    assert hiding(tmp_path, {"w"}) == ""
 
 
 def test_another_interpreter_starts_cold(warm_bench: Bench, tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import SourceFileLoader, all_suffixes
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -52,6 +52,27 @@ class Program:
         return cls(words[0], tuple(words[1:]), unbuffered=unbuffered)
 
 
+def hiding(folder: str | Path, names: Set[str]) -> str:
+    """One of the modules `names` that Python would import from this folder, which goes before all other places; "" for none.
+
+    A folder in it without an `__init__` is found after all else, and so hides nothing.
+    """
+    suffixes = all_suffixes()
+    try:
+        entries = os.listdir(folder)  # noqa: PTH208
+    except OSError:
+        return ""
+    found = set()
+    for entry in entries:
+        name, dot, rest = entry.partition(".")
+        if name in names and (
+            dot + rest in suffixes
+            or (not dot and any(os.path.exists(f"{folder}/{name}/__init__{suffix}") for suffix in suffixes))  # noqa: PTH110
+        ):
+            found.add(name)
+    return min(found, default="")
+
+
 class Inherited:
     """What the process that was forked knew before: its import path, its modules, and how many threads libraries would use."""
 
@@ -80,9 +101,15 @@ def become(program: Program, argv: Sequence[str], env: Mapping[str, str], before
     sys.executable = os.path.abspath(shutil.which(argv[0], path=env.get("PATH")) or sys.executable)  # noqa: PTH100
     sys.orig_argv[:] = argv
     sys.argv[:] = ["-m" if program.is_module else program.target, *program.arguments]
-    first = os.getcwd() if program.is_module else os.path.dirname(os.path.realpath(program.target))  # noqa: PTH109, PTH120
-    given = [os.path.abspath(entry) for entry in env["PYTHONPATH"].split(os.pathsep)] if env.get("PYTHONPATH") else []  # noqa: PTH100
+    first, *given = places(program, env, os.getcwd())  # noqa: PTH109
     sys.path[:] = [first, *dict.fromkeys([*given, *before.path])]
+
+
+def places(program: Program, env: Mapping[str, str], folder: str) -> list[str]:
+    """What goes before all else in a program's import path: its own folder, or the working `folder`, and PYTHONPATH."""
+    first = folder if program.is_module else os.path.dirname(os.path.realpath(os.path.join(folder, program.target)))  # noqa: PTH118, PTH120
+    given = env["PYTHONPATH"].split(os.pathsep) if env.get("PYTHONPATH") else []
+    return [first, *(os.path.abspath(os.path.join(folder, entry)) for entry in given)]  # noqa: PTH100, PTH118
 
 
 def run(program: Program, before: Inherited) -> None:
@@ -96,6 +123,9 @@ def _execute(program: Program) -> int:
     main = ModuleType("__main__")
     vars(main).update(__builtins__=sys.modules["builtins"], __annotations__={})
     sys.modules["__main__"] = main
+    if "__mp_main__" in sys.modules:
+        # As multiprocessing has it, which was imported with another main.
+        sys.modules["__mp_main__"] = main
     try:
         if program.is_module:
             import runpy
@@ -109,7 +139,11 @@ def _execute(program: Program) -> int:
             except OSError as error:
                 print(f"{sys.executable}: can't open file {name!r}: [Errno {error.errno}] {error.strerror}", file=sys.stderr)  # noqa: T201
                 return 2
-            exec(compile(source, name, "exec", dont_inherit=True), vars(main))  # noqa: S102
+            try:
+                exec(compile(source, name, "exec", dont_inherit=True), vars(main))  # noqa: S102
+            finally:
+                # An interpreter does so too, before it waits for threads; a failure is told at the end.
+                _flush_quietly()
     except SystemExit as end:
         return _exit_code(end.code)
     except BaseException as error:  # noqa: BLE001
@@ -122,8 +156,10 @@ def _exit_code(code: object) -> int:
     if code is None:
         return 0
     if isinstance(code, int):
-        return code & 0xFF
-    print(code, file=sys.stderr)  # noqa: T201
+        return (code if abs(code) <= sys.maxsize else -1) & 0xFF
+    for text in (code, "\n"):
+        with contextlib.suppress(Exception):
+            print(text, end="", file=sys.stderr)  # noqa: T201
     return 1
 
 
@@ -132,6 +168,9 @@ def _tell(error: BaseException) -> None:
     trace: TracebackType | None = error.__traceback__
     while trace and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
+    if sys.version_info >= (3, 12):
+        sys.last_exc = error
     sys.excepthook(type(error), error.with_traceback(trace), trace)
 
 
@@ -145,8 +184,10 @@ def _finish(code: int, before: Inherited) -> None:
         _attempt(step)
     written = _flush_stdio()
     _flush_files()
-    for name in {*sys.modules} - before.modules | {"__main__"}:
-        del sys.modules[name]
+    for name in {*sys.modules} - before.modules | {"__main__", "__mp_main__"}:
+        sys.modules.pop(name, None)
+    for name in ("last_type", "last_value", "last_traceback", "last_exc"):
+        vars(sys).pop(name, None)
     gc.collect()
     written = written and _flush_stdio()
     _flush_files()
@@ -162,6 +203,12 @@ def _attempt(step: Callable[[], object]) -> None:
         step()
     except BaseException as error:  # noqa: BLE001
         _tell(error)
+
+
+def _flush_quietly() -> None:
+    for stream in (sys.stderr, sys.stdout):
+        with contextlib.suppress(Exception):
+            stream.flush()
 
 
 def _flush_stdio() -> bool:
@@ -223,6 +270,7 @@ def _set_threads(env: Mapping[str, str], before: Inherited) -> None:
 
 def _make_new() -> None:
     """State that modules keep and that must be this process's own. Python's `random` sees to itself after a fork."""
+    threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
     mtrand = sys.modules.get("numpy.random.mtrand")
     if mtrand:
         mtrand.seed()

@@ -12,6 +12,9 @@ So the two forks (each 10 to 40 ms for an address space with PyTorch in it) are 
     out  `ready`, or `unfit WHY` and the end
     in   a trial's token, with file descriptors: the guard's socket to katuna, the trial's log, and locks to hold
 
+A guard whose trial has a module of its own named as one that is here already says `"event": "hidden", "name": NAME` to katuna,
+and does not take it on.
+
 All ends when katuna's end of REQUESTS is closed, or katuna is gone; trials that run have their guards to see to that.
 """
 
@@ -27,14 +30,16 @@ import socket
 import sys
 import weakref
 
-# Python's own entry for a script is this folder, whose names are no trial's to find.
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
+if __name__ == "__main__":
+    # Python's own entry for a script is this folder, whose names are no trial's to find.
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
 
-from katuna.launch import guard  # noqa: E402
-from katuna.launch.asmain import Inherited, Program, become, run  # noqa: E402
-from katuna.launch.guard import TOKEN_VARIABLE  # noqa: E402
+from katuna.launch import guard
+from katuna.launch.asmain import Inherited, Program, become, hiding, places, run
+from katuna.launch.guard import TOKEN_VARIABLE
 
-del sys.path[0]
+if __name__ == "__main__":
+    del sys.path[0]
 
 READY = 2
 """Idle pairs: for a job of two replicas, or two slots that come free at once; a third start waits for its forks."""
@@ -120,6 +125,7 @@ def cuda_works_after_a_fork(torch: object) -> bool:
 
 def serve(requests: int, katuna: int, before: Inherited) -> Program:
     """Keeps pairs ready. Returns in a trial's process alone, which has then become the program's."""
+    server = os.getpid()
     idle: set[int] = set()
     poll = select.poll()
     poll.register(requests, 0)
@@ -130,7 +136,7 @@ def serve(requests: int, katuna: int, before: Inherited) -> Program:
             if os.fork() == 0:
                 for other in (reader, *idle):
                     os.close(other)
-                return be_a_pair(requests, katuna, writer, before)
+                return be_a_pair(server, requests, katuna, writer, before)
             os.close(writer)
             idle.add(reader)
             poll.register(reader, select.POLLIN)
@@ -145,9 +151,13 @@ def serve(requests: int, katuna: int, before: Inherited) -> Program:
             os.close(ready)
 
 
-def be_a_pair(requests: int, katuna: int, note: int, before: Inherited) -> Program:
+def be_a_pair(server: int, requests: int, katuna: int, note: int, before: Inherited) -> Program:
     """The guard's process ends in here; the trial's returns."""
     os.setsid()
+    # Until it has taken a trial on: where the server is ended, so is what waits, even if it is stopped.
+    guard.libc.prctl(guard.PR_SET_PDEATHSIG, guard.SIGKILL, 0, 0, 0)
+    if os.getppid() != server:
+        os._exit(1)
     guard.libc.signal(signal.SIGCHLD, signal.SIG_DFL)
     guard.stay()
     ours, theirs = socket.socketpair()
@@ -201,10 +211,21 @@ def lead(token: bytes, fds: list[int], trial: int, channel: socket.socket, katun
     received = guard.receive()
     if received is None or hung_up():
         return
+    if name := hidden(guard.Spec(received[0])):
+        guard.say(f'"event": "hidden", "name": "{name}"')
+        return
+    guard.libc.prctl(guard.PR_SET_PDEATHSIG, 0, 0, 0, 0)
     guard.say(f'"event": "taken", "pid": {os.getpid()}')
     WarmGuard(*received, trial, channel, log, katuna).run()
     for fd in (*locks, 0):
         os.close(fd)
+
+
+def hidden(spec: guard.Spec) -> str:
+    """A module that is here, for a library's sake, and in whose place the program would import one of its own; "" for none."""
+    names = {name for name in sys.modules if "." not in name} - {"__main__", "__mp_main__"}
+    folders = places(Program.of(spec.argv), spec.env, spec.folder)
+    return next((name for folder in folders if (name := hiding(folder, names))), "")
 
 
 def hung_up() -> bool:

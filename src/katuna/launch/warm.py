@@ -8,6 +8,7 @@ share the processors with it and delay both. Whatever comes to nothing before a 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import select
@@ -23,13 +24,15 @@ from typing import Any
 
 from katuna.launch.asmain import Program
 from katuna.launch.command import inherited
-from katuna.launch.imports import hidden, libraries, source
+from katuna.launch.imports import hidden, needs, source
 from katuna.launch.process import Claim, Command, GuardedProcess, Handle
 
 FORKSERVER = Path(__file__).with_name("forkserver.py")
 ROOM = 4096
 """Bytes for a trial's command line as `ps` shows it, see forkserver.py."""
 READY_TIMEOUT_S = 60.0
+TAKEN_TIMEOUT_S = 10.0
+"""For a server that is ready: how long it may take no trial while one is asked of it."""
 MOST_SERVERS = 3
 """Programs that import other libraries get a server of their own, up to so many."""
 MOST_SPEC_BYTES = 65536
@@ -42,11 +45,16 @@ BY_CALL = frozenset(
     {"PYTHONUNBUFFERED", "PYTHONPATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES"}
 )
 AT_START = re.compile(
-    r"(LD|LC|GLIBC|MALLOC|JE|PYTHON|OMP|GOMP|KMP|MKL|OPENBLAS|GOTO|BLIS|CUDA|HIP|ROCR|HSA|TORCH|PYTORCH|ATEN|AOT|AOTINDUCTOR|KINETO"
-    r"|TRITON|INDUCTOR|NPY|NUMPY|SCIPY|SKLEARN|JOBLIB|LOKY|PANDAS|ARROW|PILLOW|PROTOCOL_BUFFERS|SYMPY|MPMATH|FSSPEC|XDG)_.*"
-    r"|(PYTHON|TORCH(?!ELASTIC)).*|HOME|LANG"
+    r"(LD|LC|GLIBC|GLIBCXX|MALLOC|JE|PYTHON|OMP|GOMP|KMP|MKL|MKLDNN|DNNL|ONEDNN|OPENBLAS|GOTO|BLIS|ACC_DEVICE|GFORTRAN|I_MPI|OMPI|MPI"
+    r"|CUDA|CUBLASLT|CUDNN|CUTEDSL|CUTLASS|NVRTC|NV|NVPL|LIBNVVM|CASK|PTXAS|HIP|ROCR|HSA|LLVM|TRITON|INDUCTOR|FX|PARTITIONER|PT2"
+    r"|COMPILE_STROBELIGHT|DUMP_AOTI|TORCH|PYTORCH|ATEN|AOT|AOTINDUCTOR|KINETO|NPY|NUMPY|SCIPY|SKLEARN|JOBLIB|LOKY|PANDAS|ARROW|AZURE"
+    r"|PILLOW|FREETYPE|PROTOCOL_BUFFERS|SYMPY|MPMATH|NETWORKX|FSSPEC|TQDM|PSUTIL|OPENSSL|SSL|XDG)_.*"
+    r"|CUBLAS_(?!WORKSPACE_CONFIG$).*|ENABLE_.*(TMA|AUTOWS|PYTORCH).*|(PYTHON|TORCH(?!ELASTIC)).*|CC|CXX|SSLKEYLOGFILE"
+    r"|INTEL_LIBITTNOTIFY64|FAKE_ALLOW_META|LOG_(AUTOTUNE_RESULTS|TLPARSE)|UNSAFE_SKIP_FSDP_MODULE_GUARDS|SOURCE_DATE_EPOCH|HOME|LANG"
 )
 """Environment that the loader, the interpreter or a library reads when it starts and never again."""
+BEFORE_ALL = re.compile(r"(LD|LC|GLIBC|MALLOC|PYTHON)_.*|PYTHON.*|LANG")
+"""Those of them that are read before a program runs: it can write them for its children alone."""
 
 
 class WarmStarter:
@@ -80,7 +88,11 @@ class WarmStarter:
         for folder in {file.resolve().parent, *map(Path, paths), *([command.folder] if program.is_module else [])}:
             if name := hidden(folder):
                 raise ValueError(f"{folder} has a module {name} of its own")
-        modules = libraries(file, paths)
+        needed = needs(file, paths)
+        for name, variable in needed.writes:
+            if AT_START.fullmatch(variable) and not BEFORE_ALL.fullmatch(variable):
+                raise ValueError(f"{name} sets {variable} itself")
+        modules = needed.modules
         env = {**inherited(command.env), "PATH": command.env.get("PATH", os.defpath)}
         for server in self._servers:
             if packages(modules) <= packages(server.modules) or len(self._servers) == MOST_SERVERS:
@@ -134,6 +146,7 @@ class Server:
         self._why = ""
         self._ready = False
         self._began = time.monotonic()
+        self._took_at = 0.0
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         katuna = os.pidfd_open(os.getpid())
         try:
@@ -164,8 +177,8 @@ class Server:
         if why := self.why():
             raise ValueError(why)
 
-    def why(self) -> str:
-        """Why it serves no more; "" while it does."""
+    def why(self, asked_at: float = math.inf) -> str:
+        """Why it serves no more; "" while it does. At `asked_at` a trial was asked of it that it has not taken so far."""
         while not self._why:
             try:
                 word = self._socket.recv(4096)
@@ -175,11 +188,18 @@ class Server:
                 word = b""
             if word == b"ready":
                 self._ready = True
+                self._took_at = time.monotonic()
             else:
                 self._why = word.decode().removeprefix("unfit ") or "the server of warm starts has ended"
         if not self._why and not self._ready and time.monotonic() > self._began + READY_TIMEOUT_S:
             self.end(f"the server of warm starts was not ready after {READY_TIMEOUT_S:g} s")
+        if not self._why and self._ready and time.monotonic() > max(asked_at, self._took_at) + TAKEN_TIMEOUT_S:
+            self.end(f"the server of warm starts took no trial for {TAKEN_TIMEOUT_S:g} s")
         return self._why
+
+    def took(self) -> None:
+        """It has just taken a trial: others may wait their turn."""
+        self._took_at = time.monotonic()
 
     @property
     def is_ready(self) -> bool:
@@ -242,7 +262,9 @@ class WarmProcess(GuardedProcess):
         self._server = server
         self._how = {"start": "warm"}
         self._said = ""
+        self._hides = ""
         self._stopped = False
+        self._asked_at = time.monotonic()
         super().__init__(*given, **options)
 
     @property
@@ -264,10 +286,11 @@ class WarmProcess(GuardedProcess):
         return self._cold_guard(control, output)
 
     def read(self) -> list[dict[str, Any]]:
-        if isinstance(self._guard, _Asked) and isinstance(self._server, Server):
-            # It may be overdue.
-            self._server.why()
-        return super().read()
+        messages = super().read()
+        # What it said is heard first: katuna may have been stopped for a while.
+        if isinstance(self._guard, _Asked) and isinstance(self._server, Server) and self._server.why(self._asked_at):
+            messages += super().read()
+        return messages
 
     def stop(self, grace_s: float) -> None:
         self._stopped = True
@@ -284,6 +307,11 @@ class WarmProcess(GuardedProcess):
         self._said = message["event"]
         if self._said == "taken":
             self._guard = _Forked(message["pid"])
+        if self._said == "hidden":
+            self._hides = message["name"]
+        if self._said in ("taken", "hidden"):
+            assert isinstance(self._server, Server)
+            self._server.took()
             return False
         return super()._hear(message)
 
@@ -308,7 +336,8 @@ class WarmProcess(GuardedProcess):
             end = {"event": "exited", "code": 143, "signal": 15, "core": 0, "cause": "stop", "left": 0}
             return [{**end, "at": time.time()}]
         assert isinstance(self._server, Server)
-        self._server = self._server.why() or "the server of warm starts did not answer"
+        hides = f"it has a module {self._hides} of its own" if self._hides else ""
+        self._server = hides or self._server.why() or "the server of warm starts did not answer"
         fresh, self._guard = self._connected(self._new_guard)
         with fresh:
             # The same number as before, for whoever waits at it.
