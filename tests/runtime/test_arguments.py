@@ -39,13 +39,16 @@ def test_help_has_every_field_and_its_default(capsys: pytest.CaptureFixture[str]
     assert "And more." not in text
     for each in fields(Config):
         assert f"--{each.name.replace('_', '-')}" in text
-        assert f"{each.metadata['doc']} (default: {each.default})" in text
+        assert each.metadata["doc"] + (f" (default: {each.default})" if each.default != "" else "") in text
+    assert "(default: )" not in text
 
 
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ("--row=3", "unrecognized arguments: --row=3"),
+        ("--row=3", "unrecognized arguments: --row=3; did you mean --rows?"),
+        ("--zzz=3", "unrecognized arguments: --zzz=3\n"),
+        (f"--seed={2**64}", f"--seed is {2**64}; it must be at least 0 and below {2**63}"),
         ("--rows=1.5", "argument --rows: invalid int value: '1.5'"),
         ("--rows=0", "--rows is 0; it must be at least 1"),
         ("--rate=0", "--rate is 0.0; it must be above 0 and below 1"),
@@ -62,7 +65,16 @@ def test_what_cannot_train_is_refused(given: str, says: str, capsys: pytest.Capt
     with pytest.raises(SystemExit) as ended:
         parse(Config, [given])
     assert ended.value.code == 2
-    assert says in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 2
+    assert said.endswith(" --help\n")
+
+
+def test_all_that_one_rule_refuses_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(Config, ["--clip=-1", "--workers=-2"])
+    assert "--clip is -1.0; it must be at least 0; --workers is -2; it must be at least 0" in capsys.readouterr().err
 
 
 def test_reading_flags_needs_no_torch() -> None:

@@ -11,6 +11,7 @@ import resource
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from torch import nn
 
 from katuna.runtime import randomness, sealed
+from katuna.runtime.arguments import Common, flag
 from katuna.runtime.checkpoint import KIND, Checkpoints, newest_whole, steps, trial_folder
 from katuna.runtime.packing import Packer, unpacked
 from katuna.runtime.world import World
@@ -224,6 +226,15 @@ def unpacked_random(folder: Path) -> Any:
     return unpacked(json.loads((place / "state.json").read_text()), tensors)["random"][0]
 
 
+def test_a_seed_is_for_all_three_and_each_rank_has_its_own() -> None:
+    def drawn(*given: int) -> tuple[float, float, float]:
+        randomness.seed(*given)
+        return random.random(), float(np.random.rand()), float(torch.rand(1))
+
+    assert drawn(3) == drawn(3)
+    assert len({value for given in ((3,), (4,), (3, 1), (2**63 - 1, 7)) for value in drawn(*given)}) == 12
+
+
 def test_random_states_of_python_numpy_and_torch() -> None:
     random.gauss(0, 1)
     np.random.standard_normal()
@@ -318,12 +329,54 @@ def test_what_does_not_take_its_state_is_named(two: Path, tmp_path: Path) -> Non
     state = trained(batches=0)
     state["optimizer"] = torch.optim.AdamW([{"params": [each]} for each in state["model"].parameters()])
     with pytest.raises(
-        SystemExit, match=r"step-000002 is of another training: optimizer does not take it \(.*parameter group.*\)\. "
+        SystemExit, match=r"step-000002 is of another training: optimizer does not take it \(.*parameter group.*\); "
     ):
         Checkpoints(two, ALONE, state).restore()
     Checkpoints(tmp_path / "scaler", ALONE, {"scaler": torch.amp.GradScaler("cpu", enabled=False)}).save(1)
     with pytest.raises(SystemExit, match="scaler does not take it"):
         Checkpoints(tmp_path / "scaler", ALONE, {"scaler": torch.amp.GradScaler("cpu", enabled=True)}).restore()
+
+
+def test_other_flags_that_shape_the_course_are_refused(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Config(Common):
+        lr: float = flag(0.1, "learning rate")
+        peak: float = flag(0.0, "of the device")
+        FREE = Common.FREE | {"peak"}
+
+    def kept(config: Common | None) -> Checkpoints:
+        return Checkpoints(tmp_path, ALONE, trained(batches=0), config=config)
+
+    kept(Config()).save(1)
+    assert kept(Config(peak=1.0, workers=3, max_steps=9, trial_dir="x", strategy="fsdp")).restore() == (1, {})
+    assert kept(None).restore() == (1, {})
+    with pytest.raises(SystemExit) as left:
+        kept(Config(lr=0.2, seed=1)).restore()
+    assert left.value.code == (
+        f"error: checkpoint {tmp_path / 'step-000001'} is of another training: --seed 0 in it and 1 here; --lr 0.1 in it and 0.2 here; "
+        "take the same flags, or another --trial-dir"
+    )
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_what_has_diverged_is_not_saved(two: Path, loss: float, asynchronous: bool) -> None:
+    line = f"error: the loss is {loss} at step 3: the training diverged; try a lower learning rate"
+    with pytest.raises(SystemExit) as left:
+        opened(two).save(3, loss=loss)
+    assert left.value.code == line
+    checkpoints = opened(two, asynchronous=asynchronous)
+    with torch.no_grad():
+        checkpoints._state["model"][0].weight[1, 1] = loss
+    with pytest.raises(SystemExit) as left:
+        save_and_close(checkpoints)
+    assert left.value.code == line.replace("the loss", "a weight of model")
+    assert names(two) == ["step-000001", "step-000002"]
+
+
+def save_and_close(checkpoints: Checkpoints) -> None:
+    checkpoints.save(3, loss=1.0)
+    checkpoints.close()
 
 
 # Faults

@@ -117,3 +117,18 @@ def test_other_batches_than_an_orders_are_fed_too() -> None:
 def test_an_order_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="0 examples"):
         Order(0, 2, place(), seed=0)
+
+
+def test_processes_leave_torchs_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    list(fed(Order(10, 4, place(), seed=1).batches(), lambda which: which, place(), workers=1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_ends_the_program_while_loading_ends_it(workers: int) -> None:
+    def load(batch: Tensor) -> Tensor:
+        raise SystemExit("error: picture 7 is torn")
+
+    with pytest.raises(SystemExit, match=r"^error: picture 7 is torn$"):
+        list(fed(Order(4, 2, place(), seed=0).batches(), load, place(), workers=workers))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,3 +90,26 @@ def test_a_value_that_is_no_number_ends_the_training(value: float, capsys: pytes
         report({"epoch": 2, "loss": value})
     assert ended.value.code == 1
     assert capsys.readouterr().out == ""
+
+
+def test_a_folder_that_cannot_be_made_ends_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "afile").touch()
+    with (
+        pytest.raises(
+            SystemExit, match=r"^error: .*/afile/x/events cannot be written: Not a directory; give another --trial-dir"
+        ),
+        Reporter(Config(trial_dir=str(tmp_path / "afile" / "x")), ALONE, ["loss"]),
+    ):
+        pass
+
+
+def test_a_disk_that_is_full_ends_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+    with pytest.raises(SystemExit, match=r"events cannot be written: No space left on device; "):
+        Reporter(Config(trial_dir=str(tmp_path)), ALONE, ["loss"]).__enter__()
+    assert capfd.readouterr().err == ""

@@ -61,3 +61,29 @@ def test_an_error_in_the_block_stays_what_it_is() -> None:
     with pytest.raises(KeyError):
         stopped_by_a_signal(KeyError)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_time_limit_waits_for_the_first_step() -> None:
+    with Stop(Common(time_limit=1e-9), ALONE) as stop:
+        assert [stop.now(7), stop.now(7), stop.now(8)] == [False, False, True]
+
+
+def test_between_batches_of_an_evaluation_only_sigterm_counts() -> None:
+    with Stop(Common(time_limit=1e-9, max_steps=1), ALONE) as stop:
+        assert not stop.told()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (stop.told(), stop.reason) == (True, "SIGTERM")
+        stop.finished = True
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_signal_after_the_last_question_counts_unless_all_is_done(finished: bool) -> None:
+    codes = []
+    try:
+        with Stop(Common(), ALONE) as stop:
+            assert not stop.now(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            stop.finished = finished
+    except SystemExit as error:
+        codes.append(error.code)
+    assert codes == ([] if finished else [143])

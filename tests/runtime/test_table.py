@@ -13,6 +13,7 @@ import pytest
 from katuna.runtime import table
 from katuna.runtime.table import Roles, divided, drawn, problems, read, text
 
+TIMES = [1_700_000_000 + place / 2 for place in range(100)]
 SHARES = {"val_share": 0.2, "test_share": 0.1, "seed": 0}
 
 
@@ -46,6 +47,18 @@ def test_what_is_no_table_is_said(tmp_path: Path) -> None:
             read(place)
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
+def test_two_columns_of_one_name_stay_so(tmp_path: Path, name: str) -> None:
+    pd.DataFrame([[1, 0, 5, 0], [2, 1, 6, 1]], columns=["x", "y", "y.1", "y"]).to_csv(tmp_path / name, index=False)
+    with pytest.raises(SystemExit, match=r"error: this table cannot be trained on:\n  - two columns are named 'y'$"):
+        divided(read(tmp_path), Roles("y"), **SHARES)
+
+
+def test_columns_without_a_name_are_not_of_one_name(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(",,y\n1,2,0\n3,4,1\n")
+    assert problems(read(tmp_path), Roles("y")) == []
+
+
 # What columns hold
 
 
@@ -75,7 +88,14 @@ def test_the_task_follows_from_the_target(values: list[Any], task: str) -> None:
 
 @pytest.mark.parametrize(
     ("values", "labels"),
-    [([10, 9, 10], ("9", "10")), ([2.0, 10.0], ("2", "10")), ([True, False], ("False", "True")), (["b", "a"], ("a", "b"))],
+    [
+        ([10, 9, 10], ("9", "10")),
+        ([2.0, 10.0], ("2", "10")),
+        ([True, False], ("False", "True")),
+        (["b", "a"], ("a", "b")),
+        ([1, "1", 0], ("0", "1")),
+        (["1", 1, 0, True], ("0", "1", "True")),
+    ],
 )
 def test_labels_of_any_type_are_texts_in_their_own_order(values: list[Any], labels: tuple[str, ...]) -> None:
     data = pd.DataFrame({"x": range(3 * len(values)), "y": values * 3})
@@ -186,6 +206,21 @@ def test_all_problems_are_told_together() -> None:
         ({"x": [1, 2], "y": ["a", "a"]}, Roles("y"), "column 'y' is the target, and always the same: there is nothing to learn"),
         ({"x": [1, 2], "y": ["a", "b"]}, Roles("y", "regression"), "column 'y' is of str: regression needs numbers"),
         ({"x": [1, 2], "y": [1.5, np.inf]}, Roles("y"), "column 'y' has infinite values"),
+        ({"x": [1, 2, 3], "y": [1.5, 1e39, 3]}, Roles("y"), "column 'y' has numbers beyond 3.4e38, the most that float32 holds"),
+        ({"x": [1, 2, -1e39], "y": [1, 2, 3]}, Roles("y"), "column 'x' has numbers beyond 3.4e38, the most that float32 holds"),
+        ({"x": TIMES, "y": ["a", "b"] * 50}, Roles("y"), "column 'x' has 100 different numbers, and 1 as float32: subtract"),
+        ({"x": [None, *TIMES[1:]], "y": ["a", "b"] * 50}, Roles("y"), "column 'x' has 99 different numbers, and 1 as float32"),
+        ({"x": range(100), "y": TIMES}, Roles("y"), "column 'y' has 100 different numbers, and 1 as float32: subtract"),
+        (
+            {"x": [10**17, 10**17 + 1], "y": ["a", "b"]},
+            Roles("y"),
+            "column 'x' has 2 different numbers, and 1 as float32: subtract",
+        ),
+        ({"x": [1e-50, 2e-50], "y": ["a", "b"]}, Roles("y"), "column 'x' has 2 different numbers, and 1 as float32: subtract"),
+        ({"x": [10**30, 10**30 + 1], "y": ["a", "b"]}, Roles("y"), "column 'x' has whole numbers beyond 64 bits: divide them"),
+        ({"x": [1, 2], "y": [10**30, 10**30 + 1]}, Roles("y"), "column 'y' has whole numbers beyond 64 bits: divide them"),
+        ({"x": [1, 2], "y": [10**30, 1]}, Roles("y", "regression"), "column 'y' has whole numbers beyond 64 bits: divide them"),
+        ({"x": [1, 2], "y": [1, "1"]}, Roles("y"), "column 'y' is the target, and always the same"),
         ({"x": [[1], [2]], "y": [1, 2]}, Roles("y"), "column 'x' holds list: neither"),
         ({"x": [1, 2], "y": [[1], [2]]}, Roles("y"), "column 'y' holds list: neither"),
         ({"y": [1, 2]}, Roles("y"), "there is no column to tell the target from"),
@@ -198,8 +233,17 @@ def test_each_problem(data: dict[str, Any], roles: Roles, says: str) -> None:
     assert found[0].startswith(says)
 
 
+def test_what_float32_merges_can_be_noise_or_names() -> None:
+    tenths = pd.DataFrame({"x": [0.3, 0.1 + 0.2, 0.1 * 3 + 1e-16, 0.7, 0.8 - 0.1, 0.7 + 1e-16, None], "y": range(7)})
+    assert problems(tenths, Roles("y")) == []
+    flag = pd.DataFrame({"x": [1.5, None], "year": [1_700_000_000, 1_800_000_000], "y": [0, 1]})
+    assert problems(flag, Roles("y")) == []
+    ids = pd.DataFrame({"x": [10**17, 10**17 + 1, 10**17], "huge": [10**30, 1, 2], "y": [10**17, 10**17 + 1, 10**17]})
+    assert problems(ids, Roles("y", "classification", categorical=("x", "huge"))) == []
+
+
 def test_two_columns_of_one_name_are_refused() -> None:
-    twice = pd.DataFrame([[1, 2, 3], [4, 5, 6]], columns=["x", "x", "y"])
+    twice = pd.DataFrame([[1, 1, 2, 3], [4, 4, 5, 6]], columns=["x", "x", "x", "y"])
     assert problems(twice, Roles("y")) == ["two columns are named 'x'"]
 
 

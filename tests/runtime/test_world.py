@@ -62,7 +62,7 @@ def test_the_environment_of_torchrun_and_of_pytorchjobs(environ: dict[str, str],
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK is 2; it must be below WORLD_SIZE, which is 2"),
         ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK is '-1'"),
         ({"RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
-        ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR and MASTER_PORT not set"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR and MASTER_PORT are not set; they say where rank 0 listens"),
         ({**HERE, "RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
     ],
 )
@@ -112,6 +112,19 @@ def test_a_lost_peer_ends_the_process_with_one_line() -> None:
     assert (code, out) == (1, "")
     assert err.startswith("error: rank 0 of 2 lost a peer: connection ")
     assert err.count("\n") == 1
+
+
+def test_a_peer_that_hangs_ends_the_process_with_one_line() -> None:
+    with ExitStack() as stack:
+        waiting, _ = ranks.start(stack, [RANK, "hang", "60", "2"], 2)
+        code, out, err = ranks.ended(waiting, timeout=50)
+    assert (code, out) == (1, "")
+    assert err == "error: rank 0 of 2 lost a peer: one did not answer for 2 s\n"
+
+
+def test_two_processes_leave_an_evaluation_after_the_same_batch() -> None:
+    done = ranks.run([RANK, "leave_an_evaluation", "60"], 2)
+    assert done == [(143, "4 SIGTERM\n", "")] * 2
 
 
 def test_a_peers_own_error_is_shown_where_it_happened() -> None:

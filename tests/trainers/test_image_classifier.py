@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 import signal
 import subprocess
@@ -174,10 +175,108 @@ def test_sigterm_saves_and_exits_143_and_the_next_run_goes_on(main: Main, tmp_pa
     assert (tmp_path / "checkpoints" / f"step-{saved + 1:06}").is_dir()
 
 
+def test_sigterm_in_an_evaluation_leaves_the_epoch_for_the_next_run_to_judge(
+    main: Main, trainer: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    flags = ["--width=4", "--epochs=3", "--batch-size=256"]
+    whole, evaluate, calls = main(*flags), trainer.evaluate, []
+
+    def interrupted(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*given)
+
+    monkeypatch.setattr(trainer, "evaluate", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(*flags, f"--trial-dir={tmp_path}")
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    assert ended.value.code == 143
+    assert printed(capsys.readouterr().out) == whole[:1]
+    assert main(*flags, f"--trial-dir={tmp_path}") == whole[1:]
+    assert main(*flags, f"--trial-dir={tmp_path}") == whole[2:], "and one that had ended says how"
+
+
+@pytest.mark.slow
+def test_two_ranks_leave_an_evaluation_and_resume_to_the_same_lines(tmp_path: Path) -> None:
+    """Rank 1 alone is told; what is printed is that of an uninterrupted run."""
+    flags = ["--device=cpu", "--no-export", "--width=4", "--epochs=2", "--batch-size=256"]
+    code = f"""
+import os, pathlib, signal, sys
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from programs import imported
+trainer = imported(pathlib.Path({str(SCRIPT)!r}))
+sys.argv = ["x", *{flags!r}, {f"--trial-dir={tmp_path}"!r}]
+evaluate = trainer.evaluate
+def interrupted(*given):
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return evaluate(*given)
+trainer.evaluate = interrupted
+trainer.main()
+"""
+    whole = ranks.run([SCRIPT, *flags], 2)
+    done = ranks.run(["-c", code], 2)
+    assert [(code, err) for code, _, err in done] == [(143, ""), (143, "")]
+    again = ranks.run([SCRIPT, *flags, f"--trial-dir={tmp_path}"], 2)
+    assert [(code, err) for code, _, err in again] == [(0, ""), (0, "")]
+    assert printed(done[0][1] + again[0][1]) == printed(whole[0][1])
+
+
+def test_a_resume_with_other_flags_is_refused(main: Main, tmp_path: Path) -> None:
+    main(*SMALL, f"--trial-dir={tmp_path}")
+    with pytest.raises(SystemExit) as ended:
+        main(*SMALL, "--epochs=2", "--lr=0.1", f"--trial-dir={tmp_path}")
+    assert str(ended.value).endswith(
+        "step-000006 is of another training: --epochs 1 in it and 2 here; --lr 0.01 in it and 0.1 here; "
+        "take the same flags, or another --trial-dir"
+    )
+    main(*SMALL, "--checkpoint-every=2", "--max-steps=99", f"--trial-dir={tmp_path}")
+
+
+def test_a_resume_with_loading_processes_is_the_same_training(main: Main, tmp_path: Path) -> None:
+    flags = ["--width=4", "--epochs=2", "--batch-size=256", "--shift=1", "--workers=1"]
+    whole = main(*flags)
+    assert main(*flags, f"--trial-dir={tmp_path}", "--max-steps=3")
+    assert main(*flags, f"--trial-dir={tmp_path}") == whole
+
+
+def test_a_time_limit_leaves_time_for_one_step(main: Main, tmp_path: Path) -> None:
+    (line,) = main(*SMALL, "--time-limit=1e-9", f"--trial-dir={tmp_path}")
+    assert set(line) == set(METRICS)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]
+
+
+def test_a_training_that_diverged_leaves_the_checkpoints_that_were_good(main: Main, tmp_path: Path) -> None:
+    flags = [
+        "--lr=1e9",
+        "--optimizer=sgd",
+        "--epochs=9",
+        "--checkpoint-every=1",
+        "--keep-checkpoints=9",
+        f"--trial-dir={tmp_path}",
+    ]
+    with pytest.raises(SystemExit, match=r"^error: the loss is (nan|inf) at step \d+: the training diverged"):
+        main(*flags)
+    saved = [json.loads(path.read_text())["values"]["loss"] for path in (tmp_path / "checkpoints").glob("*/state.json")]
+    assert saved
+    assert all(type(loss) is float for loss in saved)
+
+
+@pytest.mark.parametrize("flags", [["--trial-dir=afile/x"], ["--trial-dir=/proc/x"]])
+def test_a_trial_folder_that_cannot_be_made_is_said(
+    main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("afile").touch()
+    with pytest.raises(SystemExit, match=r"^error: /.*/x/events cannot be written: [^\n]*$"):
+        main(*SMALL, *flags)
+
+
 def test_diverging_training_ends_with_one_line_and_no_metric(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main("--lr=1e9", "--optimizer=sgd", *SMALL)
-    assert re.fullmatch(r"error: train-loss is (nan|inf) in epoch 1: the training diverged; try a lower .*", str(ended.value))
+    assert re.fullmatch(r"error: the loss is (nan|inf) at step 6: the training diverged; try a lower .*", str(ended.value))
     assert capsys.readouterr().out == ""
 
 
@@ -262,7 +361,7 @@ def test_every_flag_is_a_documented_field(trainer: ModuleType, capsys: pytest.Ca
     text = " ".join(capsys.readouterr().out.split())
     assert "Train a network to classify images" in text
     for field in dataclasses.fields(trainer.Config):
-        assert f"{field.metadata['doc']} (default: {field.default})" in text
+        assert field.metadata["doc"] + (f" (default: {field.default})" if field.default != "" else "") in text
     assert trainer.parse(trainer.Config, []) == trainer.Config()
 
 
@@ -445,6 +544,38 @@ def test_a_folder_that_is_none_of_classes_is_refused(trainer: ModuleType, tmp_pa
         trainer.load(trainer.Config(dataset="folder", data=str(tmp_path)), CPU)
 
 
+def test_all_files_that_are_no_images_are_listed(trainer: ModuleType, tmp_path: Path) -> None:
+    pictures(tmp_path, COLOURS, 4)
+    for name in ("blue/1.png", "red/3.png"):
+        (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\nnot")
+    with pytest.raises(SystemExit, match=r"no images: blue/1.png, red/3.png; mend"):
+        trainer.load(trainer.Config(dataset="folder", data=str(tmp_path)), CPU)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_is_cut_short_is_named(main: Main, tmp_path: Path, workers: int) -> None:
+    pictures(tmp_path, COLOURS, 4)
+    for name in ("blue", "red"):
+        for number in range(4):
+            place = tmp_path / name / f"{number}.png"
+            place.write_bytes(place.read_bytes()[:60])
+    with pytest.raises(SystemExit, match=r"^error: .*\.png is broken: [^\n]*$"):
+        main("--dataset=folder", f"--data={tmp_path}", "--size=16", f"--workers={workers}")
+
+
+def test_one_of_each_class_is_held_out_at_least(trainer: ModuleType, tmp_path: Path) -> None:
+    pictures(tmp_path / "two", COLOURS, 2)
+    images = trainer.load(trainer.Config(dataset="folder", data=str(tmp_path / "two")), CPU)
+    training, held = trainer.split(images)
+    assert (images.labels[training].tolist(), images.labels[held].tolist()) == ([0, 1], [0, 1])
+    pictures(tmp_path / "one", COLOURS, 1)
+    with pytest.raises(SystemExit, match="each class has one image"):
+        trainer.split(trainer.load(trainer.Config(dataset="folder", data=str(tmp_path / "one")), CPU))
+    pictures(tmp_path / "class", {"blue": COLOURS["blue"]}, 9)
+    with pytest.raises(SystemExit, match="images of one class, blue; there must be"):
+        trainer.load(trainer.Config(dataset="folder", data=str(tmp_path / "class")), CPU)
+
+
 def test_pixels_are_standardised_by_what_was_measured(trainer: ModuleType) -> None:
     standard = trainer.Standard(2)
     pixels = torch.rand(50, 2, 4, 4) * torch.tensor([0.1, 1.0]).reshape(1, 2, 1, 1)
@@ -464,7 +595,7 @@ def test_evaluation_does_not_depend_on_how_it_is_cut(trainer: ModuleType) -> Non
     speed = trainer.precision(trainer.Config(), alone)
     held = torch.arange(1003)
     feed = trainer.partial(trainer.fed, world=alone, ahead=0)
-    found = trainer.evaluate(network, feed, images, held, speed, alone)
+    found = trainer.evaluate(network, feed, images, held, speed, alone, trainer.Stop(trainer.Config(), alone))
     with torch.no_grad():
         scores = network(images.pixels(held))
     assert found["val-loss"] == pytest.approx(torch.nn.functional.cross_entropy(scores, images.labels[held]).item(), rel=1e-5)

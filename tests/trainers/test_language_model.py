@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,6 +114,53 @@ def test_the_export_is_the_model(main: Main, trainer: ModuleType, text: Path, tm
     assert "text_sha256" in json.dumps([json.loads(path.read_text()) for path in export.glob("*.json")])
 
 
+def test_sigterm_in_an_evaluation_leaves_the_epoch_for_the_next_run_to_judge(
+    main: Main, trainer: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    flags = ["--epochs=2", "--no-export", "--batch-size=64"]
+    whole, judged = main(*flags), trainer.judged
+
+    def interrupted(*given: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return judged(*given)
+
+    monkeypatch.setattr(trainer, "judged", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(*flags, f"--trial-dir={tmp_path}")
+    monkeypatch.setattr(trainer, "judged", judged)
+    assert ended.value.code == 143
+    assert printed(capsys.readouterr().out) == []
+    again = main(*flags, f"--trial-dir={tmp_path}")
+    assert curve(again) == curve(whole)
+    assert all(line["tokens-per-second"] > 0 for line in again)
+
+
+def test_a_time_limit_leaves_time_for_one_step_and_a_resume_wants_the_same_flags(main: Main, tmp_path: Path) -> None:
+    (line,) = main("--epochs=1", "--no-export", "--time-limit=1e-9", f"--trial-dir={tmp_path}")
+    assert set(line) == set(METRICS)
+    with pytest.raises(SystemExit, match=r"of another training: --context 32 in it and 16 here; take the same flags"):
+        main("--epochs=1", "--no-export", "--context=16", f"--trial-dir={tmp_path}")
+    main("--epochs=1", "--no-export", "--peak-flops=2e9", "--max-steps=2", f"--trial-dir={tmp_path}")
+
+
+def test_two_ranks_train_without_runs_of_bytes(text: Path) -> None:
+    done = ranks.run([SCRIPT, "--device=cpu", f"--data={text}", *SMALL, "--grams=1", "--max-steps=3", "--no-export"], 2)
+    assert [(code, err) for code, _, err in done] == [(0, ""), (0, "")]
+
+
+def test_a_folder_without_a_file_to_hold_out_gives_its_last_tenth(trainer: ModuleType, main: Main, tmp_path: Path) -> None:
+    names = [name for name in map(str, range(40)) if not trainer.is_held(name)][:2]
+    (tmp_path / "texts").mkdir()
+    for name in names:
+        (tmp_path / "texts" / name).write_bytes(name.encode() * 200)
+    text = trainer.corpus(str(tmp_path / "texts"))
+    assert bytes(text.training) + bytes(text.held) == b"".join(name.encode() * 200 for name in sorted(names))
+    assert len(text.held) == (len(text.training) + len(text.held)) // 10
+    flags = [f"--data={tmp_path / 'texts'}", f"--trial-dir={tmp_path / 'trial'}", "--epochs=1", "--rows=17"]
+    main(*flags, f"--context={len(text.held)}")
+    assert (tmp_path / "trial" / "export" / "model.onnx").is_file(), "also of less than two contexts held out"
+
+
 def test_nothing_looks_ahead(trainer: ModuleType) -> None:
     torch.manual_seed(0)
     model = trainer.GPT(layers=2, width=16, heads=2, grams=4, rows=97).eval()
@@ -136,7 +186,8 @@ def test_each_held_out_byte_is_judged_once(trainer: ModuleType) -> None:
     with trainer.world("cpu") as here:
         for length in (32, 33, 47, 48, 49, 1000):
             held = torch.randint(0, 256, (length,), dtype=torch.uint8)
-            assert trainer.judged(Even(), held, config, trainer.precision(config, here), here) == pytest.approx(8)
+            stop = trainer.Stop(config, here)
+            assert trainer.judged(Even(), held, config, trainer.precision(config, here), here, stop) == pytest.approx(8)
 
 
 def test_the_pinned_text_is_the_same_each_time_and_its_parts_share_no_file(trainer: ModuleType) -> None:
@@ -154,7 +205,7 @@ def test_a_text_that_is_too_short_ends_with_one_line(trainer: ModuleType, tmp_pa
         main(f"--data={short}", "--context=64")
 
 
-@pytest.mark.parametrize("flags", [["--width=10", "--heads=4"], ["--rows=0"], ["--contxt=3"], ["--lr=0"]])
+@pytest.mark.parametrize("flags", [["--width=10", "--heads=4"], ["--rows=0"], ["--contxt=3"], ["--lr=0"], ["--workers=2"]])
 def test_a_wrong_flag_is_refused(main: Main, flags: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(*flags)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -292,6 +293,8 @@ def test_metrics_are_those_of_scikit_learn(trainer: ModuleType) -> None:
     )
     pair = chances[:, :2] / chances[:, :2].sum(1, keepdims=True)
     assert trainer.metrics_of_classes(pair, true % 2)["auc"] == pytest.approx(metrics.roc_auc_score(true % 2, pair[:, 1]))
+    tied = pair.round(1)
+    assert trainer.metrics_of_classes(tied, true % 2)["auc"] == pytest.approx(metrics.roc_auc_score(true % 2, tied[:, 1]))
     assert trainer.metrics_of_classes(pair[:3], np.zeros(3, int)).keys() == {"loss", "accuracy", "balanced-accuracy"}
     values, found = draw.normal(5, 2, 50), draw.normal(5, 2, 50)
     assert trainer.metrics_of_values(found, values) == pytest.approx(
@@ -344,6 +347,27 @@ def test_sigterm_saves_and_the_next_start_goes_on(run: Run, csv: str, tmp_path: 
     assert_same_state(tmp_path / "stopped", tmp_path / "whole")
 
 
+@pytest.mark.parametrize("judged", [1, 3])
+def test_sigterm_while_an_epoch_is_judged_ends_with_it(
+    run: Run, trainer: ModuleType, csv: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judged: int
+) -> None:
+    flags = (f"--data={csv}", *SOLD, "--epochs=3")
+    whole, judge, calls = run(*flags), trainer.judged, itertools.count(1)
+
+    def interrupted(*given: Any) -> dict[str, float]:
+        if next(calls) == judged:
+            os.kill(os.getpid(), signal.SIGTERM)
+        found: dict[str, float] = judge(*given)
+        return found
+
+    monkeypatch.setattr(trainer, "judged", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        run(*flags, f"--trial-dir={tmp_path}/trial")
+    assert ended.value.code == 143
+    assert not (tmp_path / "trial" / "export").exists()
+    assert run(*flags, f"--trial-dir={tmp_path}/trial") == whole[judged:]
+
+
 def test_training_ends_when_nothing_gets_better(run: Run, tmp_path: Path) -> None:
     flags = ("--dataset=iris", "--epochs=400", "--patience=2", "--lr=0.05", f"--trial-dir={tmp_path}")
     *epochs, last = run(*flags, "--no-export")
@@ -353,20 +377,32 @@ def test_training_ends_when_nothing_gets_better(run: Run, tmp_path: Path) -> Non
     assert load_export(tmp_path / "export").metrics == pytest.approx({key: last[key] for key in last if key.startswith("val")})
 
 
-def test_two_ranks_train_as_one_with_the_whole_batch(run: Run, csv: str) -> None:
-    flags = (f"--data={csv}", *PRICE, "--batch-size=17", "--epochs=3", "--dropout=0")
+def ranks(*flags: str) -> list[dict[str, float]]:
+    """What two processes print that train together; the second is to print nothing."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    ranks = [
+    both = [
         process(*flags, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port) for rank in "01"
     ]
-    outputs = [rank.communicate(timeout=100) for rank in ranks]
-    assert [(rank.returncode, errors) for rank, (_, errors) in zip(ranks, outputs, strict=True)] == [(0, ""), (0, "")]
+    outputs = [rank.communicate(timeout=100) for rank in both]
+    assert [(rank.returncode, errors) for rank, (_, errors) in zip(both, outputs, strict=True)] == [(0, ""), (0, "")]
     assert outputs[1][0] == ""
-    together, alone = printed(outputs[0][0]), run(*flags)
+    return printed(outputs[0][0])
+
+
+def test_two_ranks_train_as_one_with_the_whole_batch(run: Run, csv: str) -> None:
+    flags = (f"--data={csv}", *PRICE, "--batch-size=17", "--epochs=3", "--dropout=0")
+    together, alone = ranks(*flags), run(*flags)
     assert len(together) == len(alone) == 4
     for one, other in zip(together, alone, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+@pytest.mark.parametrize("drop", ["town,cellar", "size,age"])
+def test_two_ranks_train_on_columns_of_one_kind(run: Run, csv: str, drop: str) -> None:
+    flags = (f"--data={csv}", *SOLD, f"--drop=price,{drop}", "--batch-size=32", "--epochs=2", "--dropout=0")
+    for one, other in zip(ranks(*flags), run(*flags), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
 
 
@@ -441,6 +477,21 @@ def test_a_diverging_training_ends_with_one_line(run: Run, dataset: str) -> None
     )
 
 
+def test_a_loss_that_is_not_finite_is_not_saved(run: Run, tmp_path: Path) -> None:
+    flags = ("--dataset=diabetes", "--checkpoint-every=1", f"--trial-dir={tmp_path}")
+    assert "the loss is nan at step" in refusal(run, *flags, "--lr=1e30")
+    tensors, rest = last_state(tmp_path)
+    assert np.isfinite(rest["values"]["loss"])
+    assert all(tensor.isfinite().all() for name, tensor in tensors.items() if "best" in name)
+
+
+def test_a_resume_takes_the_same_flags(run: Run, tmp_path: Path) -> None:
+    flags = ("--dataset=iris", "--epochs=1", f"--trial-dir={tmp_path}", "--no-export")
+    run(*flags)
+    for other, says in {"--val-share=0.3": "--val-share 0.2 in it and 0.3 here", "--seed=1": "--seed 0 in it and 1 here"}.items():
+        assert says in refusal(run, *flags, other)
+
+
 def test_an_unknown_flag_ends_the_process_with_2() -> None:
     with process("--epoch=3") as done:
         output, errors = done.communicate(timeout=100)
@@ -462,6 +513,7 @@ def test_an_unknown_flag_ends_the_process_with_2() -> None:
         ("--target=y --url-env=DB", "--query and --url-env belong together"),
         ("--data=t.csv", "--target names the column"),
         ("--dataset=iris --strategy=fsdp", "use ddp"),
+        ("--dataset=iris --workers=2", "--workers is 2; the whole table is in memory"),
     ],
 )
 def test_a_wrong_flag_is_refused(trainer: ModuleType, capsys: pytest.CaptureFixture[str], flags: str, says: str) -> None:

@@ -6,6 +6,7 @@ parallel     DDP or FSDP2 around a model, gradient accumulation, clipping
 precision    autocast, TF32, torch.compile, channels_last
 loader       which examples each rank sees in which step, and keeping the device fed
 checkpoint   saving and restoring, bit for bit
+randomness   one seed for Python, NumPy and torch
 stop         step and time limits, SIGTERM
 reporter     metric lines, TensorBoard, profiler
 export       the model that a training leaves behind

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, ClassVar, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -16,18 +17,28 @@ def flag(default: Any, doc: str) -> Any:
 
 
 def bounded(config: Any, *names: str, least: float = -math.inf, above: float = -math.inf, below: float = math.inf) -> None:
-    """Raises ValueError when one of the flags `names` is not at least `least`, above `above` and below `below`, or is not a number."""
+    """Raises ValueError when any of the flags `names` is not at least `least`, above `above` and below `below`, or is not a number."""
     limits = [("at least", least), ("above", above), ("below", below)]
-    rule = " and ".join(f"{word} {limit:g}" for word, limit in limits if math.isfinite(limit))
-    for name in names:
-        value = getattr(config, name)
-        if not (least <= value and above < value < below):
-            raise ValueError(f"--{dashed(name)} is {value}; it must be {rule or 'finite'}")
+    rule = " and ".join(
+        f"{word} {limit if type(limit) is int else format(limit, 'g')}" for word, limit in limits if abs(limit) < math.inf
+    )
+    values = {name: getattr(config, name) for name in names}
+    wrong = [name for name, value in values.items() if not (least <= value and above < value < below)]
+    if wrong:
+        raise ValueError("; ".join(f"--{dashed(name)} is {values[name]}; it must be {rule or 'finite'}" for name in wrong))
 
 
 @dataclass(frozen=True)
 class Common:
     """Flags that every trainer has. A trainer's own dataclass extends it; `__post_init__` raises ValueError for what cannot train."""
+
+    FREE: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("data", "trial_dir", "device", "strategy", "workers", "profile", "export"),
+            *("max_steps", "time_limit", "checkpoint_every", "keep_checkpoints", "async_checkpoints"),
+        }
+    )
+    """Flags that do not shape the course of a training: a resume may have others. A trainer adds its own: `FREE = Common.FREE | {...}`."""
 
     data: str = flag("", "dataset: a folder with a manifest, or a file; empty is $KATUNA_DATA, else what the trainer says")
     seed: int = flag(0, "of weights, order and whatever is random")
@@ -49,27 +60,51 @@ class Common:
 
     def __post_init__(self) -> None:
         bounded(self, "accumulate", "keep_checkpoints", least=1)
-        bounded(self, "seed", "clip", "workers", "max_steps", "time_limit", "checkpoint_every", least=0)
+        bounded(self, "seed", least=0, below=2**63)
+        bounded(self, "clip", "workers", "max_steps", "time_limit", "checkpoint_every", least=0)
+
+
+def course(config: Common) -> dict[str, Any]:
+    """The flags, and their values, that a training cannot go on without: all but the `FREE` ones."""
+    return {name: value for name, value in asdict(config).items() if name not in config.FREE}
 
 
 def parse(config: type[T], argv: list[str] | None = None, *, doc: str = "") -> T:
     """The flags are the fields of `config`; underscores become dashes, a bool has a --no- form. Unknown flags, values that are none
     of a Literal's and ValueErrors of `__post_init__` exit with 2. The first line of `doc` is what --help says first."""
-    parser = argparse.ArgumentParser(
-        description=doc.partition("\n")[0], allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = _Parser(description=doc.partition("\n")[0], allow_abbrev=False, formatter_class=_Help)
     types = get_type_hints(config)
     for each in fields(config):  # type: ignore[arg-type]
         doc_line = each.metadata["doc"].replace("%", "%%")
         parser.add_argument(f"--{dashed(each.name)}", default=each.default, help=doc_line, **_reading(types[each.name]))
+    known, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown, [dashed(name) for name in vars(known)])}")
     try:
-        return config(**vars(parser.parse_args(argv)))
+        return config(**vars(known))
     except ValueError as error:
         parser.error(str(error))
 
 
 def dashed(name: str) -> str:
     return name.replace("_", "-")
+
+
+def _meant(unknown: list[str], names: list[str]) -> str:
+    given = [each.removeprefix("--").partition("=")[0] for each in unknown if each.startswith("--")]
+    near = [f"--{match[0]}" for each in given if (match := get_close_matches(each, names, 1))]
+    return f"; did you mean {', '.join(near)}?" if near else ""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line: the usage of forty flags would hide it."""
+        self.exit(2, f"{self.prog}: error: {message}\ntry {self.prog} --help\n")
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default == "" else super()._get_help_string(action)
 
 
 def _reading(kind: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from katuna.runtime import exchange, randomness, sealed
+from katuna.runtime.arguments import Common, course, dashed
 from katuna.runtime.packing import Packer, unpacked
 from katuna.runtime.parallel import unwrap
 from katuna.runtime.world import World
@@ -26,6 +28,7 @@ from katuna.runtime.world import World
 KIND = "katuna-checkpoint/1"
 STEP = r"step-\d{6,}"
 TENSORS, REST = "tensors.safetensors", "state.json"
+ADVICE = "train with the flags it was made with, or into another --trial-dir, or remove it"
 
 
 class Checkpoints:
@@ -33,27 +36,45 @@ class Checkpoints:
 
     `state` names what is saved: modules (DDP, compiled and FSDP2 ones too: full tensors, gathered), optimizers, schedulers, scalers, an
     Order, or anything with state_dict and load_state_dict. Random states of Python, NumPy and torch are saved with them, of each
-    rank. `keep` newest stay. Rank 0 writes; every rank calls. With `folder` None nothing is done.
+    rank. `keep` newest stay. Rank 0 writes; every rank calls. With `folder` None nothing is done. With `config` its flags that shape the
+    course are kept, and a checkpoint of others is refused.
 
     Buffers that ranks have each their own of, like the averages of a batch norm, are rank 0's. As a context manager it closes itself.
     """
 
     def __init__(
-        self, folder: Path | None, world: World, state: Mapping[str, Any], *, keep: int = 2, asynchronous: bool = False
+        self,
+        folder: Path | None,
+        world: World,
+        state: Mapping[str, Any],
+        *,
+        config: Common | None = None,
+        keep: int = 2,
+        asynchronous: bool = False,
     ) -> None:
         if keep < 1:
             raise ValueError(f"keep is {keep}; it must be at least 1")
         self._folder, self._world, self._state = folder, world, dict(state)
+        self._course = None if config is None else course(config)
         self._keep, self._asynchronous = keep, asynchronous
         self._writer: threading.Thread | None = None
         self._failure: Exception | None = None
         if folder is not None and world.is_main:
-            sealed.clean(folder, STEP)
+            try:
+                sealed.clean(folder, STEP)
+            except OSError as error:
+                raise SystemExit(f"error: checkpoints cannot be kept in {folder}: {error.strerror}") from None
 
-    def save(self, step: int, **values: float | str | bool | None) -> None:
-        """Saves under `step`; `values` are kept beside (the best metric so far, ...). Raises SystemExit(1) with one line when the disk
-        is full: the checkpoint before stays. With `asynchronous` the state is copied now and written meanwhile; what goes
-        wrong is raised by the next save, or by `close`. Checkpoints of later steps, from which no restore went on, are removed."""
+    def save(self, step: int, **values: Any) -> None:
+        """Saves under `step`; `values`, as JSON has them, are kept beside (the best metric so far, ...). Raises SystemExit(1) with one
+        line when the disk is full: the checkpoint before stays. With `asynchronous` the state is copied now and written meanwhile; what goes
+        wrong is raised by the next save, or by `close`. Checkpoints of later steps, from which no restore went on, are removed.
+
+        Of the values `loss` must be the same in all ranks. When it or a parameter is not finite the training ends, in one line and
+        SystemExit(1): nothing good may give way to what has diverged."""
+        loss = values.get("loss")
+        if isinstance(loss, float) and not math.isfinite(loss):
+            raise SystemExit(diverged("the loss", loss, f"at step {step}") if self._world.is_main else 1)
         if self._folder is None:
             return
         if self._asynchronous:
@@ -86,6 +107,7 @@ class Checkpoints:
             return 0, {}
         saved = unpacked(json.loads(content[0]), safetensors.torch.load(content[1]))
         place = self._folder / step_name(saved["step"])
+        self._refuse(place, self._other_flags(saved.get("course")), "take the same flags, or another --trial-dir")
         self._refuse(place, list(_misfits(saved, self._state)))
         for name, each in self._state.items():
             try:
@@ -116,6 +138,7 @@ class Checkpoints:
         blobs = exchange.to_main(blob, self._world)
         return {
             "step": step,
+            "course": self._course,
             "values": dict(values),
             "kinds": {name: type(each).__name__ for name, each in self._state.items() if not isinstance(each, nn.Module)},
             "state": {
@@ -127,6 +150,10 @@ class Checkpoints:
 
     def _attempt(self, folder: Path, step: int, rest: str, tensors: dict[str, Tensor]) -> None:
         try:
+            for name, module in self._state.items():
+                wild = _not_finite(name, module, tensors)
+                if wild is not None:
+                    raise FloatingPointError(diverged(f"a weight of {name}", wild, f"at step {step}"))
             write(folder, step, rest, tensors, self._keep)
         except Exception as error:  # noqa: BLE001  # it may be a thread's: raised where the ranks meet
             self._failure = error
@@ -140,6 +167,8 @@ class Checkpoints:
             return
         if isinstance(failure, OSError | SafetensorError):
             raise SystemExit(f"error: {self._told(failure)}") from failure
+        if isinstance(failure, FloatingPointError):
+            raise SystemExit(str(failure))
         if failure is not None:
             raise failure
         raise SystemExit(1)
@@ -151,13 +180,18 @@ class Checkpoints:
         stays = f"{step_name(before[-1])} is kept, and the next start goes on from it" if before else "there is none before it"
         return f"a checkpoint cannot be written to {self._folder}: {why}; {stays}. Make room and start again"
 
-    def _refuse(self, place: Path, wrong: list[str]) -> None:
+    def _other_flags(self, saved: Mapping[str, Any] | None) -> list[str]:
+        """Those that the checkpoint has with another value; a flag that only one of the two knows is no reason."""
+        there, here = saved or {}, self._course or {}
+        names = [name for name in here if name in there and there[name] != here[name]]
+        return [f"--{dashed(name)} {there[name]} in it and {here[name]} here" for name in names]
+
+    def _refuse(self, place: Path, wrong: list[str], advice: str = ADVICE) -> None:
         """Raises SystemExit(1) for a checkpoint of something else than `state`, unless nothing is wrong; rank 0 says what."""
         if not wrong:
             return
         named = "; ".join(wrong[:8]) + (f"; and {len(wrong) - 8} more" if len(wrong) > 8 else "")
-        advice = "train with the flags it was made with, or into another --trial-dir, or remove it"
-        raise SystemExit(f"error: checkpoint {place} is of another training: {named}. {advice}" if self._world.is_main else 1)
+        raise SystemExit(f"error: checkpoint {place} is of another training: {named}; {advice}" if self._world.is_main else 1)
 
     def _put_randomness(self, saved: list[dict[str, Any]]) -> None:
         rank = self._world.rank
@@ -165,6 +199,20 @@ class Checkpoints:
             randomness.put_back(saved[rank], self._world.device)
         else:
             randomness.put_derived(saved[0], rank)
+
+
+def _not_finite(name: str, module: Any, tensors: Mapping[str, Tensor]) -> float | None:
+    """The first value of a module's parameters that is none; buffers may hold infinities, a mask's for example."""
+    for parameter, _ in unwrap(module).named_parameters() if isinstance(module, nn.Module) else ():
+        copy = tensors.get(f"/state/{name}/{parameter}")  # a tied one is there by its other name
+        if copy is not None and not copy.isfinite().all():
+            return float(copy[~copy.isfinite()][0])
+    return None
+
+
+def diverged(what: str, value: float, when: str) -> str:
+    """The line for what is not finite and should be."""
+    return f"error: {what} is {value} {when}: the training diverged; try a lower learning rate"
 
 
 def trial_folder(given: str, name: str) -> Path | None:

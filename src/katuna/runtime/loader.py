@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice, repeat
 from typing import Any
 
@@ -106,7 +107,7 @@ def fed(
 ) -> Iterator[Any]:
     """`load(indices)` for each batch, made in a thread up to `ahead` batches before it is asked for, and on the device; the
     position of an Order counts batches that were handed out. With `ahead` 0 nothing runs beside; with `workers`, so many processes
-    load. `load` must draw nothing from torch's random state: what it gives depends on the indices alone."""
+    load. `load` must draw nothing from torch's random state: what it gives depends on the indices alone. A SystemExit of it ends the loop."""
     coming = batches.coming() if isinstance(batches, Batches) else iter(batches)
     taken = batches if isinstance(batches, Batches) else repeat(None)
     if workers:
@@ -152,7 +153,19 @@ def _by_processes(coming: Iterator[Tensor], load: Callable[[Tensor], Any], worke
     from torch.utils.data import DataLoader
 
     rows: Any = _Rows(load)
-    yield from DataLoader(rows, sampler=coming, batch_size=None, num_workers=workers, prefetch_factor=max(ahead, 1))
+    own = torch.Generator()  # else it draws from torch's, once an epoch and once a resume
+    made = DataLoader(rows, sampler=coming, batch_size=None, num_workers=workers, prefetch_factor=max(ahead, 1), generator=own)
+    for each in made:
+        if isinstance(each, _Ended):
+            raise SystemExit(each.says)
+        yield each
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """What a process says that `load` ended: DataLoader passes on no SystemExit."""
+
+    says: Any
 
 
 class _Rows:
@@ -162,4 +175,7 @@ class _Rows:
         self._load = load
 
     def __getitem__(self, batch: Tensor) -> Any:
-        return self._load(batch)
+        try:
+            return self._load(batch)
+        except SystemExit as error:
+            return _Ended(error.code)

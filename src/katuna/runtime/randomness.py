@@ -10,6 +10,14 @@ import numpy as np
 import torch
 
 
+def seed(number: int, rank: int = 0) -> None:
+    """Seeds all of them; ranks draw differently. `number` is below 2**63."""
+    own = number + 1_000_003 * rank
+    random.seed(own)
+    np.random.seed(own % 2**32)
+    torch.manual_seed(own)
+
+
 def captured(device: torch.device) -> dict[str, Any]:
     """All of them, as tensors, arrays and numbers. Generators that a program made for itself are not among them."""
     version, words, gauss = random.getstate()
@@ -33,7 +41,4 @@ def put_back(state: dict[str, Any], device: torch.device) -> None:
 def put_derived(first: dict[str, Any], rank: int) -> None:
     """For a rank that no state was saved of: seeds made of rank 0's state and this rank's number, the same ones each time."""
     digest = hashlib.sha256(first["torch"].numpy().tobytes() + b"rank %d" % rank).digest()
-    seed = int.from_bytes(digest[:8], "little") >> 1
-    random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)
-    torch.manual_seed(seed)
+    seed(int.from_bytes(digest[:8], "little") >> 1)

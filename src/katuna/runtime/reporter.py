@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from katuna.metrics.line import metric_line, report
 from katuna.runtime.arguments import Common
-from katuna.runtime.checkpoint import trial_folder
+from katuna.runtime.checkpoint import diverged, trial_folder
 from katuna.runtime.world import World
 
 PLACES = ("data", "trial_dir")
@@ -23,7 +25,9 @@ class Reporter:
     """`with Reporter(config, world, metrics=("train-loss", "val-loss")) as report:` and then `report({"epoch": 1, "val-loss": 0.2})`.
 
     Rank 0 prints and writes; the others do nothing. `metrics` are the names that will be reported: the HParams plugin wants
-    them first. A name that Katib cannot read raises ValueError. A value of `metrics` that is not finite ends the
+    them first. A folder that cannot be written ends the training with one line and SystemExit(1).
+
+    A name that Katib cannot read raises ValueError. A value of `metrics` that is not finite ends the
     training, in every rank that sees it: one line on stderr, SystemExit(1). Any other value that is not finite is left out of the line.
     """
 
@@ -42,10 +46,14 @@ class Reporter:
 
     def __enter__(self) -> Reporter:
         if self._folder is not None:
-            self._writer = self._open.enter_context(_board(self._folder))
-            started, flags, self._ended = _hyperparameters(self._config, self._metrics)
-            self._writer.file_writer.add_summary(started)
-            self._writer.file_writer.add_summary(flags)
+            self._open.callback(setattr, threading, "excepthook", threading.excepthook)
+            threading.excepthook = partial(_unless_writers, threading.excepthook)
+            with _writing(self._folder):
+                self._writer = self._open.enter_context(_board(self._folder))
+                started, flags, self._ended = _hyperparameters(self._config, self._metrics)
+                self._writer.file_writer.add_summary(started)
+                self._writer.file_writer.add_summary(flags)
+                self._writer.flush()
             if self._config.profile:
                 self._profiler = self._open.enter_context(_profiler(self._folder))
         return self
@@ -57,8 +65,7 @@ class Reporter:
         for name in self._metrics:
             if not math.isfinite(values.get(name, 0.0)):
                 when = "in epoch" if at == values.get("epoch") else "at step"
-                line = f"error: {name} is {values[name]} {when} {at}: the training diverged; try a lower learning rate"
-                raise SystemExit(line if self._main else 1)
+                raise SystemExit(diverged(name, values[name], f"{when} {at}") if self._main else 1)
         finite = {
             name: value if isinstance(value, int) else float(f"{value:.7g}")
             for name, value in values.items()
@@ -67,7 +74,9 @@ class Reporter:
         if not self._main:
             return
         report(finite)
-        if self._writer is not None:
+        if self._writer is None or self._folder is None:
+            return
+        with _writing(self._folder):
             for name, value in finite.items():
                 if name != "epoch":
                     self._writer.add_scalar(name, value, at)
@@ -79,9 +88,26 @@ class Reporter:
             self._profiler.step()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with self._open:
+        with _writing(self._folder or Path()), self._open:
             if self._writer is not None and kind is None:
                 self._writer.file_writer.add_summary(self._ended)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Around what writes there: an error of the disk becomes one line."""
+    try:
+        yield
+    except OSError as error:
+        raise SystemExit(
+            f"error: {folder} cannot be written: {error.strerror or error}; give another --trial-dir, or make room"
+        ) from None
+
+
+def _unless_writers(before: Any, about: threading.ExceptHookArgs) -> None:
+    """TensorBoard's writer raises its errors in the thread that gives it events; that it also prints them is too much."""
+    if type(about.thread).__name__ != "_AsyncWriterThread":
+        before(about)
 
 
 def _board(folder: Path) -> Any:

@@ -106,7 +106,7 @@ def _difference(path: Path, fact: dict[str, Any]) -> str:
     try:
         size = path.stat().st_size
         if size != fact["bytes"]:
-            return f"{path.name} has {size} bytes of {fact['bytes']}"
+            return f"{path.name} has {size} bytes, not {fact['bytes']}"
         with path.open("rb") as file:
             same = hashlib.file_digest(file, "sha256").hexdigest() == fact["sha256"]
     except FileNotFoundError:

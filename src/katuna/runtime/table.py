@@ -41,6 +41,8 @@ class Roles:
         if self.task != "auto":
             return self.task
         column = frame[self.target]
+        if huge(column):
+            return "regression"
         values = column.dropna().unique()
         few = len(values) <= NEVER_CLASSES and all(float(value).is_integer() for value in values) if is_number(column) else True
         return "classification" if few else "regression"
@@ -107,9 +109,10 @@ def columns_of(frame: pd.DataFrame, roles: Roles, task: str) -> Columns:
         while missing in known:
             missing = f"({missing})"
         categories[name] = (*known, missing)
-    labels = frame[roles.target].unique().tolist() if task == "classification" else []
+    labels = frame[roles.target].tolist() if task == "classification" else []
     ordered = sorted(labels, key=lambda value: (isinstance(value, str), value))
-    return Columns(roles.target, tuple(numeric), categories, tuple(map(text, ordered)))
+    # A database may hold 1 and '1' in one column: these are one label.
+    return Columns(roles.target, tuple(numeric), categories, tuple(dict.fromkeys(map(text, ordered))))
 
 
 def drawn(groups: Array, val_share: float, test_share: float, seed: int) -> Array:
@@ -156,7 +159,7 @@ def refuse(problems: Sequence[str]) -> None:
 def problems(frame: pd.DataFrame, roles: Roles) -> list[str]:
     """Everything that keeps the table from being trained on."""
     twice = frame.columns.duplicated()
-    found = [f"two columns are named {name!r}" for name in frame.columns[twice]]
+    found = [f"two columns are named {name!r}" for name in frame.columns[twice].unique()]
     frame = frame.loc[:, ~twice]
     asked = {"target": [roles.target], "categorical": roles.categorical, "drop": roles.drop, "split-column": [roles.split]}
     absent = [
@@ -188,12 +191,12 @@ def problems_of_target(column: pd.Series, roles: Roles) -> list[str]:
     found = [f"{name} holds {kind}: neither numbers nor texts"] if (kind := strange(column)) else []
     if missing:
         found.append(f"{name} is the target, and {missing} of its {len(column)} values are missing: leave these rows out")
-    if not found and column.nunique() < 2:
+    if not found and texts(column).nunique() < 2:
         found.append(f"{name} is the target, and always the same: there is nothing to learn")
-    if roles.task == "regression" and not is_number(column):
+    if roles.task == "regression" and not is_number(column) and not huge(column):
         found.append(f"{name} is of {column.dtype}: regression needs numbers")
-    if is_number(column) and endless(column):
-        found.append(f"{name} has infinite values")
+    if not kind and roles.task_in(column.to_frame()) == "regression" and (loss := lost(column)):
+        found.append(f"{name} {loss}")
     return found
 
 
@@ -203,8 +206,9 @@ def problems_of_feature(column: pd.Series, *, is_category: bool) -> list[str]:
         return [f"{name} holds {kind}: neither numbers nor texts; turn it into some, or leave it out with --drop"]
     if column.nunique(dropna=False) < 2:
         return [f"{name} is constant: leave it out with --drop"]
-    if is_number(column):
-        return [f"{name} has infinite values"] if not is_category and endless(column) else []
+    loss = "" if is_category else lost(column)
+    if is_number(column) or loss:
+        return [f"{name} {loss}"] if loss else []
     values = column.dropna()
     odd = values[pd.to_numeric(values, errors="coerce").isna()]
     if 0 < len(odd) < len(values) / 2 and not is_category:
@@ -235,8 +239,32 @@ def strange(column: pd.Series) -> str:
     )
 
 
-def endless(column: pd.Series) -> bool:
-    return bool(np.isinf(column.to_numpy(dtype=np.float64, na_value=np.nan)).any())
+def huge(column: pd.Series) -> bool:
+    """Whether there are integers that pandas has no type for, and leaves as objects."""
+    return column.dtype == object and any(isinstance(value, int) and abs(value) >= 2**63 for value in column.tolist())
+
+
+def lost(column: pd.Series) -> str:
+    """What the float32 that a network takes does not hold of numbers; empty where it holds enough, and of texts."""
+    if not is_number(column):
+        return "has whole numbers beyond 64 bits: divide them by a power of ten" if huge(column) else ""
+    values = column.dropna().to_numpy(dtype=np.float64)
+    if np.isinf(values).any():
+        return "has infinite values"
+    if (abs(values) > np.finfo(np.float32).max).any():
+        return "has numbers beyond 3.4e38, the most that float32 holds: divide them by a power of ten"
+    there, kept = distinct(column.dropna()), len(np.unique(values.astype(np.float32)))
+    if kept < there / 2 or kept == 1 < there:
+        return f"has {there} different numbers, and {kept} as float32: subtract an offset (their smallest, say), or rescale them"
+    return ""
+
+
+def distinct(column: pd.Series) -> int:
+    """How many numbers there are. Floats count by their first 40 bits: what differs after these is an error of rounding."""
+    if pd.api.types.is_integer_dtype(column):
+        return int(column.nunique())
+    mantissa, exponent = np.frexp(column.to_numpy(dtype=np.float64))
+    return len(np.unique(np.ldexp(np.round(mantissa * 2**40), exponent)))
 
 
 # Where they come from
@@ -244,7 +272,7 @@ def endless(column: pd.Series) -> bool:
 
 def read(place: Path) -> pd.DataFrame:
     """A CSV or Parquet file, or the only one in a folder. Exits with 1 and one line when there is none or it cannot be read."""
-    readers = {".parquet": pd.read_parquet, ".csv": pd.read_csv, ".csv.gz": pd.read_csv}
+    readers = {".parquet": pd.read_parquet, ".csv": of_csv, ".csv.gz": of_csv}
     found = [place] if place.is_file() else sorted(each for each in place.iterdir() if each.name.endswith(tuple(readers)))
     reader = next((reader for end, reader in readers.items() if len(found) == 1 and found[0].name.endswith(end)), None)
     if reader is None:
@@ -254,6 +282,15 @@ def read(place: Path) -> pd.DataFrame:
         frame.columns = frame.columns.map(str)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {found[0]}: cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}")
+    return frame
+
+
+def of_csv(place: Path) -> pd.DataFrame:
+    """Two columns of one name keep it, for `problems` to see: pandas would call a second target y y.1, and it would be a feature."""
+    frame: pd.DataFrame = pd.read_csv(place)
+    names = pd.read_csv(place, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0]
+    if names[names != ""].duplicated().any() and len(names) == len(frame.columns):
+        frame.columns = pd.Index(names)
     return frame
 
 

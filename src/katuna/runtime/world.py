@@ -42,6 +42,12 @@ class World:
             dist.all_reduce(total)
         return total
 
+    def part(self, total: float) -> Tensor:
+        """A number to add to, this rank's part of a sum that was `total` so far. In float64, where the device has it, so that
+        a sum which a resume goes on with prints as if it had not been interrupted."""
+        kind = torch.float32 if self.device.type == "mps" else torch.float64
+        return torch.tensor(total if self.is_main else 0.0, dtype=kind, device=self.device)
+
     def mean(self, value: Tensor) -> Tensor:
         return self.sum(value) / self.size
 
@@ -68,11 +74,12 @@ class Place:
 
 
 @contextmanager
-def world(device: str = "auto", timeout_s: float = 300.0) -> Iterator[World]:
+def world(device: str = "auto", timeout_s: float = 300.0, silence_s: float = 1800.0) -> Iterator[World]:
     """The process's place, from RANK, WORLD_SIZE, LOCAL_RANK and MASTER_* as torchrun and PyTorchJobs set them, or none.
 
     All ranks leave the block together. Raises SystemExit(1) with one line when the device is absent, when ranks do not join within
-    `timeout_s`, naming them, and when a peer is lost in the block.
+    `timeout_s`, naming them, and when a peer is lost in the block. One that lives but does not come to a collective within `silence_s`
+    counts as lost; the default leaves rank 0 the time to download or to export. With NCCL its watchdog ends the process, in its own words.
     """
     place = place_in(os.environ)
     found = device_for(device, place)
@@ -84,14 +91,15 @@ def world(device: str = "auto", timeout_s: float = 300.0) -> Iterator[World]:
     here = World(place.rank, place.local_rank, place.size, found, backend)
     try:
         both = "cpu:gloo,cuda:nccl" if backend == "nccl" else backend
-        dist.init_process_group(both, store=store, rank=place.rank, world_size=place.size)
+        dist.init_process_group(both, store=store, rank=place.rank, world_size=place.size, timeout=timedelta(seconds=silence_s))
         yield here
         with suppress(RuntimeError):  # a peer that leaves at once could take from this one the last bytes it sent
             here.barrier()
     except RuntimeError as error:
         if not lost(error):
             raise
-        raise SystemExit(f"error: rank {place.rank} of {place.size} lost a peer: {why(error)}") from None
+        said = f"one did not answer for {silence_s:g} s" if "timed out" in str(error).lower() else why(error)
+        raise SystemExit(f"error: rank {place.rank} of {place.size} lost a peer: {said}") from None
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -116,7 +124,8 @@ def place_in(environ: Mapping[str, str]) -> Place:
         return Place(local_rank=local)
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environ.get(name)]
     if missing:
-        raise SystemExit(f"error: WORLD_SIZE is {size}, but {' and '.join(missing)} not set: where rank 0 listens")
+        verb = "are not set; they say" if len(missing) > 1 else "is not set; it says"
+        raise SystemExit(f"error: WORLD_SIZE is {size}, but {' and '.join(missing)} {verb} where rank 0 listens")
     return Place(rank, local, size, (environ["MASTER_ADDR"], _number(environ, "MASTER_PORT")))
 
 

@@ -26,7 +26,9 @@ def check_train_job(
     for remark in _refusals(spec):
         yield from refused.of(remark)
     if spec.get("suspend"):
-        yield from stuck.of(Remark(("spec", "suspend"), "a suspended job never starts by itself", "leave it out", code="suspended"))
+        yield from stuck.of(
+            Remark(("spec", "suspend"), "a suspended job never starts by itself", "leave it out", code="suspended")
+        )
     if spec.get("managedBy") == MANAGERS[1]:
         message = "the job is left to Kueue: nothing runs where there is no MultiKueue"
         yield from stuck.of(Remark(("spec", "managedBy"), message, "leave it out", code="managed-elsewhere"))
