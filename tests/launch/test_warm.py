@@ -7,6 +7,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -572,6 +573,32 @@ def test_a_server_that_stalls_lets_trials_start_cold(warm_bench: Bench, monkeypa
     assert starts["the server of warm starts took no trial for 0.5 s"] == late, starts
     assert starts["warm"] == READY + 1 - late
     assert until(lambda: not any(map(alive, stopped)))
+
+
+def test_a_request_that_somebody_holds_and_does_not_take_starts_cold(warm_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a process would that was stopped before it could be told to end with the server."""
+    held: list[socket.socket] = []
+
+    def pair(*kinds: int) -> tuple[socket.socket, socket.socket]:
+        ours, theirs = real(*kinds)
+        if kinds:
+            held.append(theirs.dup())
+        return ours, theirs
+
+    real = socket.socketpair
+    monkeypatch.setattr(socket, "socketpair", pair)
+    name = warm_bench.script("print('x')")
+    assert is_warm(warm_bench.run("python", name))
+    pid = server_of(warm_bench)._process.pid
+    assert until(lambda: len(below(pid)) == READY)
+    os.kill(pid, signal.SIGSTOP)
+    for one in below(pid):
+        os.kill(one, signal.SIGSTOP)
+    trials = [warm_bench.begin("python", name) for _ in range(2)]
+    os.kill(pid, signal.SIGKILL)
+    assert [(trial.listen().end, trial.text, is_warm(trial)) for trial in trials] == [((0, 0), "x\n", False)] * 2
+    assert len(held) == 1
+    held[0].close()
 
 
 # What starts cold

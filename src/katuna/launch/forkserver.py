@@ -216,6 +216,8 @@ def lead(token: bytes, fds: list[int], trial: int, channel: socket.socket, katun
         return
     guard.libc.prctl(guard.PR_SET_PDEATHSIG, 0, 0, 0, 0)
     guard.say(f'"event": "taken", "pid": {os.getpid()}')
+    if hung_up():
+        return
     WarmGuard(*received, trial, channel, log, katuna).run()
     for fd in (*locks, 0):
         os.close(fd)

@@ -33,6 +33,8 @@ ROOM = 4096
 READY_TIMEOUT_S = 60.0
 TAKEN_TIMEOUT_S = 10.0
 """For a server that is ready: how long it may take no trial while one is asked of it."""
+LAST_WORDS_S = 1.0
+"""After the end of a server: how long a request may seem to be in somebody's hands still."""
 MOST_SERVERS = 3
 """Programs that import other libraries get a server of their own, up to so many."""
 MOST_SPEC_BYTES = 65536
@@ -265,6 +267,7 @@ class WarmProcess(GuardedProcess):
         self._hides = ""
         self._stopped = False
         self._asked_at = time.monotonic()
+        self._lost_at = 0.0
         super().__init__(*given, **options)
 
     @property
@@ -290,6 +293,10 @@ class WarmProcess(GuardedProcess):
         # What it said is heard first: katuna may have been stopped for a while.
         if isinstance(self._guard, _Asked) and isinstance(self._server, Server) and self._server.why(self._asked_at):
             messages += super().read()
+            self._lost_at = self._lost_at or time.monotonic()
+            if isinstance(self._guard, _Asked) and not self.over and time.monotonic() > self._lost_at + LAST_WORDS_S:
+                # Some process holds the request and will not take it: one that does after all finds nobody there.
+                messages += self._never_started()
         return messages
 
     def stop(self, grace_s: float) -> None:
