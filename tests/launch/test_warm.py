@@ -321,7 +321,7 @@ print(loss.item(), np.ones((300, 300)).dot(np.ones(300)).sum(), len(os.listdir("
 @pytest.mark.parametrize(
     "env",
     [
-        {"OMP_NUM_THREADS": "1"},
+        pytest.param({"OMP_NUM_THREADS": "1"}, marks=pytest.mark.slow),
         pytest.param({}, marks=pytest.mark.slow),
         pytest.param({"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1"}, marks=pytest.mark.slow),
         pytest.param({"OMP_NUM_THREADS": "3"}, marks=pytest.mark.slow),

@@ -31,9 +31,9 @@ SCRIPT = ROOT / "trainers" / "image_classifier.py"
 METRICS = ["train-loss", "val-loss", "val-accuracy"]
 SMALL = ["--width=4", "--epochs=1", "--batch-size=256"]
 CPU = torch.device("cpu")
-TOLERANCE = 2e-3
-"""Between the losses of one process and of two with the same batches: sums in float32 differ by their order, and training makes more
-of it with each step. After the first epoch it is below 1e-5."""
+TOLERANCES = ((1e-5, 1e-4), (1e-4, 1e-3), (5e-3, 0.1))
+"""Between the (training, validation) losses of one process and of two with the same batches, for the first epoch, the second and all others:
+sums in float32 differ by their order, and training at the highest learning rate makes more of it with each step."""
 
 
 @pytest.fixture(scope="module")
@@ -299,11 +299,11 @@ def compare(done: list[tuple[int, str, str]], alone: list[dict[str, float]]) -> 
     assert done[1][1] == ""
     shared = printed(done[0][1])
     assert len(shared) == len(alone)
-    assert shared[0]["train-loss"] == pytest.approx(alone[0]["train-loss"], rel=1e-5)
-    for one, other in zip(shared, alone, strict=True):
-        assert one["train-loss"] == pytest.approx(other["train-loss"], rel=TOLERANCE)
-        assert one["val-loss"] == pytest.approx(other["val-loss"], rel=10 * TOLERANCE)
-        assert one["val-accuracy"] == pytest.approx(other["val-accuracy"], abs=2.5 / 359)
+    for epoch, (one, other) in enumerate(zip(shared, alone, strict=True)):
+        training, validation = TOLERANCES[min(epoch, 2)]
+        assert one["train-loss"] == pytest.approx(other["train-loss"], rel=training)
+        assert one["val-loss"] == pytest.approx(other["val-loss"], rel=validation)
+        assert one["val-accuracy"] == pytest.approx(other["val-accuracy"], abs=4.5 / 359)
 
 
 def test_two_ranks_train_as_one_process_with_the_whole_batch(main: Main, tmp_path: Path) -> None:

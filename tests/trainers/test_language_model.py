@@ -93,7 +93,7 @@ def test_a_seed_decides_everything_and_a_resumed_training_ends_the_same(main: Ma
     assert curve(main(*flags, folder))[-1] == curve(whole)[-1]
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_ranks_train_as_one(main: Main, text: Path, strategy: str) -> None:
     flags = ["--epochs=1", "--no-export", f"--strategy={strategy}"]
     done = ranks.run([SCRIPT, "--device=cpu", f"--data={text}", *SMALL, *flags], 2)
@@ -143,6 +143,7 @@ def test_a_time_limit_leaves_time_for_one_step_and_a_resume_wants_the_same_flags
     main("--epochs=1", "--no-export", "--peak-flops=2e9", "--max-steps=2", f"--trial-dir={tmp_path}")
 
 
+@pytest.mark.slow
 def test_two_ranks_train_without_runs_of_bytes(text: Path) -> None:
     done = ranks.run([SCRIPT, "--device=cpu", f"--data={text}", *SMALL, "--grams=1", "--max-steps=3", "--no-export"], 2)
     assert [(code, err) for code, _, err in done] == [(0, ""), (0, "")]

@@ -190,7 +190,12 @@ def test_a_query_trains_as_its_rows_in_a_file_do(run: Run, csv: str, tmp_path: P
 
 @pytest.mark.parametrize(
     ("dataset", "metric", "least"),
-    [("breast-cancer", "val-auc", 0.97), ("iris", "val-auc", 0.97), ("wine", "val-accuracy", 0.9), ("diabetes", "val-r2", 0.2)],
+    [
+        ("wine", "val-accuracy", 0.9),
+        pytest.param("breast-cancer", "val-auc", 0.97, marks=pytest.mark.slow),
+        pytest.param("iris", "val-auc", 0.97, marks=pytest.mark.slow),
+        pytest.param("diabetes", "val-r2", 0.2, marks=pytest.mark.slow),
+    ],
 )
 def test_built_in_tables_need_no_file(run: Run, dataset: str, metric: str, least: float) -> None:
     assert run(f"--dataset={dataset}", "--epochs=25", "--lr=0.01")[-1][metric] > least
@@ -399,7 +404,7 @@ def test_two_ranks_train_as_one_with_the_whole_batch(run: Run, csv: str) -> None
         assert one == pytest.approx(other, rel=1e-4)
 
 
-@pytest.mark.parametrize("drop", ["town,cellar", "size,age"])
+@pytest.mark.parametrize("drop", ["town,cellar", pytest.param("size,age", marks=pytest.mark.slow)])
 def test_two_ranks_train_on_columns_of_one_kind(run: Run, csv: str, drop: str) -> None:
     flags = (f"--data={csv}", *SOLD, f"--drop=price,{drop}", "--batch-size=32", "--epochs=2", "--dropout=0")
     for one, other in zip(ranks(*flags), run(*flags), strict=True):
