@@ -159,8 +159,8 @@ def test_each_algorithm_is_among_those_that_are_killed() -> None:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("algorithm", ALGORITHMS_HERE)
-def test_each_algorithm_goes_on_as_if_it_had_not_been_killed(tmp_path: Path, algorithm: str) -> None:
+@pytest.mark.parametrize("algorithm", ["tpe", "cmaes", "hyperband", "pbt", "medianstop"])
+def test_an_algorithm_goes_on_as_if_it_had_not_been_killed(tmp_path: Path, algorithm: str) -> None:
     check_killed_search(tmp_path, ALONE, algorithm, kills=1, trials=5)
 
 
