@@ -74,6 +74,16 @@ def katuna(
     )
 
 
+def is_refused(*arguments: str) -> str:
+    """The message of an input that is refused: exit code 2, stderr, nothing on stdout, no run folder, no traceback."""
+    done = katuna(*arguments)
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert not Path("runs").exists()
+    return done.stderr
+
+
 def objects(*arguments: str) -> Any:
     """What `katuna ... -o json` prints."""
     done = katuna(*arguments, "-o", "json")

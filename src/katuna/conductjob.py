@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from katuna.dataset import check_same
 from katuna.errors import InputRefused
@@ -321,11 +321,15 @@ class _SystemClock:
 
 
 def _holds_secret(source: Source) -> bool:
-    return _part(source, secrets=True) is not None
+    return bool(_documents(source, secrets=True))
 
 
 def _part(source: Source, *, secrets: bool) -> Source | None:
     """A file's Secrets, or all else that is in it; None where there is nothing of that."""
-    flat = [each for manifest in manifests(source) for each in (manifest.get("items") or [manifest]) if isinstance(each, dict)]
-    wanted = [each for each in flat if (each.get("kind") == "Secret") == secrets]
+    wanted = _documents(source, secrets=secrets)
     return replace(source, text="---\n".join(map(to_yaml, wanted))) if wanted else None
+
+
+def _documents(source: Source, *, secrets: bool) -> list[dict[str, Any]]:
+    flat = [each for manifest in manifests(source) for each in (manifest.get("items") or [manifest]) if isinstance(each, dict)]
+    return [each for each in flat if (each.get("kind") == "Secret") == secrets]

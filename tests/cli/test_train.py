@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import yaml
 
 from jobs import STEPS, pytorchjob, write_job
 from katuna.cli import main
-from searches import await_line, await_none, journal_events, katuna, objects, spawn, write_experiment
+from searches import await_line, await_none, is_refused, journal_events, katuna, objects, spawn, write_experiment
 
 FOREVER = "import time\nprint('loss=0.5', flush=True)\nwhile True: time.sleep(1)"
 STUBBORN = (
@@ -31,14 +32,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def refused(*arguments: str) -> str:
-    """The message of an input that is refused: exit code 2, stderr, nothing on stdout, no run folder, no traceback."""
-    done = katuna("train", *arguments)
-    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    assert not Path("runs").exists()
-    return done.stderr
+refused = partial(is_refused, "train")
 
 
 def test_a_job_from_a_file_to_its_end_with_each_replicas_lines_under_its_name(tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ import sys
 import termios
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from searches import KATUNA, await_line, await_none, experiment_yaml, journal_events, katuna, spawn, write_experiment
+from searches import KATUNA, await_line, await_none, experiment_yaml, is_refused, journal_events, katuna, spawn, write_experiment
 
 FOREVER = "import time\nprint('accuracy=0.5', flush=True)\nwhile True: time.sleep(1)"
 STUBBORN = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('accuracy=0.5', flush=True)\nwhile True: time.sleep(1)"
@@ -31,14 +32,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def refused(*arguments: str) -> str:
-    """The message of an input that is refused: exit code 2, stderr, nothing on stdout, no run folder, no traceback."""
-    done = katuna("tune", *arguments)
-    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    assert not Path("runs").exists()
-    return done.stderr
+refused = partial(is_refused, "tune")
 
 
 def test_a_search_from_a_file_to_a_winner(tmp_path: Path) -> None:
