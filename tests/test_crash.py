@@ -20,7 +20,8 @@ from searches import await_none, history, journal_events, katuna, spawn, write_e
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
-# A trial that notices when another process of the same trial is at work beside it, and leaves a child behind.
+# A trial that notices when another process of the same trial is at work beside it, and leaves a child behind. While there is
+# a file `hold` in the folder that HOLD names, it stops in the middle and says so by a file `held`.
 LONELY = """
 import fcntl, os, sys, time
 folder = os.environ["KATUNA_TRIAL_DIR"]
@@ -32,8 +33,12 @@ except OSError:
 point = [float(word) for word in sys.argv[1:]]
 if os.fork() == 0:
     time.sleep(60)
+hold, held = (os.path.join(os.environ["HOLD"], name) for name in ("hold", "held"))
 for step in range(4):
     time.sleep(0.015)
+    while step == 2 and os.path.exists(hold):
+        open(held, "w").close()
+        time.sleep(0.005)
     print(f"step={step} accuracy={(1 - sum(abs(x - 0.3) for x in point) / len(point)) * (step + 1) / 4:.6f}", flush=True)
 """
 
@@ -86,16 +91,30 @@ MEDIAN_STOP = {
 }
 
 
+HELD = (0, 2)
+"""Those of each five kills for which a trial waits."""
+
+
 def run_killed(folder: Path, home: Path, mark: str, chance: random.Random, kills: int) -> Path:
-    """Runs a search to its end, killing katuna's process group `kills` times at seeded moments: four in five while trials run,
-    the fifth while katuna is still on its way there. Returns the run folder."""
+    """Runs a search to its end, killing katuna's process group `kills` times, and returns the run folder. Of each five kills
+    two are sure to hit a trial that runs (however slow the machine is), two come at a seeded moment once trials run, and the
+    fifth while katuna is still on its way there."""
     run = home / "toy"
     environment = {"KATUNA_HOME": str(home)}
+    hold, held = folder / "hold", folder / "held"
     for kill in range(kills):
+        if kill % 5 in HELD:
+            hold.touch()
         arguments = ("resume", str(run)) if run.exists() else ("tune", "experiment.yaml", "--seed", "11")
         process = spawn(*arguments, cwd=folder, env=environment)
         assert process.stdout is not None
-        if kill % 5 != 4:
+        if kill % 5 in HELD:
+            deadline = time.monotonic() + 60
+            while not held.exists():
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline, "no trial has come to its middle"
+                time.sleep(0.005)
+        elif kill % 5 != 4:
             while "resumed:" not in (line := process.stdout.readline()) and "started" not in line:
                 assert line, process.communicate()
             time.sleep(chance.uniform(0, 0.25))
@@ -105,6 +124,8 @@ def run_killed(folder: Path, home: Path, mark: str, chance: random.Random, kills
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         assert await_none(mark, within_s=2.0) == [], f"still alive 2 s after kill {kill}"
+        hold.unlink(missing_ok=True)
+        held.unlink(missing_ok=True)
     done = katuna("resume", run, cwd=folder, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr
     return run
@@ -119,13 +140,14 @@ def run_whole(folder: Path, home: Path) -> Path:
 def check_killed_search(folder: Path, program: str, algorithm: str, kills: int, trials: int, **changes: Any) -> Path:
     """A search of `trials` trials that is killed `kills` times: each trial once, and one at a time as without a kill."""
     mark = f"mark-{uuid.uuid4()}"
-    environment = {"MARK": mark, "CHECKPOINTS": "/checkpoints"}
+    environment = {"MARK": mark, "CHECKPOINTS": "/checkpoints", "HOLD": str(folder)}
     settings = settings_for(algorithm, maxTrialCount=trials, env=environment, **changes)
     write_experiment(folder, program, **settings)
     run = run_killed(folder, folder / "killed", mark, random.Random(f"{algorithm}/{kills}"), kills)
     events = journal_events(run)
     resumed = [event["restarted"] for event in events if event["event"] == "Resumed"]
-    assert sum(bool(restarted) for restarted in resumed) >= kills // 3 - 1, "too few kills hit a trial that ran"
+    held = sum(kill % 5 in HELD for kill in range(kills))
+    assert sum(bool(restarted) for restarted in resumed) >= held, "a trial that a kill hit did not begin again"
     assert not list(run.glob("trials/*/DOUBLED"))
     asked = [event for event in events if event["event"] == "Asked"]
     assert [event["number"] for event in asked] == list(range(trials))
@@ -176,7 +198,7 @@ def test_each_algorithm_goes_on_as_if_it_had_not_been_killed_ten_times(tmp_path:
 def test_two_resumes_at_once_one_goes_on_when_the_old_trials_have_gone(tmp_path: Path) -> None:
     mark = f"mark-{uuid.uuid4()}"
     unwilling = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)" + LONELY
-    write_experiment(tmp_path, unwilling.replace("0.015", "0.2"), env={"MARK": mark}, maxTrialCount=4)
+    write_experiment(tmp_path, unwilling.replace("0.015", "0.2"), env={"MARK": mark, "HOLD": str(tmp_path)}, maxTrialCount=4)
     first = spawn("tune", "experiment.yaml", cwd=tmp_path)
     assert first.stdout is not None
     while "trial 1 started" not in first.stdout.readline():
