@@ -129,6 +129,37 @@ def test_the_operators_backoff_limit_counts_restarts_of_all_pods_that_run(limit:
         assert over[1] is None
 
 
+def batch(policy: str, limit: int | None) -> Job:
+    spec = {} if limit is None else {"backoffLimit": limit}
+    pod = {"restartPolicy": policy, "containers": [{"name": "pytorch", "image": "i", "command": ["true"]}]}
+    return job_from_manifest(
+        {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "toy"}, "spec": {"template": {"spec": pod}, **spec}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("policy", "limit", "follows"),
+    [
+        ("Never", 2, [Again("pod", 10.0), Again("pod", 20.0), Over("Failed", "BackoffLimitExceeded")]),
+        ("OnFailure", 2, [Again("container", 10.0)] * 3),
+    ],
+)
+def test_a_batch_job_starts_its_pod_or_its_container_again(policy: str, limit: int, follows: list[object]) -> None:
+    events = (started("0"), exited("0", 1))
+    job = batch(policy, limit)
+    assert [after(job, *events, rules="as-operator", restarts=restarts) for restarts in (0, 1, 2)] == follows
+
+
+@pytest.mark.parametrize(("limit", "allowed"), [(None, 5), (3, 2), (1, 0), (0, 0)])
+def test_a_batch_jobs_backoff_limit_counts_restarts_in_its_pod(limit: int | None, allowed: int) -> None:
+    job = batch("OnFailure", limit)
+    over = {
+        restarts: jobs.after_start(job, jobs.advance({}, started("0", restarts=restarts)), "as-operator")
+        for restarts in range(1, 7)
+    }
+    assert [restarts for restarts, each in over.items() if each is None] == list(range(1, allowed + 1))
+
+
 def test_the_kubelet_waits_longer_each_time() -> None:
     assert [jobs.kubelet_backoff_s(crashes) for crashes in range(7)] == [10, 20, 40, 80, 160, 300, 300]
 
@@ -214,3 +245,12 @@ def test_a_trainjob_says_less() -> None:
     whole = status(job, told)
     assert [(each["type"], each["reason"]) for each in whole["conditions"]] == [("Complete", "AllJobsCompleted")]
     assert whole["jobsStatus"] == [{"name": "node", "succeeded": 2}]
+
+
+@pytest.mark.parametrize(("condition", "told"), [("Succeeded", "Complete"), ("Failed", "Failed")])
+def test_a_batch_job_has_a_time_of_completion_only_when_it_completed(condition: str, told: str) -> None:
+    job = batch("Never", 0)
+    events = (OPENED, started("0"), exited("0", int(condition == "Failed")), JobEnded(111.0, condition, "BackoffLimitExceeded"))
+    whole = status(job, events)
+    assert [each["type"] for each in whole["conditions"]] == [told]
+    assert whole.get("completionTime") == ("1970-01-01T00:01:51Z" if condition == "Succeeded" else None)

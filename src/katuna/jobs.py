@@ -211,8 +211,9 @@ def _in_a_cluster(
     if job.kind != "PyTorchJob":
         if now != "Failed" and exited.reason == COMPLETED:
             return None
-        limit = JOB_BACKOFF_LIMIT if job.backoff_limit is None else job.backoff_limit
-        return Again("pod", kubelet_backoff_s(restarts)) if restarts < limit else Over("Failed", BACKOFF_LIMIT)
+        in_pod = replica.restart_policy == "OnFailure"
+        anew = Again("container", kubelet_backoff_s(crashes)) if in_pod else Again("pod", kubelet_backoff_s(restarts))
+        return anew if in_pod or restarts < (_controllers_limit(job) or 0) else Over("Failed", BACKOFF_LIMIT)
     if replica.restart_policy in ("OnFailure", "Always"):
         again = exited.reason != COMPLETED or (replica.restart_policy == "Always" and not _is_init(replica, exited.container))
         return Again("container", kubelet_backoff_s(crashes)) if again else None
@@ -227,8 +228,9 @@ def _in_a_cluster(
 
 def after_start(job: Job, pods: Pods, rules: Rules) -> Over | None:
     """training-operator.md 3.4: the operator's total of restarts, counted in pods that run; `backoffLimit: 1` fails the job at
-    its first restart. It never limits ExitCode, whose pods begin anew."""
-    if rules == "local" or job.kind != "PyTorchJob" or job.backoff_limit is None:
+    its first restart. It never limits ExitCode, whose pods begin anew. Kubernetes' own Job controller counts so under OnFailure."""
+    limit = _controllers_limit(job)
+    if rules == "local" or limit is None:
         return None
     running = [
         replica
@@ -236,7 +238,11 @@ def after_start(job: Job, pods: Pods, rules: Rules) -> Over | None:
         if replica.restart_policy != "Never" and phase(replica, pods.get(replica.pod_name, {})) == "Running"
     ]
     total = sum(state.restarts for replica in running for state in pods[replica.pod_name].values())
-    return Over("Failed", BACKOFF_LIMIT) if total >= max(1, job.backoff_limit) else None
+    return Over("Failed", BACKOFF_LIMIT) if total >= max(1, limit) else None
+
+
+def _controllers_limit(job: Job) -> int | None:
+    return JOB_BACKOFF_LIMIT if job.backoff_limit is None and job.kind != "PyTorchJob" else job.backoff_limit
 
 
 JOB_BACKOFF_LIMIT = 6

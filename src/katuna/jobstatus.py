@@ -176,7 +176,9 @@ class _State:
                         "reason": reason,
                     }
                 )
-        times = {"startTime": self.started, "completionTime": self.completed if conditions else ""}
+        # Kubernetes gives a Job that failed none.
+        succeeded = any(each["type"] == "Complete" for each in conditions)
+        times = {"startTime": self.started, "completionTime": self.completed if succeeded else ""}
         counts = next(iter(self._counts(lambda _: "").values()), {})
         return {"conditions": conditions, **counts, **{name: moment for name, moment in times.items() if moment}}
 

@@ -154,6 +154,7 @@ WARNED = {
     "python alone with several processes": (plain("2"), "world-size"),
     "Workers that know nothing of each other": (changed(JOB, MASTER, ""), "no-rendezvous"),
     "a range upside down": (changed(ELASTIC, "minReplicas: 1", "minReplicas: 3"), "elastic-range"),
+    "a range from nothing": (changed(ELASTIC, "minReplicas: 1", "minReplicas: 0"), "elastic-range"),
     "more Workers than the range": (changed(ELASTIC, "      replicas: 2", "      replicas: 9"), "elastic-range"),
     "no rendezvous configuration": (changed(ELASTIC, "minReplicas: 1", "minReplicas: 1, rdzvConf: []"), "elastic-rdzv-conf"),
     "a backend that torchrun has not": (changed(ELASTIC, "minReplicas: 1", "minReplicas: 1, rdzvBackend: zk"), "elastic-backend"),

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from katuna.spec.model import Manifest
-from katuna.spec.remark import Remark
+from katuna.spec.remark import Remark, shown
 
 BESIDE = (
     ("v1", "ConfigMap"),
@@ -22,6 +23,8 @@ BESIDE = (
 """(apiVersion, kind) of what a job may refer to."""
 
 Holder = Literal["ConfigMap", "Secret"]
+
+_KEY = re.compile(r"(?!\.\.|\.\Z)[-._a-zA-Z0-9]{1,253}\Z")
 
 
 def find(documents: Sequence[Manifest], kind: str, name: str, namespace: str) -> Manifest | None:
@@ -52,7 +55,10 @@ def check_held(document: Mapping[str, Any]) -> Iterator[Remark]:
             yield Remark((field,), "must be a mapping", code="wrong-type")
             continue
         for key, value in (held or {}).items():
-            if not isinstance(value, str):
+            if not _KEY.match(key):
+                message = f"{shown(key)} is no key of at most 253 characters"
+                yield Remark((field, key), message, "letters, digits, '-', '_' and '.'", at_key=True, code="bad-key")
+            elif not isinstance(value, str):
                 yield Remark((field, key), "must be text", "write it in quotes", code="wrong-type")
             elif field == coded and _decoded(value) is None:
                 yield Remark((field, key), "must be base64", f"{plain} takes plain text", code="wrong-type")

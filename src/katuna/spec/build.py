@@ -22,7 +22,7 @@ def build(manifest: Manifest, primary: str, beside: tuple[Manifest, ...], trial:
     """See `job_from_manifest`; what is not of the shape that `load` has checked raises as Python does."""
     manifest = _without_nulls(manifest)
     kind, metadata = manifest["kind"], manifest["metadata"]
-    name = str(metadata.get("name") or metadata["generateName"].rstrip("-"))
+    name = str(metadata.get("name") or metadata["generateName"].rstrip("-."))
     namespace = str(metadata.get("namespace") or "default")
     pods = Pods(name, namespace, primary or PRIMARY.get(kind, ""), beside, trial, pass_env)
     make = {"Job": _batch_job, "PyTorchJob": _pytorch_job, "TrainJob": _train_job}[kind]

@@ -17,9 +17,8 @@ from katuna.spec.remark import Path, Remark, did_you_mean, listed, shown
 from katuna.spec.yamltext import Document, Place, Source, parse
 
 NAME: Path = ("metadata", "name")
-LISTS: Mapping[tuple[str, str], Mapping[str, str]] = {
-    ("v1", "List"): {},
-    ("kubeflow.org/v1beta1", "ExperimentList"): {"apiVersion": "kubeflow.org/v1beta1", "kind": "Experiment"},
+LISTS: Mapping[tuple[str, str], Mapping[str, str]] = {("v1", "List"): {}} | {
+    (api, f"{kind}List"): {"apiVersion": api, "kind": kind} for api, kind in (("kubeflow.org/v1beta1", "Experiment"), *KINDS_HERE)
 }
 """Objects that hold others, as `kubectl get -o yaml` writes them, and what their items need not say."""
 
@@ -147,9 +146,10 @@ class Documents:
         yield from _doubles(self.beside, lambda document: (document.value["kind"], _namespace(document)))
 
     def check_doubles(self) -> Iterator[Finding]:
-        """Two Experiments of one name in a file, or ConfigMaps: which of them a cluster keeps depends on the order of sending."""
+        """Two Experiments of one name in a file, jobs or ConfigMaps: which of them a cluster keeps depends on the order of sending."""
         yield from _doubles(
-            (*self.experiments, *self.beside), lambda document: (document.file, document.value["kind"], _namespace(document))
+            (*self.experiments, *self.jobs, *self.beside),
+            lambda document: (document.file, document.value["kind"], _namespace(document)),
         )
 
     def ordered(self, findings: Iterable[Finding]) -> list[Finding]:

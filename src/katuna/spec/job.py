@@ -194,9 +194,10 @@ def injected_into(job: Job, replica: Replica, container: Container) -> Pairs:
 
 
 def _hosts(job: Job) -> frozenset[str]:
-    """The names under which replicas find each other in a cluster."""
-    names = {replica.pod_name for replica in job.replicas}
-    return frozenset(names | {f"{name}.{job.name}" for name in names if job.kind == "TrainJob"})
+    """The names under which replicas find each other in a cluster: a Service's, alone or with its namespace's domain."""
+    services = f".{job.name}" if job.kind == "TrainJob" else ""
+    domains = ("", f".{job.namespace}", f".{job.namespace}.svc", f".{job.namespace}.svc.cluster.local")
+    return frozenset(f"{replica.pod_name}{services}{domain}" for replica in job.replicas for domain in domains)
 
 
 def _local(name: str, value: str, hosts: Collection[str], address: str, port: int) -> str:
@@ -286,3 +287,8 @@ def expand_text(text: str, environment: Mapping[str, str]) -> str:
         return "$" if match[1] is None else environment.get(match[1], match[0])
 
     return _REFERENCE.sub(value, text)
+
+
+def unknown_references(text: str, names: Collection[str]) -> list[str]:
+    """The names in `$(NAME)` that none of `names` is."""
+    return [match[1] for match in _REFERENCE.finditer(text) if match[1] is not None and match[1] not in names]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from katuna.errors import Finding, SpecRefused
 from katuna.spec.documents import Documents, name_of
 from katuna.spec.edit import edited_manifest
+from katuna.spec.fields import API_SERVER, examine
 from katuna.spec.jobcheck import check_alone
 from katuna.spec.load import once
 from katuna.spec.model import Manifest
@@ -51,6 +52,11 @@ def load_job(
     edited = [replace(each, value=edited_manifest(each.value, changes, nproc)) for each in chosen[:1]]
     for document in edited:
         findings += map(document.finding, check_alone(document.value, beside, pass_env))
+    if as_cluster:
+        # What is left without them may lack something.
+        edited = [replace(each, value=examine(each.value, reader=API_SERVER).known) for each in edited]
+        for document in edited:
+            findings += map(document.finding, check_alone(document.value, beside, pass_env))
     findings = documents.ordered(once(findings))
     dropped = ("unknown-field",) if as_cluster else ()
     errors = (each for each in findings if each.level == "error" and "local" in each.on and each.code not in dropped)

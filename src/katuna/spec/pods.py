@@ -8,9 +8,20 @@ from typing import Any
 
 from katuna.errors import RenderRefused
 from katuna.spec.env import Facts, container_env
-from katuna.spec.job import DEFAULT_GRACE_S, GPU, Container, Pairs, Replica, RestartPolicy, expand_text
+from katuna.spec.job import (
+    DEFAULT_GRACE_S,
+    GPU,
+    Container,
+    Mount,
+    Pairs,
+    Replica,
+    RestartPolicy,
+    expand_text,
+    unknown_references,
+)
 from katuna.spec.model import Manifest
 from katuna.spec.quantity import quantity
+from katuna.spec.remark import shown
 from katuna.spec.volumes import read_mounts, read_volumes
 
 Template = Mapping[str, Any]
@@ -43,7 +54,7 @@ class Pods:
         pod, metadata = template["spec"], template.get("metadata") or {}
         pod_name = pod_name or f"{self.job}-{role}-{index}"
         labels = {**(metadata.get("labels") or {}), **labels}
-        facts = Facts(pod_name, self.namespace, labels, metadata.get("annotations") or {})
+        facts = Facts(pod_name, self.namespace, labels, metadata.get("annotations") or {}, pod)
         volumes, remarks = read_volumes(pod, self.beside, self.namespace)
         refused = [remark.message for remark in remarks if remark.level == "error"]
         if refused:
@@ -52,20 +63,21 @@ class Pods:
         trains = containers[self.primary or pod["containers"][0]["name"]]
         if self.trial:
             injected = (*injected, ("KATIB_TRIAL_NAME", self.trial))
+        known = dict(injected)
         return Replica(
             role=role,
             index=index,
             pod_name=pod_name,
-            container=self._container(trains, facts),
+            container=self._container(trains, facts, known),
             injected=injected,
-            sidecars=tuple(self._container(each, facts) for each in containers.values() if each is not trains),
-            init_containers=tuple(self._container(each, facts) for each in init_containers(pod)),
+            sidecars=tuple(self._container(each, facts, known) for each in containers.values() if each is not trains),
+            init_containers=tuple(self._container(each, facts, {}) for each in init_containers(pod)),
             volumes=volumes,
             restart_policy=restart_policy,
             order=tuple(containers),
         )
 
-    def _container(self, container: Mapping[str, Any], facts: Facts) -> Container:
+    def _container(self, container: Mapping[str, Any], facts: Facts, injected: Mapping[str, str]) -> Container:
         env = container_env(container, facts, self.beside, self.pass_env)
         if env.remarks:
             raise RenderRefused("; ".join(remark.message for remark in env.remarks))
@@ -75,6 +87,7 @@ class Pods:
         variables: dict[str, str] = {}
         for name, value in env.pairs:
             variables[name] = expand_text(value, variables)
+        variables |= injected
         return Container(
             name=container["name"],
             image=container.get("image", ""),
@@ -86,9 +99,20 @@ class Pods:
             cpu=None if cpu is None else float(quantity(cpu)),
             gpus=int(quantity(limits.get(GPU, requests.get(GPU, 0)))),
             memory_bytes=None if memory is None else int(quantity(memory)),
-            mounts=tuple(replace(each, sub_path=expand_text(each.sub_path, variables)) for each in read_mounts(container)),
+            mounts=tuple(_with_sub_path(each, variables, env.secrets) for each in read_mounts(container)),
             hidden=env.hidden,
         )
+
+
+def _with_sub_path(mount: Mount, variables: Mapping[str, str], secrets: Collection[str]) -> Mount:
+    """With its subPathExpr expanded; raises RenderRefused where it refers to nothing, as a kubelet does."""
+    unknown = unknown_references(mount.sub_path, {*variables, *secrets})
+    if unknown:
+        message = (
+            f"volumeMount {mount.path}: subPathExpr {shown(mount.sub_path)} refers to {unknown[0]}, which the container has not"
+        )
+        raise RenderRefused(f"{message} (name it in env)")
+    return replace(mount, sub_path=expand_text(mount.sub_path, variables))
 
 
 def init_containers(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:

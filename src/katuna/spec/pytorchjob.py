@@ -26,7 +26,11 @@ MAX_NAME = 63
 """Pods have Services of their own names, and those are DNS labels."""
 
 _DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?\Z")
-_COUNT = re.compile(r"[1-9][0-9]*\Z")
+_DNS_1123 = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
+_SUBDOMAIN = re.compile(rf"{_DNS_1123.pattern[:-2]}(\.{_DNS_1123.pattern[:-2]})*\Z")
+_COUNT = re.compile(r"[1-9][0-9]{0,8}\Z")
+_GENERATED = 5
+"""Characters that an API server puts after a generateName."""
 _REFERENCE = re.compile(r"(?<!\$)(?:\$\$)*\$\(([A-Z_]+)\)")
 
 _ALWAYS = {"PYTHONUNBUFFERED", "PET_NNODES", "PET_NPROC_PER_NODE"}
@@ -60,18 +64,29 @@ def check_operator(job: Mapping[str, Any], refused: Reach, stuck: Reach, unusabl
         yield from _check_replica(replica, injected(spec), (*REPLICAS, role))
 
 
+def is_label(name: str) -> bool:
+    """Whether it is a DNS-1123 label, as namespaces, containers and volumes have for names."""
+    return bool(_DNS_1123.match(name)) and len(name) <= MAX_NAME
+
+
 def check_name(job: Mapping[str, Any]) -> Iterator[Remark]:
-    """The name of a job that stands alone; a trial's is Katib's matter."""
-    name: Path = ("metadata", "name")
-    given = str(job.get("metadata", {}).get("name", ""))
+    """The names of a job that stands alone; a trial's are Katib's matter."""
+    metadata, is_batch = job.get("metadata", {}), job["kind"] == "Job"
+    field = "name" if metadata.get("name") or not metadata.get("generateName") else "generateName"
+    name: Path = ("metadata", field)
+    written = str(metadata.get(field, ""))
+    given = written if field == "name" else written[: MAX_NAME - _GENERATED] + "x" * _GENERATED
     replicas = job.get("spec", {}).get("pytorchReplicaSpecs", {})
     longest = max((len(f"-{role}-{each.get('replicas', 1) - 1}") for role, each in replicas.items()), default=0)
+    if not is_label(metadata.get("namespace", "default")):
+        message = f"{shown(metadata['namespace'])} is no DNS-1123 label of at most {MAX_NAME} characters"
+        yield Remark(("metadata", "namespace"), message, "lower case letters, digits and '-'", code="job-name")
     if not given:
-        if not job.get("metadata", {}).get("generateName"):
-            yield Remark(name, "must be specified", code="missing-field")
-    elif not _DNS_1035.match(given) or len(given) > MAX_NAME:
-        hint = "lower case letters, digits and '-', beginning with a letter"
-        yield Remark(name, f"{shown(given)} is no DNS-1035 label of at most {MAX_NAME} characters", hint, code="job-name")
+        yield Remark(name, "must be specified", "lower case letters, digits and '-'", code="missing-field")
+    elif not (_SUBDOMAIN if is_batch else _DNS_1035).match(given) or len(given) > MAX_NAME:
+        form = "DNS-1123 subdomain" if is_batch else "DNS-1035 label"
+        hint = "lower case letters, digits and '-'" + ("" if is_batch else ", beginning with a letter")
+        yield Remark(name, f"{shown(written)} is no {form} of at most {MAX_NAME} characters", hint, code="job-name")
     elif len(given) + longest > MAX_NAME:
         message = (
             f"the pods' names would have {len(given) + longest} characters, more than the {MAX_NAME} that their Services may"
@@ -98,8 +113,14 @@ def _refusals(spec: Mapping[str, Any], replicas: Mapping[str, Any]) -> Iterator[
     if "Master" in replicas and replicas["Master"].get("replicas") != 1:
         message = "must be 1, and written: the operator refuses the job otherwise"
         yield Remark((*REPLICAS, "Master", "replicas"), message, code="master-replicas")
-    if replicas.get("Worker", {}).get("replicas", 1) < 1:
-        yield Remark((*REPLICAS, "Worker", "replicas"), "must be at least 1", "leave Worker out for none", code="worker-replicas")
+    workers = replicas.get("Worker", {}).get("replicas", 1)
+    if workers < 1:
+        yield Remark(
+            (*REPLICAS, "Worker", "replicas"),
+            f"must be at least 1, not {workers}",
+            "leave Worker out for none",
+            code="worker-replicas",
+        )
     elastic = spec.get("elasticPolicy")
     if elastic is not None and "Worker" not in replicas:
         yield Remark((*REPLICAS, "Worker"), "must be configured if elasticPolicy is used", code="elastic-workers")
@@ -129,9 +150,9 @@ def _nonsense(spec: Mapping[str, Any]) -> Iterator[Remark]:
     if not spec.get("pytorchReplicaSpecs", {"": None}):
         message = "there is no replica: the operator accepts the job and does nothing, for ever"
         yield Remark(REPLICAS, message, "name a Master", code="no-replicas")
-    for name in ("backoffLimit", "activeDeadlineSeconds"):
-        if spec.get("runPolicy", {}).get(name, 0) < 0:
-            message = f"must not be less than 0, as {spec['runPolicy'][name]} is: the job fails at once"
+    for name, least in (("backoffLimit", 0), ("activeDeadlineSeconds", 1)):
+        if spec.get("runPolicy", {}).get(name, least) < least:
+            message = f"must not be less than {least}, as {spec['runPolicy'][name]} is: the job fails at once"
             yield Remark((*RUN_POLICY, name), message, code="negative-number")
 
 
@@ -140,7 +161,9 @@ def _check_ranks(spec: Mapping[str, Any], replicas: Mapping[str, Any]) -> Iterat
     nproc = spec.get("nprocPerNode")
     if nproc is not None and nproc not in ("auto", "cpu", "gpu") and not _COUNT.match(nproc):
         message = f"{shown(nproc)} is neither auto, cpu, gpu nor a number from 1: the operator passes it on as it is"
-        yield _warning(NPROC, message, 'write a number as text: "2"', code="nproc-value", on=EVERYWHERE)
+        meant = did_you_mean(nproc, ("auto", "cpu", "gpu"))
+        hint = f"did you mean {meant}?" if meant else 'write a number as text: "2"'
+        yield _warning(NPROC, message, hint, code="nproc-value", on=EVERYWHERE)
     elif nproc is not None and _COUNT.match(nproc) and int(nproc) > 1:
         for role, replica in replicas.items():
             container = _pytorch(replica)
@@ -202,6 +225,10 @@ def _check_elastic(elastic: Mapping[str, Any], replicas: Mapping[str, Any]) -> I
     if low > high:
         message = f"more than maxReplicas, {high}: torchrun refuses PET_NNODES={low}:{high}"
         yield _warning((*ELASTIC, "minReplicas"), message, "exchange the two", code="elastic-range", on=EVERYWHERE)
+    elif low < 1:
+        message = f"must be at least 1, not {low}: torchrun refuses PET_NNODES={low}:{high}"
+        field = "minReplicas" if "minReplicas" in elastic else "maxReplicas"
+        yield _warning((*ELASTIC, field), message, "write 1 or more", code="elastic-range", on=EVERYWHERE)
     elif not low <= workers <= high and "Worker" in replicas:
         message = f"{workers} Workers are not within minReplicas {low} and maxReplicas {high}"
         yield _warning(

@@ -56,7 +56,8 @@ _TORCH_DISTRIBUTED: Manifest = {
 @dataclass(frozen=True)
 class Resolved:
     """A TrainJob on its runtime: the pods' template with the trainer's changes in it; `nproc` as the controller resolves it.
-    `others` are the runtime's jobs that do not train."""
+    `others` are the runtime's jobs that do not train. `policy` is the framework of the runtime's mlPolicy, "" for none: only torch
+    has the nodes told of each other by PET_ variables."""
 
     template: Template
     nodes: int
@@ -64,6 +65,7 @@ class Resolved:
     backoff_limit: int | None
     deadline_s: int | None
     others: tuple[str, ...]
+    policy: str
 
 
 def find_runtime(spec: Mapping[str, Any], beside: Sequence[Manifest], namespace: str) -> Manifest | None:
@@ -75,12 +77,22 @@ def find_runtime(spec: Mapping[str, Any], beside: Sequence[Manifest], namespace:
     return built_in if found is None else found
 
 
+def replicated_jobs(spec: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The jobs of a runtime's spec, or of a patch's trainingRuntimeSpec."""
+    return ((spec.get("template") or {}).get("spec") or {}).get("replicatedJobs") or []
+
+
+def pod_spec(job: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The pods' spec of a replicated job; empty where a patch says nothing of it."""
+    return (((job.get("template") or {}).get("spec") or {}).get("template") or {}).get("spec") or {}
+
+
 def resolve(spec: Mapping[str, Any], beside: Sequence[Manifest], namespace: str) -> Resolved:
     """Raises RenderRefused where there is no runtime, or none with a container that trains."""
     runtime = find_runtime(spec, beside, namespace)
     if runtime is None:
         raise RenderRefused(f"the runtime {spec['runtimeRef'].get('name')} is not among the files given")
-    jobs = ((runtime["spec"].get("template") or {}).get("spec") or {}).get("replicatedJobs") or []
+    jobs = replicated_jobs(runtime.get("spec") or {})
     trains = next((each for each in jobs if _step(each) == "trainer"), None)
     containers = [] if trains is None else trains["template"]["spec"]["template"]["spec"].get("containers") or []
     if trains is None or all(each.get("name") != NODE for each in containers):
@@ -97,14 +109,15 @@ def resolve(spec: Mapping[str, Any], beside: Sequence[Manifest], namespace: str)
         backoff_limit=job.get("backoffLimit"),
         deadline_s=job.get("activeDeadlineSeconds"),
         others=tuple(str(each["name"]) for each in jobs if each is not trains),
+        policy=next((each for each in policy if each != "numNodes"), ""),
     )
 
 
 def train_replicas(spec: Mapping[str, Any], resolved: Resolved, pods: Pods) -> Iterator[Replica]:
-    """One replica a node. Only a TrainJob with a trainer is told of ranks; pods' names are without their random end."""
+    """One replica a node. Only a TrainJob with a trainer, on a runtime for torch, is told of ranks; pods' names are without their random end."""
     for index in range(resolved.nodes):
         ranks: Pairs = ()
-        if "trainer" in spec:
+        if "trainer" in spec and resolved.policy == "torch":
             ranks = (
                 ("PET_NNODES", str(resolved.nodes)),
                 ("PET_NPROC_PER_NODE", resolved.nproc),
@@ -156,10 +169,9 @@ def _with_patches(template: Template, spec: Mapping[str, Any], job: str) -> Temp
     """The volumes, mounts and variables that spec.runtimePatches add to the pods that train."""
     pod = dict(template["spec"])
     for patch in spec.get("runtimePatches") or []:
-        jobset = ((patch.get("trainingRuntimeSpec") or {}).get("template") or {}).get("spec") or {}
-        for each in jobset.get("replicatedJobs") or []:
+        for each in replicated_jobs(patch.get("trainingRuntimeSpec") or {}):
             if each.get("name") == job:
-                _patch(pod, (((each.get("template") or {}).get("spec") or {}).get("template") or {}).get("spec") or {})
+                _patch(pod, pod_spec(each))
     return {**template, "spec": pod}
 
 

@@ -20,6 +20,8 @@ DEFAULT_MODE = 0o644
 """Of the files of ConfigMaps and Secrets."""
 
 _SCRATCH = ("emptyDir", "ephemeral")
+_NAMED = {"hostPath": "path", "persistentVolumeClaim": "claimName", "configMap": "name", "secret": "secretName"}
+"""By kind, the field that says what a volume is."""
 _MAP = "--map /IN/IMAGE=./HERE gives a path a folder"
 
 
@@ -57,12 +59,12 @@ def read_volumes(pod: Mapping[str, Any], beside: Sequence[Manifest], namespace: 
 
 
 def read_mounts(container: Mapping[str, Any]) -> tuple[Mount, ...]:
-    """The mounts as written; `subPathExpr` is still to be expanded."""
+    """The mounts as written; `sub_path` is still to be expanded, and a `subPath` in it comes to itself then."""
     return tuple(
         Mount(
             volume=str(mount.get("name", "")),
             path=str(mount["mountPath"]),
-            sub_path=str(mount.get("subPathExpr") or mount.get("subPath") or ""),
+            sub_path=str(mount.get("subPathExpr") or str(mount.get("subPath") or "").replace("$", "$$")),
             read_only=bool(mount.get("readOnly")),
         )
         for mount in container.get("volumeMounts") or []
@@ -71,27 +73,42 @@ def read_mounts(container: Mapping[str, Any]) -> tuple[Mount, ...]:
 
 def _read(volume: Mapping[str, Any], path: Path, beside: Sequence[Manifest], namespace: str) -> Volume | Remark:
     name = str(volume.get("name", ""))
-    kind = next((each for each in volume if each != "name"), "emptyDir")
+    given = [each for each in volume if each != "name"]
+    if len(given) > 1:
+        message = f"the volume {shown(name)} is of several kinds: {listed(given)}"
+        return Remark(path, message, "keep one of them", code="one-source")
+    kind = given[0] if given else "emptyDir"
     source = volume.get(kind) or {}
     if kind in _SCRATCH:
         return Volume(name, "emptyDir")
-    if kind == "hostPath":
-        return _host_path(name, source, (*path, kind))
-    if kind == "persistentVolumeClaim":
-        return Volume(name, "persistentVolumeClaim", str(source.get("claimName", "")))
-    if kind == "configMap":
-        return _files(HeldFiles(name, "configMap", str(source.get("name", ""))), source, (*path, kind), beside, namespace)
-    if kind == "secret":
-        return _files(HeldFiles(name, "secret", str(source.get("secretName", ""))), source, (*path, kind), beside, namespace)
+    if kind in _NAMED:
+        where = (*path, kind, _NAMED[kind])
+        return _named(name, kind, source, where, beside, namespace)
     message = f"a volume of kind {kind} means nothing here"
     return Remark((*path, kind), message, _MAP, "note", LOCAL, at_key=True, code="volumes-not-mounted")
 
 
-def _host_path(name: str, source: Mapping[str, Any], path: Path) -> Volume | Remark:
+def _named(
+    name: str, kind: str, source: Mapping[str, Any], where: Path, beside: Sequence[Manifest], namespace: str
+) -> Volume | Remark:
+    """A volume whose source says at `where` what it is."""
+    path, what = where[:-1], str(source.get(str(where[-1])) or "")
+    if not what:
+        return Remark(where, "must be specified", f"the volume {shown(name)} has nothing to mount", code="missing-field")
+    if kind == "hostPath":
+        return _host_path(name, what, source, path)
+    if kind == "persistentVolumeClaim":
+        return Volume(name, "persistentVolumeClaim", what)
+    return _files(HeldFiles(name, "configMap" if kind == "configMap" else "secret", what), source, path, beside, namespace)
+
+
+def _host_path(name: str, place: str, source: Mapping[str, Any], path: Path) -> Volume | Remark:
     kind = str(source.get("type") or "")
     if kind and kind not in HOST_PATH_TYPES:
         return one_of((*path, "type"), kind, HOST_PATH_TYPES)
-    return HostPath(name, "hostPath", str(source.get("path", "")), type=kind)
+    if ".." in PurePosixPath(place).parts:
+        return Remark((*path, "path"), f"{shown(place)} leads back by '..'", "write where it leads", code="bad-path")
+    return HostPath(name, "hostPath", place, type=kind)
 
 
 def _files(
