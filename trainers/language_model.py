@@ -124,15 +124,22 @@ def corpus(data: str = "") -> Text:
     last tenth. Exits with 1 and one line when there is none."""
     place = dataset(data)
     if place is not None and place.is_file():
-        return cut([place.read_bytes()])
+        return cut([content(place)])
     names = library() if place is None else names_in(place)
-    contents = [((place or LIBRARY) / name).read_bytes() for name in names]
+    contents = [content((place or LIBRARY) / name) for name in names]
     training, held = (
         [each for name, each in zip(names, contents, strict=True) if is_held(name) is part] for part in (False, True)
     )
     if not any(training) or not any(held):
         return cut(contents)
     return Text(as_tensor(training), as_tensor(held), len(names))
+
+
+def content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise SystemExit(f"error: {file} cannot be read: {error.strerror}; give a text of your own with --data") from None
 
 
 def cut(contents: list[bytes]) -> Text:
@@ -296,8 +303,8 @@ def train(config: Config, here: World, report: Reporter, stop: Stop) -> None:  #
     steps = config.epochs * len(order)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(pace, warm_up=config.warm_up, steps=steps))
     state = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": speed.scaler, "order": order}
-    place, beside = trial_folder(config.trial_dir, "checkpoints"), config.async_checkpoints
-    kept = Checkpoints(place, here, state, config=config, keep=config.keep_checkpoints, asynchronous=beside)
+    place, keep = trial_folder(config.trial_dir, "checkpoints"), config.keep_checkpoints
+    kept = Checkpoints(place, here, state, config=config, data=text.digest, keep=keep, asynchronous=config.async_checkpoints)
 
     step, values = kept.restore()
     metrics, known = values.get("metrics", {}), values.get("judged", False)
@@ -414,7 +421,7 @@ def leave(config: Config, here: World, model: nn.Module, shape: dict[str, Any], 
     trained, place = weights(model), trial_folder(config.trial_dir, "export")
     if not here.is_main or place is None:
         return
-    from katuna.runtime.export import ExportFailed, Field, Schema, export
+    from katuna.runtime.export import Field, Schema, export
 
     plain = GPT(**shape)
     plain.load_state_dict(trained)
@@ -423,10 +430,7 @@ def leave(config: Config, here: World, model: nn.Module, shape: dict[str, Any], 
     logits = Field("logits", "float", (-1, 256), doc="of the byte after each")
     schema = Schema("language-model", (given,), (logits,), extra={"text_sha256": text.digest})
     beside: dict[str, Any] = {"model_arguments": shape, "trainer": Path(__file__).stem}
-    try:
-        export(place, plain.eval(), (example,), config=config, schema=schema, metrics=metrics, **beside)
-    except ExportFailed as error:
-        raise SystemExit(f"error: the trained model is in checkpoints/, but could not be exported: {error}") from None
+    export(place, plain.eval(), (example,), config=config, schema=schema, metrics=metrics, **beside)
 
 
 def main() -> None:

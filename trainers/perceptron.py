@@ -233,7 +233,7 @@ def restore(folder: str, network: Network, velocity: Network) -> int:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             saved = {name: arrays[name] for name in arrays}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         sys.exit(f"error: {file} is not a checkpoint, or damaged: {error}")
     wanted = named(network, velocity)
     if {name: array.shape for name, array in saved.items()} != {

@@ -30,7 +30,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from katuna.runtime import table
 from katuna.runtime.arguments import Common, bounded, flag, parse
 from katuna.runtime.checkpoint import Checkpoints, trial_folder
-from katuna.runtime.data import dataset
+from katuna.runtime.data import dataset, digest
 from katuna.runtime.loader import Order
 from katuna.runtime.parallel import syncing, wrap
 from katuna.runtime.precision import Precision, precision, prepared
@@ -55,7 +55,7 @@ class Config(Common):
     FREE = Common.FREE | {"url_env", "epochs", "patience"}
 
     dataset: Literal["", "breast-cancer", "diabetes", "iris", "wine"] = flag("", "a table of scikit-learn, instead of --data")
-    query: str = flag("", "SQL whose rows are the table, instead of --data")
+    query: str = flag("", "SQL whose rows are the table, instead of --data; ORDER BY, for a resume to see the same")
     url_env: str = flag("", "environment variable that holds the SQLAlchemy URL of --query's database")
     target: str = flag("", "column to tell from the others; --dataset knows its own")
     task: Literal["auto", "classification", "regression"] = flag("auto", "auto: texts and at most 20 whole numbers are classes")
@@ -279,7 +279,8 @@ def train(config: Config, here: World, report: Reporter, stop: Stop, columns: Co
     order = Order(len(goals), config.batch_size or min(256, max(32, len(goals) // 64)), here, seed=config.seed)
     state = {"model": model, "average": average, "best": best, "optimizer": optimizer, "scaler": speed.scaler, "order": order}
     folder, keep = trial_folder(config.trial_dir, "checkpoints"), config.keep_checkpoints
-    kept = Checkpoints(folder, here, state, config=config, keep=keep, asynchronous=config.async_checkpoints)
+    data = digest(repr(columns).encode(), *(each for rows in parts for each in (rows.numbers, rows.codes, rows.goals)))
+    kept = Checkpoints(folder, here, state, config=config, data=data, keep=keep, asynchronous=config.async_checkpoints)
 
     step, values = kept.restore()
     total, seen = here.part(values.get("loss", 0.0)), values.get("seen", 0)  # over this epoch: of the loss, and rows
@@ -292,17 +293,18 @@ def train(config: Config, here: World, report: Reporter, stop: Stop, columns: Co
             average.update_parameters(plain)
             report.stepped()
             step, seen = step + 1, seen + order.whole
-            if stop.now(step):
-                break
-            if config.checkpoint_every and step % config.checkpoint_every == 0:
+            due = config.checkpoint_every and step % config.checkpoint_every == 0
+            if stop.now(step) or due or order.done == order.count:  # the end of an epoch is saved before it is judged
                 kept.save(step, loss=here.sum(total).item(), seen=seen)
-        if not stop.reason:
+            if stop:
+                break
+        if not stop:
             metrics = judged(average.module, held[0], columns, "val")
             report({"epoch": order.epoch, "train-loss": here.sum(total).item() / seen, **metrics})
             best.see(average.module, metrics[DECIDES[columns.task]], order.epoch, here)
             total, seen = torch.zeros_like(total), 0
+            kept.save(step, loss=0.0, seen=0)
             stop.told()
-        kept.save(step, loss=here.sum(total).item(), seen=seen)
     kept.close()
     if stop.told():  # several ranks answer one call late: to a signal that came while the last epoch was judged
         return
@@ -370,7 +372,7 @@ def leave(config: Config, here: World, network: nn.Module, rows: Rows, columns: 
     place = trial_folder(config.trial_dir, "export")
     if not (config.export and here.is_main and place):
         return
-    from katuna.runtime.export import ExportFailed, Field, Schema, export
+    from katuna.runtime.export import Field, Schema, export
 
     inputs = (
         Field("numbers", "float", (len(columns.numeric),)),
@@ -387,10 +389,7 @@ def leave(config: Config, here: World, network: nn.Module, rows: Rows, columns: 
     )
     arguments = {"model_arguments": shape(config, columns), "trainer": Path(__file__).stem}
     example = rows.inputs(torch.arange(min(64, len(rows.goals)), device=here.device))
-    try:
-        export(place, network, example, config=config, schema=schema, metrics=figures, **arguments)  # type: ignore[arg-type]
-    except ExportFailed as error:
-        raise SystemExit(f"error: the trained model is in checkpoints/, but could not be exported: {error}") from None
+    export(place, network, example, config=config, schema=schema, metrics=figures, **arguments)  # type: ignore[arg-type]
 
 
 def main() -> None:

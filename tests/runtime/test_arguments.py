@@ -57,7 +57,7 @@ def test_help_has_every_field_and_its_default(capsys: pytest.CaptureFixture[str]
         ("--kind=c", "argument --kind: invalid choice: 'c'"),
         ("--accumulate=0", "--accumulate is 0; it must be at least 1"),
         ("--max-steps=-1", "--max-steps is -1; it must be at least 0"),
-        ("--time-limit=inf", "--time-limit is inf; it must be at least 0"),
+        ("--time-limit=inf", "--time-limit is inf; it must be at least 0 and finite"),
         ("--tf32=yes", "--tf32"),
     ],
 )

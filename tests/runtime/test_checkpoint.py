@@ -354,7 +354,18 @@ def test_other_flags_that_shape_the_course_are_refused(tmp_path: Path) -> None:
         kept(Config(lr=0.2, seed=1)).restore()
     assert left.value.code == (
         f"error: checkpoint {tmp_path / 'step-000001'} is of another training: --seed 0 in it and 1 here; --lr 0.1 in it and 0.2 here; "
-        "take the same flags, or another --trial-dir"
+        "take the same flags and data, or another --trial-dir"
+    )
+
+
+def test_other_data_are_refused(tmp_path: Path) -> None:
+    opened(tmp_path, data="a" * 64).save(1)
+    assert opened(tmp_path, data="a" * 64).restore() == opened(tmp_path).restore() == (1, {})
+    with pytest.raises(SystemExit) as left:
+        opened(tmp_path, data="b" * 64).restore()
+    assert left.value.code == (
+        f"error: checkpoint {tmp_path / 'step-000001'} is of another training: the SHA-256 of its data is aaaaaaaaaaaa..., "
+        "and that of the data here bbbbbbbbbbbb...; take the same flags and data, or another --trial-dir"
     )
 
 

@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from katuna.runtime.data import dataset
+from katuna.runtime.data import dataset, digest
 
 
 @pytest.fixture(autouse=True)
@@ -56,3 +57,9 @@ def test_files_are_as_the_manifest_says(folder: Path) -> None:
     assert "train.csv" not in said
     (folder / "dataset.json").write_text("{")
     assert "dataset.json cannot be read" in refusal(str(folder))
+
+
+def test_a_digest_is_of_values_however_they_lie_in_memory() -> None:
+    rows = torch.arange(6.0).reshape(2, 3)
+    assert digest(b"x", rows) == digest(b"x", rows.t().contiguous().t())
+    assert len({digest(b"x", rows), digest(b"y", rows), digest(b"x", rows + 1), digest(b"x", rows[:, :0]), digest(rows)}) == 5

@@ -210,6 +210,23 @@ def test_a_graph_that_differs_is_no_export(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_that_one_file_does_not_hold_is_no_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export(tmp_path / "export", Linear(), [torch.randn(2, 3)], **given(schema=LINEAR))
+    monkeypatch.setattr(exporting, "MOST_BYTES", 47)
+    with pytest.raises(
+        ExportFailed, match=r"^error: the model could not be exported: its weights take 0\.0 GiB, and one ONNX file"
+    ):
+        export(tmp_path / "export", Linear(), [torch.randn(2, 3)], **given(schema=LINEAR))
+    assert load_export(tmp_path / "export").trainer == "toy", "the one before"
+
+
+def test_a_failed_export_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    code = "from katuna.runtime.export import ExportFailed; raise ExportFailed('one\\n\\n  two')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    line = "error: the model could not be exported: one two; its weights are in the checkpoints\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
+
+
 class FitsOneSize(nn.Module):
     """Its graph would hold for the example's batch alone."""
 

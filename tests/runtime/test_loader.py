@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 
 import pytest
@@ -123,6 +125,20 @@ def test_processes_leave_torchs_random_state_alone() -> None:
     before = torch.get_rng_state()
     list(fed(Order(10, 4, place(), seed=1).batches(), lambda which: which, place(), workers=1))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_the_processes_that_load(number: int) -> None:
+    """SIGTERM is what a launcher sends to the whole group: the training saves, and ends in its own time."""
+    loaded = fed(Order(40, 2, place(), seed=0).batches(), lambda _: torch.tensor(os.getpid()), place(), workers=1)
+    pid = int(next(loaded))
+    assert pid != os.getpid()
+    os.kill(pid, number)
+    if number == signal.SIGTERM:
+        assert len(list(loaded)) == 19
+        return
+    with pytest.raises(SystemExit, match=r"^error: a process that loads data is gone: DataLoader worker.* --workers 0 has none$"):
+        list(loaded)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

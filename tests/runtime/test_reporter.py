@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,6 +30,13 @@ def test_a_line_is_what_katib_reads(capsys: pytest.CaptureFixture[str]) -> None:
         report({"epoch": 1, "val-loss": 1 / 3, "lr": 1e-9, "norm": float("inf")})
         report.stepped()
     assert capsys.readouterr().out == "epoch=1 val-loss=0.3333333 lr=1e-09\n"
+
+
+def test_whole_numbers_keep_their_digits_and_nothing_finite_is_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with Reporter(Config(), ALONE, ["loss"]) as report:
+        report({"seen": 123_456_789, "rows": np.int64(123_456_789), "loss": np.float32(0.1)})
+        report({"norm": float("nan")})
+    assert capsys.readouterr().out == "seen=123456789 rows=123456789 loss=0.1\n"
 
 
 def test_other_ranks_say_nothing_and_write_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

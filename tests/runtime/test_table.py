@@ -47,6 +47,20 @@ def test_what_is_no_table_is_said(tmp_path: Path) -> None:
             read(place)
 
 
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: content[:20] + content[40:]])
+def test_a_packed_file_that_is_broken_is_said(tmp_path: Path, damage: Any) -> None:
+    frame(400).to_csv(tmp_path / "t.csv.gz", index=False)
+    (tmp_path / "t.csv.gz").write_bytes(damage((tmp_path / "t.csv.gz").read_bytes()))
+    with pytest.raises(SystemExit, match=r"^error: .*t\.csv\.gz: cannot be read: .+$"):
+        read(tmp_path)
+
+
+def test_rows_longer_than_their_header_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("x,y\n1,2,3\n4,5,6\n")
+    with pytest.raises(SystemExit, match=r"cannot be read: its rows have more fields than its first line has names; give each"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
 def test_two_columns_of_one_name_stay_so(tmp_path: Path, name: str) -> None:
     pd.DataFrame([[1, 0, 5, 0], [2, 1, 6, 1]], columns=["x", "y", "y.1", "y"]).to_csv(tmp_path / name, index=False)
@@ -202,6 +216,8 @@ def test_all_problems_are_told_together() -> None:
 @pytest.mark.parametrize(
     ("data", "roles", "says"),
     [
+        ({"x": [], "y": []}, Roles("y"), "it has 0 rows: at least 2 must be for training, and 1 for validation"),
+        ({"x": [1], "y": [2]}, Roles("y"), "it has 1 rows: at least 2 must be"),
         ({"x": [1, 2]}, Roles("y"), "--target y: there is no such column; the columns are x"),
         ({"x": [1, 2], "y": ["a", "a"]}, Roles("y"), "column 'y' is the target, and always the same: there is nothing to learn"),
         ({"x": [1, 2], "y": ["a", "b"]}, Roles("y", "regression"), "column 'y' is of str: regression needs numbers"),

@@ -64,6 +64,8 @@ def test_the_environment_of_torchrun_and_of_pytorchjobs(environ: dict[str, str],
         ({"RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
         ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR and MASTER_PORT are not set; they say where rank 0 listens"),
         ({**HERE, "RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
+        ({**HERE, "RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "65536"}, "MASTER_PORT is 65536; it must be from 1 to 65535"),
+        ({**HERE, "RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "0"}, "MASTER_PORT is 0; it must be from 1 to 65535"),
     ],
 )
 def test_an_environment_that_contradicts_itself_is_refused(environ: dict[str, str], says: str) -> None:
@@ -102,6 +104,11 @@ def test_two_processes_add_agree_and_stop_in_the_same_step() -> None:
             "6 SIGTERM",  # which rank 1 alone got in step 5
         ]
         assert (code, err) == (143, "")
+
+
+def test_no_thread_of_gloos_outlives_the_block() -> None:
+    """One that met the end of the interpreter aborted the process."""
+    assert ranks.run([RANK, "train", "60"], 2) == [(0, "\n", "")] * 2
 
 
 def test_a_lost_peer_ends_the_process_with_one_line() -> None:

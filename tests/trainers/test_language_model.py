@@ -135,12 +135,17 @@ def test_sigterm_in_an_evaluation_leaves_the_epoch_for_the_next_run_to_judge(
     assert all(line["tokens-per-second"] > 0 for line in again)
 
 
-def test_a_time_limit_leaves_time_for_one_step_and_a_resume_wants_the_same_flags(main: Main, tmp_path: Path) -> None:
+def test_a_time_limit_leaves_time_for_one_step_and_a_resume_wants_the_same_flags_and_text(
+    main: Main, text: Path, tmp_path: Path
+) -> None:
     (line,) = main("--epochs=1", "--no-export", "--time-limit=1e-9", f"--trial-dir={tmp_path}")
     assert set(line) == set(METRICS)
     with pytest.raises(SystemExit, match=r"of another training: --context 32 in it and 16 here; take the same flags"):
         main("--epochs=1", "--no-export", "--context=16", f"--trial-dir={tmp_path}")
     main("--epochs=1", "--no-export", "--peak-flops=2e9", "--max-steps=2", f"--trial-dir={tmp_path}")
+    text.write_bytes(text.read_bytes()[::-1])
+    with pytest.raises(SystemExit, match=r"of another training: the SHA-256 of its data is .*; take the same flags and data"):
+        main("--epochs=1", "--no-export", f"--trial-dir={tmp_path}")
 
 
 @pytest.mark.slow
@@ -204,6 +209,18 @@ def test_a_text_that_is_too_short_ends_with_one_line(trainer: ModuleType, tmp_pa
     short.write_bytes(b"x" * length)
     with pytest.raises(SystemExit, match=r"error: .*\b(short|empty)"):
         main(f"--data={short}", "--context=64")
+
+
+def test_a_text_that_cannot_be_read_ends_with_one_line(
+    trainer: ModuleType, text: Path, main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", unreadable)
+    for data in (text, text.parent):
+        with pytest.raises(SystemExit, match=r"^error: .*text\.txt cannot be read: Permission denied; give a text of your own"):
+            main(f"--data={data}")
 
 
 @pytest.mark.parametrize("flags", [["--width=10", "--heads=4"], ["--rows=0"], ["--contxt=3"], ["--lr=0"], ["--workers=2"]])

@@ -156,12 +156,14 @@ def test_a_checkpoint_makes_two_trainings_one(tmp_path: Path, plain: list[dict[s
     assert halves[1].stdout.startswith("epoch=3 ")
 
 
-@pytest.mark.parametrize("damage", ["another network", "half of it", "no checkpoint at all"])
+@pytest.mark.parametrize("damage", ["another network", "half of it", "another byte", "no checkpoint at all"])
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path, damage: str) -> None:
     assert run("--epochs=1", "--hidden=8", "--checkpoint-dir=.", cwd=tmp_path).returncode == 0
     file = tmp_path / "checkpoint.npz"
     if damage == "half of it":
         file.write_bytes(file.read_bytes()[:1000])
+    elif damage == "another byte":  # the first entry's compression method
+        file.write_bytes(file.read_bytes().replace(b"PK\x01\x02\x2d\x03\x2d\0\0\0\0", b"PK\x01\x02\x2d\x03\x2d\0\0\0c", 1))
     elif damage == "no checkpoint at all":
         file.write_text("hello")
     done = run("--epochs=1", f"--hidden={16 if damage == 'another network' else 8}", "--checkpoint-dir=.", cwd=tmp_path)

@@ -373,6 +373,28 @@ def test_sigterm_while_an_epoch_is_judged_ends_with_it(
     assert run(*flags, f"--trial-dir={tmp_path}/trial") == whole[judged:]
 
 
+def test_an_epoch_is_not_lost_to_a_kill_while_it_is_judged(
+    run: Run, trainer: ModuleType, csv: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = (f"--data={csv}", *SOLD, "--epochs=3", "--no-export")
+    whole, judged, calls = run(*flags, f"--trial-dir={tmp_path}/whole"), trainer.judged, itertools.count(1)
+
+    def killed(*given: Any) -> dict[str, float]:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        found: dict[str, float] = judged(*given)
+        return found
+
+    monkeypatch.setattr(trainer, "judged", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(*flags, f"--trial-dir={tmp_path}/killed")
+    steps = [int(path.name[5:]) for path in (tmp_path / "killed" / "checkpoints").iterdir()]
+    assert max(steps) == 2 * min(steps), "both epochs, of which the second is not judged"
+    monkeypatch.setattr(trainer, "judged", judged)
+    assert run(*flags, f"--trial-dir={tmp_path}/killed") == whole[1:]
+    assert_same_state(tmp_path / "whole", tmp_path / "killed")
+
+
 def test_training_ends_when_nothing_gets_better(run: Run, tmp_path: Path) -> None:
     flags = ("--dataset=iris", "--epochs=400", "--patience=2", "--lr=0.05", f"--trial-dir={tmp_path}")
     *epochs, last = run(*flags, "--no-export")
@@ -478,7 +500,8 @@ def test_two_rows_are_too_few(run: Run, tmp_path: Path) -> None:
 def test_a_diverging_training_ends_with_one_line(run: Run, dataset: str) -> None:
     message = refusal(run, f"--dataset={dataset}", "--lr=1e30", "--epochs=5")
     assert re.fullmatch(
-        r"error: (train-loss|val-\w+) is (nan|inf) in epoch 1: the training diverged; try a lower learning rate", message
+        r"error: (the loss|val-\w+) is (nan|inf) (in epoch 1|at step \d+): the training diverged; try a lower learning rate",
+        message,
     )
 
 
@@ -495,6 +518,15 @@ def test_a_resume_takes_the_same_flags(run: Run, tmp_path: Path) -> None:
     run(*flags)
     for other, says in {"--val-share=0.3": "--val-share 0.2 in it and 0.3 here", "--seed=1": "--seed 0 in it and 1 here"}.items():
         assert says in refusal(run, *flags, other)
+
+
+def test_a_resume_takes_the_same_table(run: Run, csv: str, tmp_path: Path) -> None:
+    flags = (*SOLD, "--epochs=1", f"--trial-dir={tmp_path}/trial", "--no-export")
+    run(f"--data={csv}", *flags)
+    houses().to_parquet(tmp_path / "houses.parquet")
+    run(f"--data={tmp_path}/houses.parquet", *flags)  # the same rows
+    houses().assign(sold=houses()["sold"].iloc[::-1].to_numpy()).to_csv(csv, index=False)
+    assert "is of another training: the SHA-256 of its data is " in refusal(run, f"--data={csv}", *flags)
 
 
 def test_an_unknown_flag_ends_the_process_with_2() -> None:

@@ -11,5 +11,7 @@ stop         step and time limits, SIGTERM
 reporter     metric lines, TensorBoard, profiler
 export       the model that a training leaves behind
 exported     the same, as its readers see it, without torch
-data         where the dataset lies
+data         where the dataset lies, and the digest of what is trained on
+images       labelled images by name or from a folder, and how they change
+table        a table as numbers and codes
 """

@@ -17,15 +17,14 @@ def flag(default: Any, doc: str) -> Any:
 
 
 def bounded(config: Any, *names: str, least: float = -math.inf, above: float = -math.inf, below: float = math.inf) -> None:
-    """Raises ValueError when any of the flags `names` is not at least `least`, above `above` and below `below`, or is not a number."""
+    """Raises ValueError when any of the flags `names` is not at least `least`, above `above` and below `below`, or is not finite."""
     limits = [("at least", least), ("above", above), ("below", below)]
-    rule = " and ".join(
-        f"{word} {limit if type(limit) is int else format(limit, 'g')}" for word, limit in limits if abs(limit) < math.inf
-    )
+    rules = [f"{word} {limit if type(limit) is int else format(limit, 'g')}" for word, limit in limits if abs(limit) < math.inf]
     values = {name: getattr(config, name) for name in names}
     wrong = [name for name, value in values.items() if not (least <= value and above < value < below)]
     if wrong:
-        raise ValueError("; ".join(f"--{dashed(name)} is {values[name]}; it must be {rule or 'finite'}" for name in wrong))
+        rule = " and ".join(rules if all(abs(values[name]) < math.inf for name in wrong) else [*rules, "finite"])
+        raise ValueError("; ".join(f"--{dashed(name)} is {values[name]}; it must be {rule}" for name in wrong))
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Checkpoints:
     `state` names what is saved: modules (DDP, compiled and FSDP2 ones too: full tensors, gathered), optimizers, schedulers, scalers, an
     Order, or anything with state_dict and load_state_dict. Random states of Python, NumPy and torch are saved with them, of each
     rank. `keep` newest stay. Rank 0 writes; every rank calls. With `folder` None nothing is done. With `config` its flags that shape the
-    course are kept, and a checkpoint of others is refused.
+    course are kept, with `data` the digest of what is trained on, and a checkpoint of others is refused.
 
     Buffers that ranks have each their own of, like the averages of a batch norm, are rank 0's. As a context manager it closes itself.
     """
@@ -49,6 +49,7 @@ class Checkpoints:
         state: Mapping[str, Any],
         *,
         config: Common | None = None,
+        data: str = "",
         keep: int = 2,
         asynchronous: bool = False,
     ) -> None:
@@ -56,6 +57,7 @@ class Checkpoints:
             raise ValueError(f"keep is {keep}; it must be at least 1")
         self._folder, self._world, self._state = folder, world, dict(state)
         self._course = None if config is None else course(config)
+        self._data = data
         self._keep, self._asynchronous = keep, asynchronous
         self._writer: threading.Thread | None = None
         self._failure: Exception | None = None
@@ -63,7 +65,9 @@ class Checkpoints:
             try:
                 sealed.clean(folder, STEP)
             except OSError as error:
-                raise SystemExit(f"error: checkpoints cannot be kept in {folder}: {error.strerror}") from None
+                raise SystemExit(
+                    f"error: checkpoints cannot be kept in {folder}: {error.strerror}; give another --trial-dir"
+                ) from None
 
     def save(self, step: int, **values: Any) -> None:
         """Saves under `step`; `values`, as JSON has them, are kept beside (the best metric so far, ...). Raises SystemExit(1) with one
@@ -107,7 +111,8 @@ class Checkpoints:
             return 0, {}
         saved = unpacked(json.loads(content[0]), safetensors.torch.load(content[1]))
         place = self._folder / step_name(saved["step"])
-        self._refuse(place, self._other_flags(saved.get("course")), "take the same flags, or another --trial-dir")
+        others = [*self._other_flags(saved.get("course")), *self._other_data(saved.get("data", ""))]
+        self._refuse(place, others, "take the same flags and data, or another --trial-dir")
         self._refuse(place, list(_misfits(saved, self._state)))
         for name, each in self._state.items():
             try:
@@ -139,6 +144,7 @@ class Checkpoints:
         return {
             "step": step,
             "course": self._course,
+            "data": self._data,
             "values": dict(values),
             "kinds": {name: type(each).__name__ for name, each in self._state.items() if not isinstance(each, nn.Module)},
             "state": {
@@ -185,6 +191,10 @@ class Checkpoints:
         there, here = saved or {}, self._course or {}
         names = [name for name in here if name in there and there[name] != here[name]]
         return [f"--{dashed(name)} {there[name]} in it and {here[name]} here" for name in names]
+
+    def _other_data(self, saved: str) -> list[str]:
+        known = saved and self._data and saved != self._data
+        return [f"the SHA-256 of its data is {saved[:12]}..., and that of the data here {self._data[:12]}..."] if known else []
 
     def _refuse(self, place: Path, wrong: list[str], advice: str = ADVICE) -> None:
         """Raises SystemExit(1) for a checkpoint of something else than `state`, unless nothing is wrong; rank 0 says what."""

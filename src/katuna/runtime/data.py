@@ -1,9 +1,12 @@
-"""Where a trainer's dataset lies: its own --data, else $KATUNA_DATA; a file, or a folder with a manifest."""
+"""Where a trainer's dataset lies: its own --data, else $KATUNA_DATA; a file, or a folder with a manifest. And what names its contents."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
+
+from torch import Tensor
 
 from katuna.dataset import absolute, faults
 from katuna.errors import InputRefused
@@ -31,3 +34,11 @@ def dataset(given: str, *, files: tuple[str, ...] = ()) -> Path | None:
         source = "--data" if given else "$KATUNA_DATA"
         raise SystemExit(f"error: dataset {place} (of {source}): {'; '.join(wrong)}")
     return place
+
+
+def digest(*parts: bytes | Tensor) -> str:
+    """SHA-256 of what is trained on, by which `Checkpoints` know it again."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part if isinstance(part, bytes) else part.cpu().contiguous().numpy().data)
+    return found.hexdigest()

@@ -26,11 +26,19 @@ BATCHES = (1, 3, 64)
 TOLERANCE = 1e-4
 """Of the graph's numbers: largest difference from torch's, as a share of the largest number of the output, or of 1."""
 
+MOST_BYTES = 2**31 - 2**20
+"""Of weights in float32: what protobuf can hold, less what the graph around them takes."""
+
 _TYPES = {torch.float32: "float", torch.int64: "int64", torch.int32: "int32", torch.bool: "bool", torch.float64: "double"}
 
 
-class ExportFailed(Exception):
-    """The graph is not what was trained, or could not be made or written."""
+class ExportFailed(SystemExit):
+    """The graph is not what was trained, or could not be made or written: ends the program with exit code 1 and one line."""
+
+    def __init__(self, why: object) -> None:
+        super().__init__(
+            f"error: the model could not be exported: {' '.join(str(why).split())}; its weights are in the checkpoints"
+        )
 
 
 def export(
@@ -49,8 +57,8 @@ def export(
 
     `example` are inputs with a batch of at least 2, one for each of the schema's inputs. The graph is checked against `model` (in
     eval mode, float32, CPU) at batches 1, 3 and 64, within TOLERANCE. `model` itself stays as it is. Raises ExportFailed, which
-    names the largest difference, and ValueError for a schema that does not describe the model, or values that JSON cannot hold.
-    `folder` None does nothing. Call it on rank 0, with an unwrapped model.
+    names the largest difference and ends the program where nobody catches it, and ValueError for a schema that does not describe the
+    model, or values that JSON cannot hold. `folder` None does nothing. Call it on rank 0, with an unwrapped model.
     """
     if folder is None:
         return
@@ -73,12 +81,16 @@ def export(
             for name, text in texts.items():
                 (place / name).write_text(text)
     except (OSError, SafetensorError) as error:
-        raise ExportFailed(f"{folder} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+        raise ExportFailed(
+            f"{folder} cannot be written: {getattr(error, 'strerror', None) or error}; make room and start again"
+        ) from error
 
 
 def graph_of(model: nn.Module, inputs: tuple[Tensor, ...], schema: Schema) -> bytes:
     """The model as one ONNX file. Raises ExportFailed."""
     batch = torch.export.Dim("batch")
+    if (weights := sum(4 * each.numel() for each in {*model.parameters(), *model.buffers()})) > MOST_BYTES:
+        raise ExportFailed(f"its weights take {weights / 2**30:.1f} GiB, and one ONNX file holds 2; train with --no-export")
     dims = tuple(
         {0: batch, **{axis: _length(field, axis, tensor) for axis, size in enumerate(field.shape, 1) if size == -1}}
         for field, tensor in zip(schema.inputs, inputs, strict=True)
@@ -157,7 +169,7 @@ def _check_graph(path: Path, model: nn.Module, inputs: tuple[Tensor, ...], schem
         try:
             got = session.run([field.name for field in schema.outputs], feed)
         except Exception as error:  # ONNX Runtime's have no class in common
-            raise ExportFailed(f"{GRAPH} does not run at batch {len(case[0])}: {' '.join(str(error).split())}") from error
+            raise ExportFailed(f"{GRAPH} does not run at batch {len(case[0])}: {error}") from error
         for field, expected, actual in zip(schema.outputs, _outputs(model, case), got, strict=True):
             difference = _difference(expected, torch.from_numpy(actual))
             if not difference <= TOLERANCE:

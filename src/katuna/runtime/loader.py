@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -154,11 +155,32 @@ def _by_processes(coming: Iterator[Tensor], load: Callable[[Tensor], Any], worke
 
     rows: Any = _Rows(load)
     own = torch.Generator()  # else it draws from torch's, once an epoch and once a resume
-    made = DataLoader(rows, sampler=coming, batch_size=None, num_workers=workers, prefetch_factor=max(ahead, 1), generator=own)
-    for each in made:
-        if isinstance(each, _Ended):
-            raise SystemExit(each.says)
-        yield each
+    made = DataLoader(
+        rows,
+        sampler=coming,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=max(ahead, 1),
+        generator=own,
+        worker_init_fn=_deaf,
+    )
+    try:
+        for each in made:
+            if isinstance(each, _Ended):
+                raise SystemExit(each.says)
+            yield each
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        why = " ".join(str(error).split())
+        raise SystemExit(
+            f"error: a process that loads data is gone: {why}; load with fewer of them, --workers 0 has none"
+        ) from None
+
+
+def _deaf(_worker: int) -> None:
+    """A SIGTERM for the whole process group is for the training to answer, which needs its processes till the step's end."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)

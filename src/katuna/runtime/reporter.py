@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,7 +29,7 @@ class Reporter:
     them first. A folder that cannot be written ends the training with one line and SystemExit(1).
 
     A name that Katib cannot read raises ValueError. A value of `metrics` that is not finite ends the
-    training, in every rank that sees it: one line on stderr, SystemExit(1). Any other value that is not finite is left out of the line.
+    training, in every rank that sees it: one line on stderr, SystemExit(1). Any other value that is not finite is left out of the line, and a line of none is none.
     """
 
     def __init__(self, config: Common, world: World, metrics: Sequence[str]) -> None:
@@ -67,11 +68,11 @@ class Reporter:
                 when = "in epoch" if at == values.get("epoch") else "at step"
                 raise SystemExit(diverged(name, values[name], f"{when} {at}") if self._main else 1)
         finite = {
-            name: value if isinstance(value, int) else float(f"{value:.7g}")
+            name: int(value) if isinstance(value, Integral) else float(f"{value:.7g}")
             for name, value in values.items()
             if math.isfinite(value)
         }
-        if not self._main:
+        if not self._main or not finite:
             return
         report(finite)
         if self._writer is None or self._folder is None:

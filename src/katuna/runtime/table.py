@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +159,8 @@ def refuse(problems: Sequence[str]) -> None:
 
 def problems(frame: pd.DataFrame, roles: Roles) -> list[str]:
     """Everything that keeps the table from being trained on."""
+    if len(frame) < 2:
+        return [f"it has {len(frame)} rows: at least 2 must be for training, and 1 for validation"]
     twice = frame.columns.duplicated()
     found = [f"two columns are named {name!r}" for name in frame.columns[twice].unique()]
     frame = frame.loc[:, ~twice]
@@ -280,7 +283,7 @@ def read(place: Path) -> pd.DataFrame:
     try:
         frame: pd.DataFrame = reader(found[0])
         frame.columns = frame.columns.map(str)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         sys.exit(f"error: {found[0]}: cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}")
     return frame
 
@@ -288,6 +291,8 @@ def read(place: Path) -> pd.DataFrame:
 def of_csv(place: Path) -> pd.DataFrame:
     """Two columns of one name keep it, for `problems` to see: pandas would call a second target y y.1, and it would be a feature."""
     frame: pd.DataFrame = pd.read_csv(place)
+    if not frame.index.equals(pd.RangeIndex(len(frame))):  # pandas would name the columns from the right
+        raise ValueError("its rows have more fields than its first line has names; give each column a name")
     names = pd.read_csv(place, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0]
     if names[names != ""].duplicated().any() and len(names) == len(frame.columns):
         frame.columns = pd.Index(names)

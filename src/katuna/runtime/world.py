@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 
 import torch
 import torch.distributed as dist
@@ -87,6 +88,9 @@ def world(device: str = "auto", timeout_s: float = 300.0, silence_s: float = 180
         yield World(0, place.local_rank, 1, found, "")
         return
     backend = "nccl" if found.type == "cuda" and dist.is_nccl_available() else "gloo"
+    # Before there is a group, whose last one its functions would else keep as a default: gloo's threads then outlived it, and
+    # one of them that met the interpreter's end aborted the process.
+    import_module("torch.distributed.nn")
     store = joined(place, place.at, timeout_s)
     here = World(place.rank, place.local_rank, place.size, found, backend)
     try:
@@ -126,7 +130,10 @@ def place_in(environ: Mapping[str, str]) -> Place:
     if missing:
         verb = "are not set; they say" if len(missing) > 1 else "is not set; it says"
         raise SystemExit(f"error: WORLD_SIZE is {size}, but {' and '.join(missing)} {verb} where rank 0 listens")
-    return Place(rank, local, size, (environ["MASTER_ADDR"], _number(environ, "MASTER_PORT")))
+    port = _number(environ, "MASTER_PORT")
+    if not 0 < port < 2**16:
+        raise SystemExit(f"error: MASTER_PORT is {port}; it must be from 1 to 65535")
+    return Place(rank, local, size, (environ["MASTER_ADDR"], port))
 
 
 def device_for(wanted: str, place: Place) -> torch.device:
