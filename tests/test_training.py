@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,13 @@ import pytest
 import katuna
 from jobs import STEPS, write_job
 from katuna.cli.lines import READ_BYTES, Lines
-from katuna.errors import InputRefused, JournalDamaged
+from katuna.errors import InputRefused, JournalDamaged, RunNotFound
 from katuna.jobs import ContainerExited, ContainerStarted, JobEnded, JobEvent, JobOpened, JobReported, JobResumed
 from katuna.launch.options import LocalOptions
 from katuna.metrics.anyname import MOST_NAMES, AnyNameTail
 from katuna.metrics.line import Report
 from katuna.store import journal, rundir
-from katuna.training import TrainOptions
+from katuna.training import Training, TrainOptions
 from katuna.trials import Stopping
 
 EVENTS: tuple[JobEvent, ...] = (
@@ -54,6 +55,17 @@ def test_an_event_that_cannot_stand_there_is_damage(tmp_path: Path, events: tupl
     path = written(tmp_path / "journal.jsonl", *events)
     with pytest.raises(JournalDamaged, match=f"line {line}"):
         list(journal.read_job(path))
+
+
+def test_a_job_took_the_time_in_which_it_ran(tmp_path: Path) -> None:
+    run = Training(rundir.RunDir(tmp_path))
+    begun, resumed = JobOpened(100.0, "toy", "", {}, {}), JobResumed(9000.0)
+    written(run.folder.journal, begun, JobEnded(107.0, "Stopped", "Stopped"), resumed, JobEnded(9003.0, "Succeeded", "Completed"))
+    assert run.took_s == 10.0
+    written(run.folder.journal, begun, ContainerStarted(time.time() - 60.0, "toy-master-0", "pytorch", 0, {}))
+    with run.folder.locked():
+        running = Training(run.folder)
+        assert running.took_s > running.events[-1].at - 100.0 + 59.0, "also while nothing is told"
 
 
 def test_options_come_back_from_the_journal() -> None:
@@ -95,7 +107,7 @@ def test_a_keyboard_interrupt_ends_the_replicas_and_the_job_can_be_resumed(tmp_p
 
     def watch(events: object) -> None:
         pids.extend(event.process["pid"] for event in events if isinstance(event, ContainerStarted))  # type: ignore[attr-defined]
-        if len(pids) == 2 and not timer.is_alive():
+        if len(pids) == 2 and timer.ident is None:
             timer.start()
 
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
@@ -108,6 +120,50 @@ def test_a_keyboard_interrupt_ends_the_replicas_and_the_job_can_be_resumed(tmp_p
             os.kill(pid, 0)
     found = katuna.Training(rundir.find("toy"))
     assert found.state == "Interrupted"
+
+
+def test_a_pause_before_something_begins_again_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("katuna.jobs.kubelet_backoff_s", lambda _crashes: 1.0)
+    write_job(tmp_path, "import os\nos.path.exists('seen') or (open('seen', 'w'), os._exit(3))", restart="OnFailure")
+    told: list[object] = []
+    options = TrainOptions(LocalOptions(restarts="as-operator"))
+    assert katuna.train("job.yaml", options=options, watch=lambda _: told.extend).state == "Succeeded"
+    assert [each for each in told if isinstance(each, str)] == ["toy-master-0 begins again in 1 s"]
+
+
+@pytest.mark.parametrize("text", [None, "", "spec: [", "- kind: PyTorchJob", "kind: PyTorchJob"])
+def test_a_run_whose_job_was_changed_by_hand_says_what_to_do(tmp_path: Path, text: str | None) -> None:
+    write_job(tmp_path, STEPS, spec={"runPolicy": {"suspend": True}})
+    folder = katuna.train("job.yaml").folder
+    if text is None:
+        folder.as_run.unlink()
+    else:
+        folder.as_run.write_text(text)
+    with pytest.raises(InputRefused, match=r"put back what was there, or begin anew with `katuna train .*/job\.yaml`"):
+        _ = Training(folder).job
+
+
+def test_a_run_that_is_removed_meanwhile_is_said_to_be_gone(tmp_path: Path) -> None:
+    write_job(tmp_path, STEPS, spec={"runPolicy": {"suspend": True}})
+    run = katuna.train("job.yaml")
+    run.folder.remove()
+    with pytest.raises(RunNotFound, match="is gone"):
+        _ = Training(run.folder).state
+
+
+def test_an_empty_journal_is_named(tmp_path: Path) -> None:
+    write_job(tmp_path, STEPS, spec={"runPolicy": {"suspend": True}})
+    folder = katuna.train("job.yaml").folder
+    folder.journal.write_text("")
+    with pytest.raises(InputRefused, match="does not begin as a job's journal does"):
+        _ = Training(folder).status
+
+
+def test_a_run_without_its_jobs_file_is_no_search(tmp_path: Path) -> None:
+    write_job(tmp_path, STEPS, spec={"runPolicy": {"suspend": True}})
+    folder = katuna.train("job.yaml").folder
+    folder.job.unlink()
+    assert folder.is_job
 
 
 # Readers of logs

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from katuna.dataset import check_same
-from katuna.errors import InputRefused
+from katuna.errors import InputRefused, refuse_all
 from katuna.run import PathLike, Plan, Run, RunOptions, read_experiment, read_sources, versions
 from katuna.search.budget import check_edit, edited
 from katuna.search.given import Taken, checked_tries
@@ -224,11 +224,7 @@ def preflight(planned: Plan) -> None:
             for choice in parameter.choices:
                 other = render(planned.experiment, name, {**point, parameter.name: choice})
                 requests.append(TrialRequest(0, name, other))
-    findings = launcher_for(planned, Path).preflight(requests)
-    if findings:
-        raise InputRefused(
-            "\n".join(f"{finding.message} ({finding.hint})" if finding.hint else finding.message for finding in findings)
-        )
+    refuse_all((finding.message, finding.hint) for finding in launcher_for(planned, Path).preflight(requests))
 
 
 def _as_given(planned: Plan) -> dict[str, bytes]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from katuna.dataset import check_same
-from katuna.errors import InputRefused
-from katuna.jobs import ContainerStarted, JobEvent, JobOpened, JobReported, JobResumed
+from katuna.errors import InputRefused, refuse_all
+from katuna.jobs import ContainerExited, ContainerStarted, JobEvent, JobOpened, JobReported, JobResumed
 from katuna.launch.options import LocalOptions
 from katuna.metrics.anyname import AnyNameTail
 from katuna.run import PathLike, versions
@@ -145,9 +145,7 @@ def preflight(planned: JobPlan) -> None:
     """Raises InputRefused when the job could not start on this machine."""
     from katuna.launch.plan import preflight as problems
 
-    found = problems(planned.job, planned.options.local, os.environ)
-    if found:
-        raise InputRefused("\n".join(f"{message} ({hint})" if hint else message for message, hint in found))
+    refuse_all(problems(planned.job, planned.options.local, os.environ))
 
 
 def containers(planned: JobPlan) -> Sequence[Planned]:
@@ -247,10 +245,15 @@ class _Conductor:
 
     def _follow(self, job: JobRun, tail: AnyNameTail) -> None:
         from katuna.launch.process import await_any
+        from katuna.launch.storage import blame
 
         slow_at = float("inf") if self._planned.options.local.cold else time.monotonic() + SLOW_START_S
         while True:
-            events: list[JobEvent | str] = [*job.poll()]
+            events: list[JobEvent | str] = [*job.poll(), *job.remarks]
+            job.remarks.clear()
+            for event in events:
+                if isinstance(event, ContainerExited) and event.reason == "Error":
+                    blame(self._folder.path.absolute(), f"pod {event.pod}", event.message)
             if any(isinstance(event, ContainerStarted) for event in events):
                 slow_at = float("inf")
             elif time.monotonic() > slow_at and not job.over:

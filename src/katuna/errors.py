@@ -18,7 +18,7 @@ A programming error of ours is an AssertionError or whatever Python raises, neve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,6 +67,14 @@ class KatunaError(Exception):
 
 class InputRefused(KatunaError):
     exit_code = 2
+
+
+def refuse_all(problems: Iterable[tuple[str, str]]) -> None:
+    """Raises InputRefused for what keeps a run from starting, each with its hint or an empty one; nothing where there is none."""
+    found = [f"{message} ({hint})" if hint else message for message, hint in problems]
+    if found:
+        head = [f"{len(found)} things are in the way; nothing was started:"] if len(found) > 1 else []
+        raise InputRefused("\n- ".join([*head, *found]))
 
 
 class SpecRefused(InputRefused):

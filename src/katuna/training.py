@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from katuna.errors import Finding, InputRefused
+from katuna.errors import Finding, InputRefused, RunNotFound
 from katuna.jobs import (
     COMPLETED,
     STOPPED,
@@ -108,8 +111,11 @@ class Training:
 
     @cached_property
     def events(self) -> tuple[JobEvent, ...]:
-        """The journal. Raises JournalDamaged."""
-        return tuple(event for event, _ in journal.read_job(self.folder.journal))
+        """The journal. Raises JournalDamaged, and RunNotFound when it is there no more."""
+        try:
+            return tuple(event for event, _ in journal.read_job(self.folder.journal))
+        except FileNotFoundError as error:
+            raise RunNotFound(f"{self.path} is gone: it was removed or moved; `katuna ls` lists what is there") from error
 
     @property
     def opened(self) -> JobOpened:
@@ -132,13 +138,31 @@ class Training:
     @cached_property
     def manifest(self) -> Manifest:
         """The job as it runs here: the file's, with --nproc and --set. Raises InputRefused when it is gone or no longer read."""
-        return manifests(read_source(self.folder.as_run))[0]
+        with self._as_written():
+            documents, findings = parse(read_source(self.folder.as_run))
+            if findings:
+                raise InputRefused(str(findings[0]))
+            return {**documents[0].value}
 
     @cached_property
     def job(self) -> Job:
-        """As the manifest says, without what only a Secret knows."""
-        beside = [each for path in self.folder.sources for each in manifests(read_source(path))]
-        return job_from_manifest(self.manifest, beside=beside)
+        """As the manifest says, without what only a Secret knows. Raises InputRefused as `manifest` does."""
+        manifest = self.manifest
+        with self._as_written():
+            beside = [each for path in self.folder.sources for each in manifests(read_source(path))]
+            return job_from_manifest(manifest, beside=beside)
+
+    @contextmanager
+    def _as_written(self) -> Iterator[None]:
+        """For files that katuna has written and somebody has changed since."""
+        try:
+            yield
+        except (InputRefused, TypeError) as error:
+            what = str(error) if isinstance(error, InputRefused) else f"{self.folder.as_run} holds no job"
+            again = f"`katuna train {self.folder.job}`"
+            raise InputRefused(
+                f"{what}. katuna wrote the files of {self.path}: put back what was there, or begin anew with {again}"
+            ) from error
 
     @property
     def ended(self) -> JobEnded | None:
@@ -157,6 +181,12 @@ class Training:
     def began_at(self) -> float:
         """When it was last taken up."""
         return next(event.at for event in reversed(self.events) if isinstance(event, JobOpened | JobResumed))
+
+    @property
+    def took_s(self) -> float:
+        """How long it has run in all, without the time in which it was stopped or suspended."""
+        ran = sum(after.at - event.at for event, after in pairwise(self.events) if not isinstance(after, JobResumed))
+        return ran + (max(0.0, time.time() - self.events[-1].at) if self.state == "Running" else 0.0)
 
     def container(self, pod: str, name: str) -> tuple[ContainerStarted | None, ContainerExited | None]:
         """How a container was last started, and how that ended, as far as it has."""
@@ -194,8 +224,11 @@ class Training:
 
     @cached_property
     def status(self) -> dict[str, Any]:
-        """The job's status as the operator writes it."""
-        return status(self.job, self.events)
+        """The job's status as the operator writes it; one whose katuna was killed does not run."""
+        last = (self.opened, *self.events)[-1]
+        cut_off = self.state == "Interrupted" and not isinstance(last, JobEnded)
+        end = [JobEnded(last.at, "Stopped", STOPPED)] if cut_off else []
+        return status(self.job, [*self.events, *end])
 
     @property
     def metrics(self) -> dict[str, str]:

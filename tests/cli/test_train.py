@@ -15,10 +15,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from jobs import STEPS, pytorchjob, write_job
-from katuna.cli import main
-from searches import await_line, await_none, is_refused, journal_events, katuna, objects, spawn, write_experiment
+from katuna.cli import logs, main, stop
+from katuna.cli.lines import Lines
+from katuna.cli.replicas import ReplicaScreen
+from katuna.conductjob import train
+from katuna.jobs import ContainerStarted
+from searches import KATUNA, await_line, await_none, is_refused, journal_events, katuna, objects, spawn, write_experiment
 
 FOREVER = "import time\nprint('loss=0.5', flush=True)\nwhile True: time.sleep(1)"
 STUBBORN = (
@@ -114,6 +119,42 @@ def _printed(steps: int) -> list[str]:
     return ["from step 0", *(f"step={step} loss={1 / step:.4f}" for step in range(1, steps + 1))]
 
 
+def test_how_each_container_was_started_is_an_annotation_of_the_job(tmp_path: Path) -> None:
+    write_job(tmp_path, STEPS, "1", "0", workers=1)
+    assert katuna("train", "job.yaml", "--set", "metadata.annotations={mine: kept}").returncode == 0
+    shown = katuna("show", "toy", "-o", "json").stdout
+    annotations = json.loads(shown)["metadata"]["annotations"]
+    why = "cold: interpreter option -I" if sys.platform == "linux" else f"cold: no warm starts on {sys.platform}"
+    assert json.loads(annotations.pop("katuna/starts")) == dict.fromkeys(("toy-master-0/pytorch", "toy-worker-0/pytorch"), why)
+    assert annotations == {"mine": "kept"}
+    Path("shown.json").write_text(shown)
+    linted = katuna("lint", "shown.json")
+    assert (linted.returncode, "error" in linted.stdout) == (0, False), linted.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("logs t", ["toy"]),
+        ("logs toy/", ["toy/master-0", "toy/worker-0"]),
+        ("logs ./runs/toy/w", ["./runs/toy/worker-0"]),
+        ("logs nothing/", []),
+        ("logs toy --replica ", ["master-0", "worker-0"]),
+        ("logs -f toy --replica w", ["worker-0"]),
+        ("logs --replica ", []),
+    ],
+)
+def test_completion_knows_the_replicas_of_a_job(tmp_path: Path, words: str, found: list[str]) -> None:
+    write_job(tmp_path, STEPS, "1", "0", workers=1, spec={"runPolicy": {"suspend": True}})
+    assert katuna("train", "job.yaml").returncode == 0
+    environment = {
+        "_KATUNA_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"katuna {words}",
+        "COMP_CWORD": str(len(words.split(" "))),
+    }
+    assert katuna(env=environment).stdout.split() == [f"plain,{word}" for word in found]
+
+
 def test_a_search_beside_a_job_is_still_a_search(tmp_path: Path) -> None:
     write_experiment(tmp_path, maxTrialCount=1, parallelTrialCount=1)
     write_job(tmp_path, STEPS, "1", "0", name="job")
@@ -155,6 +196,8 @@ def test_a_job_whose_katuna_was_killed_goes_on_from_its_checkpoints(tmp_path: Pa
     process.communicate(timeout=30)
     assert await_none(mark, within_s=5.0) == [], "the guards end what katuna left"
     assert "Interrupted" in katuna("ls").stdout
+    last = objects("show", "toy")["status"]["conditions"][-1]
+    assert (last["type"], last["status"], last["reason"]) == ("Running", "False", "KatunaStopped")
     for rank in ("0", "1"):
         (run / f"checkpoints-{rank}").write_text("38")
     resumed = katuna("resume", "toy")
@@ -184,6 +227,16 @@ def test_stop_from_a_second_shell_and_logs_that_follow(tmp_path: Path) -> None:
     seen, _ = following.communicate(timeout=10)
     assert "master-0 | step=1 loss=1.0000" in seen
     assert "worker-0 | step=1 loss=1.0000" in seen
+
+
+def test_stop_waits_as_long_as_the_replicas_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: (time.sleep(1.5), sys.exit(0)))\nprint('x', flush=True)"
+    write_job(tmp_path, slow + "\nwhile True: time.sleep(0.1)", pod={"terminationGracePeriodSeconds": 20})
+    process = spawn("train", "job.yaml")
+    await_line(tmp_path / "runs" / "toy" / "log", "x")
+    monkeypatch.setattr("katuna.cli.stop.PATIENCE_S", 0.0)
+    assert CliRunner().invoke(stop.command, ["toy"]).output == "toy has stopped; go on with `katuna resume toy`\n"
+    process.communicate(timeout=10)
 
 
 SHOWS = "import os\nprint('plain', os.environ['PLAIN'], 'length', len(os.environ['TOKEN']), flush=True)"
@@ -436,6 +489,71 @@ def test_ten_thousand_lines_a_second_are_shown_or_counted_and_all_in_the_file(tm
         assert len(shown) + left_out == 300_000
         assert shown[-1] == f"{replica} | line 299999 of a chatty trainer"
     assert (tmp_path / "runs" / "toy" / "log").read_text().count("\n") == 300_000
+
+
+def test_a_line_without_an_end_is_shown_before_its_container_is_said_to_be_over(tmp_path: Path) -> None:
+    write_job(tmp_path, "import os, sys, time; sys.stdout.write('half a line'); time.sleep(int(os.environ['RANK']))", workers=1)
+    lines = katuna("train", "job.yaml").stdout.splitlines()
+    over = next(number for number, line in enumerate(lines) if line.startswith("master-0 completed"))
+    assert lines.index("master-0 | half a line") < over
+
+
+def test_a_signal_that_killed_a_rank_is_named_and_a_new_beginning_is_called_so(tmp_path: Path) -> None:
+    write_job(tmp_path, "import os; os.kill(os.getpid(), 9)", restart="OnFailure", spec={"runPolicy": {"backoffLimit": 1}})
+    done = katuna("train", "job.yaml")
+    assert done.returncode == 1
+    assert (
+        "ended: Error, exit code 137: it was killed by SIGKILL (signal 9); perhaps out of memory; toy/log is empty" in done.stdout
+    )
+    assert re.findall(r"^master-0 started(.*), pid", done.stdout, re.MULTILINE) == ["", " again (restart 1)"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("verb", ["train", "tune"])
+def test_no_room_for_what_is_shown_ends_nothing(tmp_path: Path, verb: str) -> None:
+    file = (write_job(tmp_path, STEPS, "2", "0") if verb == "train" else write_experiment(tmp_path)).name
+    with Path("/dev/full").open("w") as output:
+        done = subprocess.run([*KATUNA, verb, file], stdout=output, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("output: No space left on device; ") == 1
+    assert objects("ls")[0]["state"] == "Succeeded"
+
+
+def test_all_that_is_in_the_way_is_one_list(tmp_path: Path) -> None:
+    write_job(tmp_path, STEPS, container={"command": ["python", "nowhere.py"], "workingDir": "/in/the/image"})
+    message = refused("job.yaml", "--claim", "data=./data", "--pass-env", "NOT_SET_HERE").splitlines()
+    assert message[0] == "error: 3 things are in the way; nothing was started:"
+    assert [line[:2] for line in message[1:]] == ["- "] * 3
+
+
+def test_what_a_replica_prints_follows_the_word_that_it_has_started(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_job(tmp_path, STEPS, spec={"runPolicy": {"suspend": True}})
+    run = train("job.yaml")
+    screen = ReplicaScreen()
+    take = screen.watch(run)
+    (run.path / "log").write_text("fast\n")
+    take([])
+    take([ContainerStarted(1.0, "toy-master-0", "pytorch", 0, {"pid": 7, "start": "warm"})])
+    assert capsys.readouterr().out.splitlines()[-2:] == ["master-0 started, pid 7 (warm)", "master-0 | fast"]
+
+
+def test_the_pod_of_a_batch_job_is_called_by_its_name(tmp_path: Path) -> None:
+    container = {"name": "main", "image": "registry.example/toy:1", "command": ["sh", "-c", "echo x; exit 3"]}
+    spec = {"backoffLimit": 0, "template": {"spec": {"restartPolicy": "Never", "containers": [container]}}}
+    manifest = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "toy"}, "spec": spec}
+    Path("job.yaml").write_text(yaml.safe_dump(manifest))
+    done = katuna("train", "job.yaml")
+    assert done.returncode == 1, done.stderr
+    assert "toy-0 | x" in done.stdout.splitlines()
+    assert "toy-0 ended: Error, exit code 3; the last lines of toy/log:" in done.stdout
+
+
+def test_a_long_log_takes_few_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks: list[str] = []
+    monkeypatch.setattr("click.echo", lambda text, **_: blocks.append(text))
+    (tmp_path / "log").write_text("x\n" * (2 * logs.AT_ONCE + 1))
+    logs._print(Lines(tmp_path / "log"), "it | ")
+    assert ["".join(blocks), len(blocks)] == ["it | x\n" * (2 * logs.AT_ONCE + 1), 3]
 
 
 def test_what_a_replica_prints_steers_no_terminal(tmp_path: Path) -> None:

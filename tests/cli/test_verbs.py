@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -215,6 +216,9 @@ def test_completion_knows_verbs_and_runs(finished: Path) -> None:
     environment = {"_KATUNA_COMPLETE": "bash_complete", "COMP_WORDS": "katuna tr", "COMP_CWORD": "1"}
     assert katuna(env=environment).stdout == "plain,train\nplain,trials\n"
     assert "_KATUNA_COMPLETE=bash_complete" in katuna("completion", "bash").stdout
+    environment = {"_KATUNA_COMPLETE": "bash_complete", "COMP_WORDS": "katuna logs toy/", "COMP_CWORD": "2"}
+    trials = [f"plain,toy/{trial['metadata']['name']}" for trial in objects("trials", "toy")]
+    assert katuna(env=environment).stdout.splitlines() == trials
 
 
 def test_rm_removes_one_run(tmp_path: Path) -> None:
@@ -224,6 +228,26 @@ def test_rm_removes_one_run(tmp_path: Path) -> None:
         assert katuna("tune", "experiment.yaml", cwd=tmp_path, env=home).returncode == 0
     assert katuna("rm", "toy-2", "toy-2", env=home).stdout == "removed toy-2\n"
     assert [entry.name for entry in (tmp_path / "runs").iterdir()] == ["toy"]
+
+
+def test_rm_removes_nothing_without_a_yes(finished: Path) -> None:
+    keyboard, terminal = os.openpty()
+    try:
+        os.write(keyboard, b"n\n")
+        done = subprocess.run([*KATUNA, "rm", "toy"], stdin=terminal, capture_output=True, text=True, check=False, timeout=60)
+    finally:
+        os.close(terminal)
+        os.close(keyboard)
+    assert (done.returncode, done.stderr) == (1, "error: nothing was removed\n")
+    assert (finished / "toy").is_dir()
+
+
+def test_a_working_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    script = 'mkdir gone && cd gone && rmdir ../gone && unset KATUNA_HOME && exec "$@"'
+    done = subprocess.run(
+        ["/bin/sh", "-c", script, "sh", *KATUNA, "ls"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.startswith("error: the folder that you are in (cd to ")) == (1, True), done.stderr
 
 
 def test_keep_best_leaves_models_of_the_best_alone(tmp_path: Path) -> None:
@@ -240,7 +264,7 @@ def test_keep_best_leaves_models_of_the_best_alone(tmp_path: Path) -> None:
 
 
 def test_every_verb_has_help_that_says_what_it_does() -> None:
-    from katuna.cli import VERBS
+    from katuna.cli.verbs import VERBS
 
     for verb in VERBS:
         done = katuna(verb, "--help")
@@ -249,6 +273,12 @@ def test_every_verb_has_help_that_says_what_it_does() -> None:
             done.stdout
         )
         assert len(done.stdout.splitlines()) >= 5
+
+
+def test_an_interruption_while_it_still_imports_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt")
+    done = katuna("ls", env={"PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def test_help_imports_no_heavy_library() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launch_jobs import WallClock
+from launch_jobs import WallClock, until
 
 from jobs import pytorchjob
 from katuna.jobs import ContainerExited, ContainerStarted, JobEnded, JobEvent
@@ -216,6 +217,28 @@ def test_with_a_backoff_limit_all_replicas_begin_again(runs: Runs) -> None:
     assert "--- katuna: attempt 2 ---" in (runs.folder / "logs" / "toy-worker-0.log").read_text()
 
 
+def test_the_end_tells_of_the_last_attempts_failure_alone(runs: Runs) -> None:
+    """In the first attempt both fail, and the second of them is heard of when all are to begin again already."""
+    program = (
+        "import os, sys, time\nrank = os.environ['RANK']\nwith open('ran-' + rank, 'a') as file: file.write('x')\n"
+        "again = os.path.getsize('ran-' + rank) == 2\nwhile not os.path.exists('go'): time.sleep(0.01)\n"
+        "time.sleep(60 if again and rank == '1' else 0.3 * int(rank))\n"
+        "open('over-' + rank, 'w')\nsys.exit(3 + int(rank))"
+    )
+    run = runs.make(a_job(program, workers=1, restart="OnFailure", spec={"runPolicy": {"backoffLimit": 1}}))
+    events: list[JobEvent] = []
+    while sum(isinstance(event, ContainerStarted) for event in events) < 2:
+        events += run.poll()
+    (runs.folder / "go").touch()
+    assert until((runs.folder / "over-1").exists)
+    time.sleep(0.5)
+    while not run.over:
+        events += run.poll()
+        await_any(run.filenos(), 0.05)
+    assert exits(events) == {"master-0": [(3, "Error")] * 2, "worker-0": [(4, "Error"), (143, "Stopped")]}
+    assert end_of(events).message.startswith("rank 0, pod toy-master-0: it exited with code 3")
+
+
 def test_exit_codes_below_128_are_permanent_under_exitcode(runs: Runs) -> None:
     policy: dict[str, Any] = {"restart": "ExitCode", "spec": {"runPolicy": {"backoffLimit": 2}}}
     assert end_of(runs.to_end(a_job(FAILS_ONCE.format(code=127, rank=0), **policy))).condition == "Failed"
@@ -271,6 +294,19 @@ def test_a_folder_that_another_process_holds_is_not_used(runs: Runs) -> None:
     held.close()
     assert "another process still holds" in end_of(events).message
     assert not (runs.folder / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [("EMFILE", "Too many open files; `ulimit -n`"), ("EAGAIN", "Resource temporarily unavailable; `ulimit -u`")],
+)
+@LINUX
+def test_a_limit_that_lets_no_process_start_is_named(runs: Runs, monkeypatch: pytest.MonkeyPatch, number: str, said: str) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(getattr(errno, number), os.strerror(getattr(errno, number)))
+
+    monkeypatch.setattr("katuna.launch.process.subprocess.Popen", fail)
+    assert end_of(runs.to_end(a_job(""))).message == f"no process can be started: {said} raises the limit"
 
 
 def test_volumes_of_the_pods_go_with_the_job(runs: Runs) -> None:

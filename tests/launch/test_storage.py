@@ -14,10 +14,15 @@ from typing import Any
 import pytest
 from launch_jobs import PATIENCE_S, a_launcher, a_request, carriers, run_one, the_end, until
 
+import katuna
+from jobs import write_job
+from katuna import conductjob
 from katuna.contracts import TrialRequest
 from katuna.errors import StoreFailed
 from katuna.launch import storage
 from katuna.launch.local import LocalLauncher
+from katuna.store import rundir
+from katuna.training import Training
 from katuna.trials import Exited, Reported
 
 FILLS_THE_DISK = 'cat /dev/zero > "$KATUNA_TRIAL_DIR/big"; '
@@ -107,6 +112,17 @@ def test_a_trial_that_has_its_result_needs_no_room(small_disk: Path) -> None:
     end = the_end(run_one(launcher, a_request(0, "sh", "-c", "echo accuracy=0.5; " + FILLS_THE_DISK + "exit 0")))
     assert (end.code, end.reason) == (0, "Completed")
     launcher.close()
+
+
+def test_a_job_that_dies_of_a_full_disk_goes_on_when_there_is_room(small_disk: Path, tmp_path: Path) -> None:
+    script = f'test -f "$KATUNA_TRIAL_DIR/seen" && exit 0; touch "$KATUNA_TRIAL_DIR/seen"; {FILLS_THE_DISK} exit 3'
+    file = write_job(tmp_path, "", workers=1, container={"command": ["sh", "-c", script.replace("$", "$$")]})
+    with pytest.raises(StoreFailed, match=r"No space left on device \(pod toy-.*exited with code 3.*`katuna resume toy`"):
+        katuna.train(file, home=small_disk)
+    folder = rundir.find("toy", small_disk)
+    assert Training(folder).state == "Interrupted"
+    (folder.path / "big").unlink()
+    assert conductjob.resume(folder).state == "Succeeded"
 
 
 def test_a_trial_that_is_stopped_on_a_full_disk_has_its_end(small_disk: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -49,7 +50,7 @@ def test_an_exact_name_wins_over_longer_ones() -> None:
 
 
 def test_no_run_yet_says_how_to_start() -> None:
-    with pytest.raises(RunNotFound, match="katuna tune FILE"):
+    with pytest.raises(RunNotFound, match=r"katuna tune FILE.*katuna train FILE"):
         rundir.find(None)
 
 
@@ -127,3 +128,12 @@ def test_the_latest_is_the_one_last_written_to() -> None:
     os.utime(old.journal, (later, later))
     assert rundir.find(None) == old
     assert [run.name for run in rundir.all_runs()] == [new.name, old.name]
+
+
+def test_messages_call_a_run_by_what_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run("digits")
+    assert run.handle == "digits"
+    monkeypatch.setenv("KATUNA_HOME", str(tmp_path / "else where"))
+    assert run.handle == str(run.path)
+    other = rundir.create("digits", {"journal.jsonl": b""}, tmp_path / "my runs")
+    assert rundir.find(*shlex.split(other.handle)) == other

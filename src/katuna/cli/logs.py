@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
 
 from katuna.cli.lines import Lines
 from katuna.cli.options import complete_run
-from katuna.errors import InputRefused, RunNotFound
+from katuna.errors import InputRefused, KatunaError, RunNotFound
 from katuna.text import printable
 
 if TYPE_CHECKING:
@@ -19,12 +22,47 @@ if TYPE_CHECKING:
     from katuna.trials import Trial
 
 LOOK_EVERY_S = 0.2
+AT_ONCE = 1000
+"""Lines in one write."""
+
+
+def _complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Runs, and behind a slash what a run has logs of."""
+    found = complete_run(ctx, param, incomplete)
+    for run in (incomplete[:place] for place, char in enumerate(incomplete) if char == "/"):
+        found += [name for name in (f"{run}/{each}" for each in _names(run)) if name.startswith(incomplete)]
+    return found
+
+
+def _complete_replica(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    del param
+    # An option without its value yet, and click has sorted no argument in.
+    run = ctx.params.get("target") or next(iter(ctx.args), "")
+    return [name for name in _names(run, jobs_only=True) if name.startswith(incomplete)]
+
+
+def _names(run: str, *, jobs_only: bool = False) -> Iterable[str]:
+    """Of a job its containers' labels, of a search its trials; nothing where there is no such run, or none that can be read."""
+    from katuna.cli.replicas import logs_of
+    from katuna.store.rundir import find
+    from katuna.training import Training
+
+    with contextlib.suppress(KatunaError, OSError):
+        folder = find(run)
+        if folder.is_job:
+            return [log.label for log in logs_of(Training(folder))]
+        if not jobs_only:
+            return _asked(folder).values()
+    return ()
 
 
 @click.command("logs")
-@click.argument("target", metavar="RUN[/TRIAL]", shell_complete=complete_run)
+@click.argument("target", metavar="RUN[/TRIAL]", shell_complete=_complete_target)
 @click.option(
-    "--replica", metavar="NAME", help="Of a job, one replica's: master-0, worker-1, or a container's: master-0/sidecar."
+    "--replica",
+    metavar="NAME",
+    shell_complete=_complete_replica,
+    help="Of a job, one replica's: master-0, worker-1, or a container's: master-0/sidecar.",
 )
 @click.option("-f", "--follow", is_flag=True, help="Go on printing what comes, until the run has ended.")
 def command(target: str, replica: str | None, follow: bool) -> None:
@@ -39,7 +77,7 @@ def command(target: str, replica: str | None, follow: bool) -> None:
     run, trial = _resolve(target)
     if replica is not None:
         raise InputRefused(
-            f"--replica {replica}: {run.name} is a search, which has trials; `katuna logs {run.name}/0` prints one"
+            f"--replica {replica}: {run.name} is a search, which has trials; `katuna logs {run.folder.handle}/0` prints one"
         )
     if trial is None:
         _all(run, follow=follow)
@@ -97,8 +135,9 @@ def _replicas(run: Training, wanted: str, *, follow: bool) -> None:
 
 
 def _print(reader: Lines, prefix: str = "", *, last: bool = False) -> None:
-    for line in reader.new(last=last):
-        click.echo(prefix + printable(line, newlines=True))
+    lines = (f"{prefix}{printable(line, newlines=True)}\n" for line in reader.new(last=last))
+    while block := "".join(islice(lines, AT_ONCE)):
+        click.echo(block, nl=False)
 
 
 def _resolve(target: str) -> tuple[Run, Trial | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,8 +58,9 @@ def logs_of(run: Training) -> list[Log]:
 
 
 def label(job: str, pod: str) -> str:
-    """A pod's name without its job's."""
-    return pod.removeprefix(f"{job}-")
+    """A pod's name without its job's, where that says enough."""
+    short = pod.removeprefix(f"{job}-")
+    return pod if short.isdigit() else short
 
 
 class ReplicaScreen:
@@ -72,6 +74,7 @@ class ReplicaScreen:
         self._labels: dict[tuple[str, str], str] = {}
         self._readers: list[_Reader] = []
         self._began: dict[tuple[str, str], float] = {}
+        self._starts: Counter[tuple[str, str]] = Counter()
         self._metrics: dict[str, str] = {}
         self._since = time.monotonic()
 
@@ -99,10 +102,12 @@ class ReplicaScreen:
     def take(self, events: Sequence[JobEvent | str]) -> None:
         """What is in the logs comes before the first end that is told of, and after what has started."""
         over = any(isinstance(event, JobEnded) for event in events)
+        ended = {(event.pod, event.container) for event in events if isinstance(event, ContainerExited)}
         ends = (number for number, event in enumerate(events) if isinstance(event, ContainerExited | JobEnded))
         first = next(ends, len(events))
         lines = [line for event in events[:first] for line in self._lines(event)]
-        lines += [line for reader in self._readers for line in reader.lines(last=over)]
+        readers = [each for each in self._readers if over or each.container in ended or self._starts[each.container]]
+        lines += [line for each in readers for line in each.lines(last=over or each.container in ended)]
         lines += [line for event in events[first:] for line in self._lines(event)]
         self._line.write(lines, "" if over else self._status())
 
@@ -119,7 +124,8 @@ class ReplicaScreen:
                 self._metrics |= {report.metric: report.value for report in event.reports}
             case ContainerStarted():
                 self._began[event.pod, event.container] = event.at
-                yield f"{self._name(event)} {started(event)}"
+                yield f"{self._name(event)} {started(event, self._starts[event.pod, event.container])}"
+                self._starts[event.pod, event.container] += 1
             case ContainerExited():
                 took = event.at - self._began.pop((event.pod, event.container), event.at)
                 yield f"{self._name(event)} {printable(exited(event))} after {duration(took)}"
@@ -131,7 +137,7 @@ class ReplicaScreen:
         """`digits  1m05s  2 running  epoch=3 loss=0.25`."""
         assert self._run is not None
         took = duration(int(time.monotonic() - self._since)).replace(".0s", "s")
-        running = f"{len(self._began)} running" if self._began else "nothing runs yet" if not self._metrics else ""
+        running = f"{len(self._began)} running" if self._began else f"nothing runs {'now' if self._starts else 'yet'}"
         if self._ending():
             running = "ending; Ctrl-C again ends it at once"
         return "  ".join(printable(word) for word in (self._run.name, took, running, in_words(self._metrics)) if word)
@@ -156,6 +162,7 @@ class _Reader:
             begin = log.path.stat().st_size
         except FileNotFoundError:
             begin = 0
+        self.container = (log.pod, log.container)
         self._lines = Lines(log.path, begin)
         self._prefix = prefix
         self._file = log.path.relative_to(folder)
@@ -187,8 +194,9 @@ def how(process: Any) -> str:
     return str(process.get("start", "")) + (f": {why}" if why else "")
 
 
-def started(event: ContainerStarted) -> str:
-    again = f" again (restart {event.restarts})" if event.restarts else ""
+def started(event: ContainerStarted, before: int) -> str:
+    """`before` is how often it was started already, in its pod or in one before."""
+    again = f" again (restart {before})" if before else ""
     start = how(event.process)
     return printable(f"started{again}, pid {event.process.get('pid')}" + (f" ({start})" if start else ""))
 
@@ -264,13 +272,13 @@ def closing(run: Training) -> list[str]:
     if run.metrics:
         lines.append(f"last metrics       {in_words(run.metrics)}")
     if ended.condition == "Suspended":
-        return [*lines, f"start it           katuna resume {run.name}"]
+        return [*lines, f"start it           katuna resume {run.folder.handle}"]
     if (run.path / "export").is_dir() and ended.condition == "Succeeded":
         lines.append(f"the model lies in  {run.path / 'export'}")
     return [
         *lines,
-        f"what it printed    katuna logs {run.name}",
-        f"how it stands      katuna show {run.name}",
+        f"what it printed    katuna logs {run.folder.handle}",
+        f"how it stands      katuna show {run.folder.handle}",
         f"everything lies in {run.path}",
     ]
 
@@ -298,8 +306,9 @@ def _last_words(run: Training, failed: ContainerExited) -> Iterator[str]:
     said = last_lines(log.path, latest_attempt(log.path), count=LAST_LINES, width=LAST_WIDTH)
     file = f"{run.name}/{log.path.relative_to(run.path)}"
     how = f"{failed.reason}, exit code {failed.code}" if failed.code is not None else failed.reason
-    # Beyond its exit code: what killed it, why nothing could be executed.
-    more = "" if failed.reason == "Error" else f": {failed.message.partition('; its log')[0]}"
+    why = failed.message.partition("; its log")[0]
+    more = "" if why == f"it exited with code {failed.code}" else f": {why}"
     where = f"; the last lines of {file}:" if said else f"; {file} is empty"
-    yield printable(f"{log.label}, rank {rank_of(replica)}, ended: {how}{more}{where}")
+    rank = "" if run.job.kind == "Job" else f", rank {rank_of(replica)},"
+    yield printable(f"{log.label}{rank} ended: {how}{more}{where}")
     yield from (f"  {line}" for line in said)

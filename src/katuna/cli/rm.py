@@ -19,8 +19,9 @@ def command(runs: tuple[str, ...], yes: bool) -> None:
     from katuna.store.rundir import find
 
     folders = list(dict.fromkeys(find(run) for run in runs))
-    if not yes and sys.stdin.isatty():
-        click.confirm(f"Remove {', '.join(folder.name for folder in folders)} with everything in it?", abort=True)
+    names = ", ".join(folder.name for folder in folders)
+    if not yes and sys.stdin.isatty() and not click.confirm(f"Remove {names} with everything in it?"):
+        raise KatunaError("nothing was removed")
     for folder in folders:
         with folder.locked():
             for place in (folder.path, *(folder.path / "trials").glob("*")):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 import click
 
 from katuna.cli.output import duration, figure
+from katuna.cli.statusline import go_unheard
 from katuna.errors import Finding
 from katuna.spec.model import Experiment
 from katuna.text import printable
@@ -73,10 +74,9 @@ class Screen:
         try:
             click.echo(printable(line))
             sys.stdout.flush()
-        except BrokenPipeError:
-            # The reader has left (`| head`); the search has not: it goes on in silence.
+        except OSError as error:
             self._read = False
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            go_unheard(error)
 
     def take(self, event: Event, search: Search) -> None:
         line = self.line(event, search)
@@ -168,7 +168,7 @@ def no_best(run: Run) -> list[str]:
         last = ended[-1]
         why += [
             f"the last, trial {last.number}: {last.message or last.reason}",
-            f"its output             katuna logs {run.name}/{last.name}",
+            f"its output             katuna logs {run.folder.handle}/{last.name}",
         ]
     return [*why, f"everything lies in     {run.path}"]
 

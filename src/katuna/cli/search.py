@@ -62,7 +62,7 @@ def attend(search: Callable[..., Run]) -> None:
         screen.closing_words(run)
     else:
         ended = f"{run.name} has ended: {run.search.ended.message}. There is nothing to resume"
-        click.echo(f"{ended}; `katuna show {run.name}` shows it")
+        click.echo(f"{ended}; `katuna show {run.folder.handle}` shows it")
     if not run.search.ended.succeeded:
         sys.exit(1)
 
@@ -71,4 +71,4 @@ def interruption(run: Any) -> str:
     done, unfinished = run.search.finished, len(run.search.unfinished)
     stopped = f", {unfinished} stopped on the way and will begin again" if unfinished else ""
     click.echo("", err=True)
-    return f"interrupted: {done} trial{'s' if done != 1 else ''} done{stopped}. Nothing is lost; go on with `katuna resume {run.name}`"
+    return f"interrupted: {done} trial{'s' if done != 1 else ''} done{stopped}. Nothing is lost; go on with `katuna resume {run.folder.handle}`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,10 @@ from katuna.text import printable
 
 if TYPE_CHECKING:
     from katuna.training import Training
+
+
+STARTS = "katuna/starts"
+"""The annotation of a job's object that says how each container was last started; one, as names of pods are too long for keys."""
 
 
 @click.command("show")
@@ -70,13 +75,13 @@ def _facts(run: Any) -> list[tuple[str, str]]:
     times = [event.at for event in run.events]
     facts += [("Took", duration(times[-1] - times[0])), ("Folder", str(run.path))]
     if run.state == "Interrupted":
-        facts.append(("Next", f"katuna resume {run.name}"))
+        facts.append(("Next", f"katuna resume {run.folder.handle}"))
     return facts
 
 
 def _show_job(run: Training, output: str) -> None:
     if output != "table":
-        print_objects(output, {**run.manifest, "status": run.status}, [run.name])
+        print_objects(output, {**_annotated(run), "status": run.status}, [run.name])
         return
     for name, value in _job_facts(run):
         click.echo(f"{name.ljust(11)}{printable(value)}")
@@ -88,6 +93,17 @@ def _show_job(run: Training, output: str) -> None:
         for each in run.status["conditions"]
     ]
     print_table(("CONDITION", "STATUS", "REASON", "SINCE", "MESSAGE"), conditions)
+
+
+def _annotated(run: Training) -> dict[str, Any]:
+    """The job as it ran, with STARTS: `{"POD/CONTAINER": "warm", ...}` as JSON."""
+    from katuna.cli.replicas import how, logs_of
+
+    last = {f"{log.pod}/{log.container}": run.container(log.pod, log.container)[0] for log in logs_of(run)}
+    starts = {name: how(started.process) for name, started in last.items() if started}
+    metadata = run.manifest["metadata"]
+    annotations = {**(metadata.get("annotations") or {}), STARTS: json.dumps(starts, ensure_ascii=False)}
+    return {**run.manifest, "metadata": {**metadata, "annotations": annotations}}
 
 
 def _job_facts(run: Training) -> list[tuple[str, str]]:
@@ -104,9 +120,9 @@ def _job_facts(run: Training) -> list[tuple[str, str]]:
         facts.append(("Overrides", " ".join(run.options.overrides)))
     if run.metrics:
         facts.append(("Metrics", in_words(run.metrics)))
-    facts += [("Took", duration(run.events[-1].at - run.opened.at)), ("Folder", str(run.path))]
+    facts += [("Took", duration(run.took_s)), ("Folder", str(run.path))]
     if run.state in ("Interrupted", "Suspended"):
-        facts.append(("Next", f"katuna resume {run.name}"))
+        facts.append(("Next", f"katuna resume {run.folder.handle}"))
     return facts
 
 

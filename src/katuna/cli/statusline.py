@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -16,7 +17,7 @@ _ERASE = "\r\x1b[K"
 
 
 class StatusLine:
-    """Writes to stdout; a reader who has left (`| head`) is no reason to end, what comes after is written to nobody."""
+    """Writes to stdout, as long as somebody reads there and there is room; to end for want of that is not called for."""
 
     def __init__(self) -> None:
         drawable = os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
@@ -41,6 +42,14 @@ class StatusLine:
         try:
             click.echo(text, nl=False, color=True)
             sys.stdout.flush()
-        except BrokenPipeError:
+        except OSError as error:
             self._read = False
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            go_unheard(error)
+
+
+def go_unheard(error: OSError) -> None:
+    """After a failed write to stdout: what comes next is written to nobody. Said on stderr, but for a reader who has left (`| head`)."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):
+        with contextlib.suppress(OSError):
+            click.echo(f"output: {error.strerror}; nothing more is shown, the run goes on and its folder has all", err=True)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
+from typing import TYPE_CHECKING
 
 import click
 
 from katuna.cli.options import run_argument
-from katuna.errors import KatunaError
+from katuna.errors import InputRefused, KatunaError
+
+if TYPE_CHECKING:
+    from katuna.store.rundir import RunDir
 
 PATIENCE_S = 60.0
+"""Beyond what a job's replicas may take to end."""
 
 
 @click.command("stop")
 @run_argument(required=True)
 def command(run: str) -> None:
     """Ask the katuna process of a run to end: its trials or replicas are stopped, nothing recorded is lost, and it can be resumed.
+
+    Replicas have the job's terminationGracePeriodSeconds; a second stop hurries them.
 
     A Python program that called katuna.tune or katuna.train is asked as a whole.
     """
@@ -28,12 +36,21 @@ def command(run: str) -> None:
     if pid is None:
         click.echo(f"{folder.name} is not running")
         return
+    patience_s = PATIENCE_S + _grace_s(folder)
     os.kill(pid, signal.SIGTERM)
-    give_up = time.monotonic() + PATIENCE_S
+    give_up = time.monotonic() + patience_s
     while folder.holder() == pid:
         if time.monotonic() > give_up:
             raise KatunaError(
-                f"{folder.name}: process {pid} has not ended after {PATIENCE_S:.0f} s; its processes may ignore SIGTERM; try again, or kill it: the run stays resumable"
+                f"{folder.name}: process {pid} has not ended after {patience_s:.0f} s; its processes may ignore SIGTERM; try again, or kill it: the run stays resumable"
             )
         time.sleep(0.05)
-    click.echo(f"{folder.name} has stopped; go on with `katuna resume {folder.name}`")
+    click.echo(f"{folder.name} has stopped; go on with `katuna resume {folder.handle}`")
+
+
+def _grace_s(folder: RunDir) -> float:
+    from katuna.training import Training
+
+    with contextlib.suppress(InputRefused):
+        return Training(folder).job.grace_s if folder.is_job else 0.0
+    return 0.0

@@ -95,11 +95,13 @@ def attend(job: Callable[..., Training]) -> None:
     with stop.listening(), screen:
         run = job(interruptions=lambda: stop.count, watch=screen.watch)
     if run.ended is None:
-        raise Interrupted(f"interrupted: go on with `katuna resume {run.name}`", stop.signum)
+        raise Interrupted(f"interrupted: go on with `katuna resume {run.folder.handle}`", stop.signum)
     if screen.has_seen:
         screen.say(closing(run))
     else:
-        click.echo(f"{run.name} has ended: {run.ended.condition}. There is nothing to resume; `katuna show {run.name}` shows it")
+        click.echo(
+            f"{run.name} has ended: {run.ended.condition}. There is nothing to resume; `katuna show {run.folder.handle}` shows it"
+        )
     if run.ended.condition == "Failed":
         sys.exit(1)
 

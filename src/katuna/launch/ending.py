@@ -44,7 +44,10 @@ def ending(said: Mapping[str, Mapping[str, Any]], argv: Sequence[str], log: Path
 
 def _exit(end: Mapping[str, Any], lines: Sequence[str]) -> Ending:
     code = int(end["code"])
-    left = f"; {end['left']} process(es) that outlived it were ended" if end["left"] and not end["cause"] else ""
+    left = ""
+    if end["left"] and not end["cause"]:
+        many = end["left"] > 1
+        left = f"; {end['left']} process{'es' if many else ''} that outlived it {'were' if many else 'was'} ended"
     if end["cause"] == "stop":
         return Ending(code, "Stopped", "stopped")
     if end["cause"] == "deadline":

@@ -4,6 +4,7 @@ together; what happens is told as events."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -51,6 +52,10 @@ PEERS_GRACE_S = 5.0
 SETTLE_S = 10.0
 """How long processes may still run when the job has succeeded; with a cleanPodPolicy that deletes them, a second."""
 
+OF_A_LIMIT = {errno.EMFILE: "; `ulimit -n` raises the limit", errno.EAGAIN: "; `ulimit -u` raises the limit"}
+REMARKABLE_S = 1.0
+"""A pause before something begins again that people are told of."""
+
 
 class JobRun:
     """A job between its start and its JobEnded, the last event of `poll`. Nothing here waits; see `release` for what lay there before.
@@ -80,6 +85,8 @@ class JobRun:
         self.over = False
         self.ending = Ending(None, STOPPED, "it had not started yet")
         """What decided how the job ended, once it has: the end of the container that trains, or of the one that failed."""
+        self.remarks: list[str] = []
+        """What people are to hear beside the events; whoever tells them takes it out."""
         self._folder = folder
         self._place = Place(folder, options, environ, defaults, extra, own or {}, cpus or usable_cpus())
         self._clock = clock
@@ -138,10 +145,8 @@ class JobRun:
         except OSError as error:
             if is_of_the_disk(error):
                 raise store_failed(self._folder, error) from error
-            held = isinstance(error, BlockingIOError)
-            self._fail(
-                f"another process still holds {self._folder}" if held else f"{error.filename or self._folder}: {error.strerror}"
-            )
+            hint = "" if error.filename else OF_A_LIMIT.get(error.errno or 0, "")
+            self._fail(f"{error.filename or 'no process can be started'}: {error.strerror}{hint}")
         return [*events, *self._conclude()]
 
     def stop(self, grace_s: float) -> None:
@@ -256,9 +261,11 @@ class JobRun:
             if over and not self._outcome:
                 self._decide(over, f"its containers have been restarted as often as backoffLimit {self.job.backoff_limit} allows")
             return
+        if event.pod in self._renewing:
+            return
         if part.ending and part.ending.reason not in (COMPLETED, STOPPED):
             self._failures.append((event.at, part, part.ending))
-        if self._outcome or self._stopping or event.pod in self._renewing:
+        if self._outcome or self._stopping:
             return
         part.crashes = 0 if part.ran_s >= CRASH_RESET_S else part.crashes
         follows = after_exit(self.job, self._pods, event, rules=self._rules, restarts=self._restarts, crashes=part.crashes)
@@ -277,6 +284,9 @@ class JobRun:
         self._restarts += 1
         self._failures.clear()
         due = time.monotonic() + again.delay_s
+        if again.delay_s >= REMARKABLE_S:
+            who = "all replicas begin" if again.scope == "job" else f"{part.pod} begins"
+            self.remarks.append(f"{who} again in {again.delay_s:g} s")
         if again.scope == "container":
             part.due = due
             part.restarts += 1

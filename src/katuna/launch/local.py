@@ -20,7 +20,7 @@ from katuna.launch.options import LocalOptions
 from katuna.launch.plan import Place, Planned, gpus, job_problems
 from katuna.launch.ports import check_unused
 from katuna.launch.process import ColdStarter, Starter, await_any
-from katuna.launch.storage import full, is_of_the_disk, store_failed
+from katuna.launch.storage import blame, is_of_the_disk, store_failed
 from katuna.launch.volumes import METRICS, Volumes
 from katuna.metrics.collect import Collecting, MetricSource
 from katuna.metrics.line import Report
@@ -279,7 +279,7 @@ class LocalLauncher:
                     yield from self._reported(run, run.source.read(), event.at)
                 yield from self._reported(run, run.source.finish(), event.at)
             if event.code is not None and not run.stopping and not (event.code == 0 and run.measured):
-                _blame_the_disk(run, event)
+                blame(run.folder, f"trial {run.request.name}", event.message)
         elif isinstance(event, JobEnded):
             yield self._exited(run, replace(jobrun.ending, message=event.message), event.at)
 
@@ -326,14 +326,6 @@ class LocalLauncher:
         if self._devices is None:
             self._devices = DevicePool(cuda_devices(self._environ), lease_folder(self._environ))
         return self._devices
-
-
-def _blame_the_disk(run: _Run, end: ContainerExited) -> None:
-    """Raises StoreFailed for a trial that failed, or left no result, where nothing can be written any more."""
-    error = full(run.folder)
-    if error is not None:
-        how = f"trial {run.request.name} has most likely failed of it: {end.message or 'it left no result'}"
-        raise store_failed(run.folder, error, how)
 
 
 def _reason(error: Exception, run: _Run) -> str:

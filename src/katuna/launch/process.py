@@ -52,13 +52,16 @@ class Claim:
 
 
 def claim(folder: Path) -> Claim:
-    """Takes a trial's folder. Raises OSError when it cannot be written, BlockingIOError when a guard still holds it."""
+    """Takes a trial's folder. Raises OSError when it cannot be written, or when a guard still holds it."""
     lock = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         token = secrets.token_hex(16)
         os.ftruncate(lock, 0)
         os.pwrite(lock, token.encode(), 0)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise OSError(error.errno, "another process still holds it", str(folder)) from error
     except OSError:
         os.close(lock)
         raise

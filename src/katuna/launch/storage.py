@@ -19,9 +19,10 @@ def is_of_the_disk(error: OSError) -> bool:
 
 
 def store_failed(folder: Path, error: OSError, because: str = "") -> StoreFailed:
-    """What to raise for an error of the disk in a job's folder: a trial's, which lies in RUN/trials, or the run's own. `because` tells
-    how it was noticed."""
-    run = folder.parent.parent if folder.parent.name == "trials" else folder
+    """What to raise for an error of the disk in a job's folder: a trial's, which lies in RUN/trials, or the run's own, which has the
+    journal. `because` tells how it was noticed."""
+    is_trial = folder.parent.name == "trials" and not (folder / "journal.jsonl").exists()
+    run = folder.parent.parent if is_trial else folder
     return StoreFailed.of(error.filename or folder, error, run.name, because)
 
 
@@ -37,3 +38,10 @@ def full(folder: Path) -> OSError | None:
         if is_of_the_disk(error):
             return OSError(error.errno, error.strerror, str(folder))
     return None
+
+
+def blame(folder: Path, who: str, end: str) -> None:
+    """Raises StoreFailed for who failed, or left no result, in a folder where nothing can be written any more."""
+    error = full(folder)
+    if error is not None:
+        raise store_failed(folder, error, f"{who} has most likely failed of it: {end or 'it left no result'}")

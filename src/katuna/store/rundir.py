@@ -21,6 +21,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -50,6 +51,11 @@ class RunDir:
         return self.path.name
 
     @property
+    def handle(self) -> str:
+        """What a verb typed here finds it by, as a shell takes it: its name, or its path where it lies elsewhere."""
+        return self.name if self.path.parent == runs_home() else shlex.quote(str(self.path))
+
+    @property
     def experiment(self) -> Path:
         return self.path / "experiment.yaml"
 
@@ -64,7 +70,7 @@ class RunDir:
     @property
     def is_job(self) -> bool:
         """Whether this is the run of a job, not of a search."""
-        return self.job.is_file()
+        return self.job.is_file() or self.as_run.is_file()
 
     @property
     def sources(self) -> list[Path]:
@@ -107,7 +113,7 @@ class RunDir:
                 holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
                 raise RunLocked(
                     f"run {self.name} is at work in another katuna process (pid {holder or 'unknown'}); "
-                    f"watch it with `katuna logs -f {self.name}`, end it with `katuna stop {self.name}`"
+                    f"watch it with `katuna logs -f {self.handle}`, end it with `katuna stop {self.handle}`"
                 )
             self._sign(fd)
             yield
@@ -217,7 +223,7 @@ def find(run: str | None, home: Path | None = None) -> RunDir:
     if run is None:
         known = all_runs(home)
         if not known:
-            raise RunNotFound(f"no run in {home} yet; start one with `katuna tune FILE`")
+            raise RunNotFound(f"no run in {home} yet; start one with `katuna tune FILE` or `katuna train FILE`")
         return known[-1]
     if "/" in run or Path(run).is_absolute():
         return _at_path(Path(run))
