@@ -1,10 +1,11 @@
 """A search of K real trials, two at a time, as each tool runs it: from the start of its process to its end.
 `python benchmarks/sweep.py [n] [--quick] [--json] [--ray PYTHON]`.
 
-    katuna          `katuna tune` of a Katib Experiment: journal, guards, metrics from the log; each trial the unmodified script
-    katuna --cold   the same, each trial with an interpreter of its own
-    optuna 1, 2     study.optimize(n_jobs=1 or 2) in one process: no isolation, no record; one job has both CPUs' threads
-    ray             Ray Tune with reuse_actors, where --ray names a Python that has it
+    katuna              `katuna tune` of a Katib Experiment: journal, guards, metrics from the log; each trial the unmodified script
+    katuna, imported    the same run from its first trial's start on: without the one import of PyTorch and scikit-learn
+    katuna --cold       the same, each trial with an interpreter of its own
+    optuna 1, 2         study.optimize(n_jobs=1 or 2) in one process: no isolation, no record; one job has both CPUs' threads
+    ray                 Ray Tune with reuse_actors, where --ray names a Python that has it
 
 Then 12 trials that sleep for a second, beside what the real Katib took for them.
 
@@ -134,8 +135,8 @@ def took(command: list[str], folder: Path) -> tuple[float, str]:
     return time.perf_counter() - began, done.stdout
 
 
-def by_katuna(trials: int, *flags: str) -> tuple[float, float]:
-    """Seconds, and the ideal's."""
+def by_katuna(trials: int, *flags: str) -> tuple[float, float, float]:
+    """Seconds, those of them from its first trial's start on, and the ideal's."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "sweep.yaml").write_text(EXPERIMENT.format(trials=trials, script=TRIAL))
@@ -147,7 +148,9 @@ def by_katuna(trials: int, *flags: str) -> tuple[float, float]:
             if line.startswith("seconds=")
         ]
         assert len(reported) == trials, f"{len(reported)} of {trials} trials succeeded"
-        return seconds, sum(map(float, reported)) / SLOTS
+        events = [json.loads(line) for line in (folder / "runs/sweep/journal.jsonl").read_text().splitlines()]
+        started = min(event["at"] for event in events if event["event"] == "Started")
+        return seconds, events[-1]["at"] - started, sum(map(float, reported)) / SLOTS
 
 
 def one_second_trials() -> float:
@@ -171,9 +174,9 @@ def measure(trials: int, n: int, ray: str) -> dict[str, list[float]]:
     """In turn: seconds by tool, and the ideals."""
     found: dict[str, list[float]] = {}
     for _ in range(n):
-        seconds, ideal = by_katuna(trials)
+        seconds, from_first, ideal = by_katuna(trials)
         apart = float(in_process(sys.executable, POOL, str(TRIAL.parent), str(trials))[1])
-        turn = {"ideal": ideal, "ideal, apart": apart, "katuna": seconds}
+        turn = {"ideal": ideal, "ideal, apart": apart, "katuna": seconds, "katuna, imported": from_first}
         for jobs in (1, 2):
             turn[f"optuna n_jobs={jobs}"] = in_process(sys.executable, OPTUNA, str(TRIAL.parent), str(jobs), str(trials))[0]
         if trials <= 32:
