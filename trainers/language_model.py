@@ -1,4 +1,4 @@
-"""Train a small GPT to predict the next byte of a text; one page, the loop visible.
+"""Train a small GPT to predict the next byte of a text; the loop is visible.
 
     python trainers/language_model.py
     python trainers/language_model.py --data book.txt --epochs 10

@@ -1,4 +1,4 @@
-"""Train a multilayer perceptron on scikit-learn's digits, in numpy alone; one page, the gradients written out.
+"""Train a multilayer perceptron on scikit-learn's digits, in numpy alone; the gradients are written out.
 
     python trainers/perceptron.py
     python trainers/perceptron.py --layers 2 --hidden 32 --momentum 0.95

@@ -213,7 +213,7 @@ def _in_a_cluster(
             return None
         in_pod = replica.restart_policy == "OnFailure"
         anew = Again("container", kubelet_backoff_s(crashes)) if in_pod else Again("pod", kubelet_backoff_s(restarts))
-        return anew if in_pod or restarts < (_controllers_limit(job) or 0) else Over("Failed", BACKOFF_LIMIT)
+        return anew if in_pod or restarts < (backoff_limit(job) or 0) else Over("Failed", BACKOFF_LIMIT)
     if replica.restart_policy in ("OnFailure", "Always"):
         again = exited.reason != COMPLETED or (replica.restart_policy == "Always" and not _is_init(replica, exited.container))
         return Again("container", kubelet_backoff_s(crashes)) if again else None
@@ -229,7 +229,7 @@ def _in_a_cluster(
 def after_start(job: Job, pods: Pods, rules: Rules) -> Over | None:
     """training-operator.md 3.4: the operator's total of restarts, counted in pods that run; `backoffLimit: 1` fails the job at
     its first restart. It never limits ExitCode, whose pods begin anew. Kubernetes' own Job controller counts so under OnFailure."""
-    limit = _controllers_limit(job)
+    limit = backoff_limit(job)
     if rules == "local" or limit is None:
         return None
     running = [
@@ -241,7 +241,8 @@ def after_start(job: Job, pods: Pods, rules: Rules) -> Over | None:
     return Over("Failed", BACKOFF_LIMIT) if total >= max(1, limit) else None
 
 
-def _controllers_limit(job: Job) -> int | None:
+def backoff_limit(job: Job) -> int | None:
+    """What a cluster's controller takes it for; None for no limit."""
     return JOB_BACKOFF_LIMIT if job.backoff_limit is None and job.kind != "PyTorchJob" else job.backoff_limit
 
 

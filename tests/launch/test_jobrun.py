@@ -265,6 +265,16 @@ def test_as_operator_a_backoff_limit_of_1_ends_at_the_first_restart(runs: Runs, 
     assert max(event.restarts for event in events if isinstance(event, ContainerStarted)) == 1
 
 
+def test_as_operator_a_batch_job_without_a_limit_has_six(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("katuna.jobs.kubelet_backoff_s", lambda _crashes: 0.05)
+    pod = {"restartPolicy": "OnFailure", "containers": [shell("main", "exit 1")]}
+    manifest = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "toy"}, "spec": {"template": {"spec": pod}}}
+    events = runs.to_end(job_from_manifest(manifest), restarts="as-operator")
+    assert end_of(events).reason == "BackoffLimitExceeded"
+    assert "as often as backoffLimit 6 allows" in end_of(events).message
+    assert max(event.restarts for event in events if isinstance(event, ContainerStarted)) == 6
+
+
 # Faults
 
 

@@ -28,6 +28,7 @@ from katuna.jobs import (
     advance,
     after_exit,
     after_start,
+    backoff_limit,
     master_of,
     phases,
     succeeded,
@@ -259,7 +260,9 @@ class JobRun:
         if isinstance(event, ContainerStarted):
             over = after_start(self.job, self._pods, self._rules) if part.restarts else None
             if over and not self._outcome:
-                self._decide(over, f"its containers have been restarted as often as backoffLimit {self.job.backoff_limit} allows")
+                self._decide(
+                    over, f"its containers have been restarted as often as backoffLimit {backoff_limit(self.job)} allows"
+                )
             return
         if event.pod in self._renewing:
             return
