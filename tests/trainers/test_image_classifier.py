@@ -332,6 +332,7 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_threads")
 def test_two_ranks_train_as_one_process_with_the_whole_batch(main: Main, tmp_path: Path) -> None:
     flags = [*flags_of("digits-ddp.yaml"), "--epochs=2"]

@@ -93,7 +93,8 @@ def test_a_seed_decides_everything_and_a_resumed_training_ends_the_same(main: Ma
     assert curve(main(*flags, folder))[-1] == curve(whole)[-1]
 
 
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_ranks_train_as_one(main: Main, text: Path, strategy: str) -> None:
     flags = ["--epochs=1", "--no-export", f"--strategy={strategy}"]
     done = ranks.run([SCRIPT, "--device=cpu", f"--data={text}", *SMALL, *flags], 2)

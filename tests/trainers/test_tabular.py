@@ -418,6 +418,7 @@ def ranks(*flags: str) -> list[dict[str, float]]:
     return printed(outputs[0][0])
 
 
+@pytest.mark.slow
 def test_two_ranks_train_as_one_with_the_whole_batch(run: Run, csv: str) -> None:
     flags = (f"--data={csv}", *PRICE, "--batch-size=17", "--epochs=3", "--dropout=0")
     together, alone = ranks(*flags), run(*flags)
@@ -426,7 +427,8 @@ def test_two_ranks_train_as_one_with_the_whole_batch(run: Run, csv: str) -> None
         assert one == pytest.approx(other, rel=1e-4)
 
 
-@pytest.mark.parametrize("drop", ["town,cellar", pytest.param("size,age", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("drop", ["town,cellar", "size,age"])
 def test_two_ranks_train_on_columns_of_one_kind(run: Run, csv: str, drop: str) -> None:
     flags = (f"--data={csv}", *SOLD, f"--drop=price,{drop}", "--batch-size=32", "--epochs=2", "--dropout=0")
     for one, other in zip(ranks(*flags), run(*flags), strict=True):
