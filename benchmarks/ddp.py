@@ -1,7 +1,6 @@
 """Images a second of trainers/image_classifier.py on two ranks next to a loop over torch's DistributedDataParallel written by hand,
-with the same model, data, optimizer and evaluation; then what its speed flags and
-its loader's processes are worth on this device:
-`python benchmarks/ddp.py [n]`. Ratios on stdout, the same as JSON on the last line."""
+with the same model, data, optimizer and evaluation; then what its speed flags and its loader's processes are worth on
+this device: `python benchmarks/ddp.py [n]`. Ratios on stdout, the same as JSON on the last line."""
 
 from __future__ import annotations
 
@@ -27,7 +26,8 @@ PICTURES, PICTURE_SIDE, CUT_SIDE = 1000, 256, 48
 
 
 def images_a_second(command: Sequence[str], size: int, images: int = IMAGES) -> float:
-    """`images` are those of an epoch. From the line of the first epoch to that of the last: starting and the first steps, which differ from the others, stay out."""
+    """From the line of the first epoch to that of the last: starting and the first steps, which differ from the others, stay out.
+    `images` are those of an epoch."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = str(one.getsockname()[1])

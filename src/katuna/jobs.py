@@ -207,13 +207,9 @@ def _in_a_cluster(
     restarts: int,
     crashes: int,
 ) -> Again | Over | None:
-    """training-operator.md 3.3; for a batch Job and a TrainJob's, Kubernetes' own Job controller."""
+    """training-operator.md 3.3."""
     if job.kind != "PyTorchJob":
-        if now != "Failed" and exited.reason == COMPLETED:
-            return None
-        in_pod = replica.restart_policy == "OnFailure"
-        anew = Again("container", kubelet_backoff_s(crashes)) if in_pod else Again("pod", kubelet_backoff_s(restarts))
-        return anew if in_pod or restarts < (backoff_limit(job) or 0) else Over("Failed", BACKOFF_LIMIT)
+        return None if now != "Failed" and exited.reason == COMPLETED else _by_the_job_controller(job, replica, restarts, crashes)
     if replica.restart_policy in ("OnFailure", "Always"):
         again = exited.reason != COMPLETED or (replica.restart_policy == "Always" and not _is_init(replica, exited.container))
         return Again("container", kubelet_backoff_s(crashes)) if again else None
@@ -224,6 +220,13 @@ def _in_a_cluster(
     if replica.restart_policy == "ExitCode" and (main is None or main.code is None or main.code >= 128):
         return Over("Failed", BACKOFF_LIMIT) if job.backoff_limit == 0 else Again("pod", 0.0)
     return Over("Failed", exited.reason if exited.reason != COMPLETED else "Error")
+
+
+def _by_the_job_controller(job: Job, replica: Replica, restarts: int, crashes: int) -> Again | Over:
+    """Of a batch Job, and of a TrainJob's. `after_start` counts the restarts in a pod."""
+    if replica.restart_policy == "OnFailure":
+        return Again("container", kubelet_backoff_s(crashes))
+    return Again("pod", kubelet_backoff_s(restarts)) if restarts < (backoff_limit(job) or 0) else Over("Failed", BACKOFF_LIMIT)
 
 
 def after_start(job: Job, pods: Pods, rules: Rules) -> Over | None:

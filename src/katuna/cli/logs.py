@@ -43,13 +43,14 @@ def _complete_replica(ctx: click.Context, param: click.Parameter, incomplete: st
 
 def _names(run: str, *, jobs_only: bool = False) -> Iterable[str]:
     """Of a job its containers' labels, of a search its trials; nothing where there is no such run, or none that can be read."""
-    from katuna.cli.replicas import logs_of
     from katuna.store.rundir import find
-    from katuna.training import Training
 
     with contextlib.suppress(KatunaError, OSError):
         folder = find(run)
         if folder.is_job:
+            from katuna.cli.replicas import logs_of
+            from katuna.training import Training
+
             return [log.label for log in logs_of(Training(folder))]
         if not jobs_only:
             return _asked(folder).values()

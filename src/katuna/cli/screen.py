@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 import click
 
 from katuna.cli.output import duration, figure
-from katuna.cli.statusline import go_unheard
+from katuna.cli.statusline import heard
 from katuna.errors import Finding
 from katuna.spec.model import Experiment
 from katuna.text import printable
@@ -69,14 +68,7 @@ class Screen:
         return self.take
 
     def say(self, line: str) -> None:
-        if not self._read:
-            return
-        try:
-            click.echo(printable(line))
-            sys.stdout.flush()
-        except OSError as error:
-            self._read = False
-            go_unheard(error)
+        self._read = self._read and heard(f"{printable(line)}\n")
 
     def take(self, event: Event, search: Search) -> None:
         line = self.line(event, search)

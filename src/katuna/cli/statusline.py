@@ -36,20 +36,19 @@ class StatusLine:
         text = "".join(f"{line}\n" for line in lines)
         if self._read and (text or shown != self._status):
             erase, self._status = _ERASE if self._status else "", shown
-            self._put(erase + text + shown)
-
-    def _put(self, text: str) -> None:
-        try:
-            click.echo(text, nl=False, color=True)
-            sys.stdout.flush()
-        except OSError as error:
-            self._read = False
-            go_unheard(error)
+            self._read = heard(erase + text + shown, color=True)
 
 
-def go_unheard(error: OSError) -> None:
-    """After a failed write to stdout: what comes next is written to nobody. Said on stderr, but for a reader who has left (`| head`)."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if not isinstance(error, BrokenPipeError):
-        with contextlib.suppress(OSError):
-            click.echo(f"output: {error.strerror}; nothing more is shown, the run goes on and its folder has all", err=True)
+def heard(text: str, *, color: bool | None = None) -> bool:
+    """Writes to stdout at once. False where that fails: what comes next is written to nobody, which is said on stderr, but for a
+    reader who has left (`| head`)."""
+    try:
+        click.echo(text, nl=False, color=color)
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            with contextlib.suppress(OSError):
+                click.echo(f"output: {error.strerror}; nothing more is shown, the run goes on and its folder has all", err=True)
+        return False
+    return True

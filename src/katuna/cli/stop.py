@@ -49,8 +49,9 @@ def command(run: str) -> None:
 
 
 def _grace_s(folder: RunDir) -> float:
-    from katuna.training import Training
+    if folder.is_job:
+        from katuna.training import Training
 
-    with contextlib.suppress(InputRefused):
-        return Training(folder).job.grace_s if folder.is_job else 0.0
+        with contextlib.suppress(InputRefused):
+            return Training(folder).job.grace_s
     return 0.0

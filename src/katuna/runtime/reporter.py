@@ -29,7 +29,8 @@ class Reporter:
     them first. A folder that cannot be written ends the training with one line and SystemExit(1).
 
     A name that Katib cannot read raises ValueError. A value of `metrics` that is not finite ends the
-    training, in every rank that sees it: one line on stderr, SystemExit(1). Any other value that is not finite is left out of the line, and a line of none is none.
+    training, in every rank that sees it: one line on stderr, SystemExit(1). Any other value that is not finite is left out of the
+    line, and a line of none is none.
     """
 
     def __init__(self, config: Common, world: World, metrics: Sequence[str]) -> None:

@@ -16,8 +16,9 @@ from katuna.spec.env import Facts, container_env
 from katuna.spec.fields import API_SERVER, LATER, REFUSED, STRICT, UNREAD, Reach, examine
 from katuna.spec.job import GPU, LOOPBACK, unknown_references
 from katuna.spec.model import Manifest
+from katuna.spec.names import MAX_LABEL, is_label
 from katuna.spec.pods import init_containers
-from katuna.spec.pytorchjob import MAX_NAME, REPLICAS, ROLES, check_name, check_operator, injected, is_label
+from katuna.spec.pytorchjob import REPLICAS, ROLES, check_name, check_operator, injected
 from katuna.spec.quantity import quantity
 from katuna.spec.remark import NUL, NUL_MESSAGE, Path, Remark, did_you_mean, listed, one_of, path_text, shown
 from katuna.spec.traincheck import RUNTIME, TRAINER, check_train_job
@@ -221,7 +222,7 @@ class _Checker:
                 if not name:
                     yield from self.refused.of(Remark(where, "must be specified", code="missing-field"))
                 elif not is_label(name):
-                    message = f"{shown(name)} is no DNS-1123 label of at most {MAX_NAME} characters"
+                    message = f"{shown(name)} is no DNS-1123 label of at most {MAX_LABEL} characters"
                     remark = Remark(where, message, "lower case letters, digits and '-'", code="pod-part-name")
                     yield from self.pods.of(remark)
                 elif (what, name) in seen:

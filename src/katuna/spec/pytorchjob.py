@@ -13,6 +13,7 @@ from katuna.errors import CLUSTERS, EVERYWHERE, Engine
 from katuna.spec.elastic import elastic_range
 from katuna.spec.fields import Reach
 from katuna.spec.job import words_may_launch
+from katuna.spec.names import GENERATED, MAX_LABEL, is_label, is_service_name, is_subdomain
 from katuna.spec.remark import Path, Remark, did_you_mean, listed, shown
 
 REPLICAS: Path = ("spec", "pytorchReplicaSpecs")
@@ -22,15 +23,8 @@ NPROC: Path = ("spec", "nprocPerNode")
 RUN_POLICY: Path = ("spec", "runPolicy")
 MANAGERS = ("kubeflow.org/training-operator", "kueue.x-k8s.io/multikueue")
 BACKENDS = ("c10d", "etcd", "etcd-v2")
-MAX_NAME = 63
-"""Pods have Services of their own names, and those are DNS labels."""
 
-_DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?\Z")
-_DNS_1123 = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
-_SUBDOMAIN = re.compile(rf"{_DNS_1123.pattern[:-2]}(\.{_DNS_1123.pattern[:-2]})*\Z")
 _COUNT = re.compile(r"[1-9][0-9]{0,8}\Z")
-_GENERATED = 5
-"""Characters that an API server puts after a generateName."""
 _REFERENCE = re.compile(r"(?<!\$)(?:\$\$)*\$\(([A-Z_]+)\)")
 
 _ALWAYS = {"PYTHONUNBUFFERED", "PET_NNODES", "PET_NPROC_PER_NODE"}
@@ -64,32 +58,27 @@ def check_operator(job: Mapping[str, Any], refused: Reach, stuck: Reach, unusabl
         yield from _check_replica(replica, injected(spec), (*REPLICAS, role))
 
 
-def is_label(name: str) -> bool:
-    """Whether it is a DNS-1123 label, as namespaces, containers and volumes have for names."""
-    return bool(_DNS_1123.match(name)) and len(name) <= MAX_NAME
-
-
 def check_name(job: Mapping[str, Any]) -> Iterator[Remark]:
     """The names of a job that stands alone; a trial's are Katib's matter."""
     metadata, is_batch = job.get("metadata", {}), job["kind"] == "Job"
     field = "name" if metadata.get("name") or not metadata.get("generateName") else "generateName"
     name: Path = ("metadata", field)
     written = str(metadata.get(field, ""))
-    given = written if field == "name" else written[: MAX_NAME - _GENERATED] + "x" * _GENERATED
+    given = written if field == "name" else written[: MAX_LABEL - GENERATED] + "x" * GENERATED
     replicas = job.get("spec", {}).get("pytorchReplicaSpecs", {})
     longest = max((len(f"-{role}-{each.get('replicas', 1) - 1}") for role, each in replicas.items()), default=0)
     if not is_label(metadata.get("namespace", "default")):
-        message = f"{shown(metadata['namespace'])} is no DNS-1123 label of at most {MAX_NAME} characters"
+        message = f"{shown(metadata['namespace'])} is no DNS-1123 label of at most {MAX_LABEL} characters"
         yield Remark(("metadata", "namespace"), message, "lower case letters, digits and '-'", code="job-name")
     if not given:
         yield Remark(name, "must be specified", "lower case letters, digits and '-'", code="missing-field")
-    elif not (_SUBDOMAIN if is_batch else _DNS_1035).match(given) or len(given) > MAX_NAME:
+    elif not (is_subdomain(given) and len(given) <= MAX_LABEL if is_batch else is_service_name(given)):
         form = "DNS-1123 subdomain" if is_batch else "DNS-1035 label"
         hint = "lower case letters, digits and '-'" + ("" if is_batch else ", beginning with a letter")
-        yield Remark(name, f"{shown(written)} is no {form} of at most {MAX_NAME} characters", hint, code="job-name")
-    elif len(given) + longest > MAX_NAME:
+        yield Remark(name, f"{shown(written)} is no {form} of at most {MAX_LABEL} characters", hint, code="job-name")
+    elif len(given) + longest > MAX_LABEL:
         message = (
-            f"the pods' names would have {len(given) + longest} characters, more than the {MAX_NAME} that their Services may"
+            f"the pods' names would have {len(given) + longest} characters, more than the {MAX_LABEL} that their Services may"
         )
         yield Remark(name, message, "the job is accepted and fails then; shorten it", "warning", CLUSTERS, code="job-name")
 

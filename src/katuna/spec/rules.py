@@ -16,6 +16,7 @@ from katuna.errors import CLUSTERS, EVERYWHERE, KATIB, KATUNA, Engine
 from katuna.spec.algorithms import ALGORITHMS, EARLY_STOPPING, GO_SERVICES, check_algorithm_name, check_settings, is_go_number
 from katuna.spec.collectors import check_collector
 from katuna.spec.model import Parameter
+from katuna.spec.names import GENERATED, is_label, is_subdomain
 from katuna.spec.remark import NUL, NUL_MESSAGE, Path, Remark, one_of, shown, unlike_katib
 
 SPEC: Path = ("spec",)
@@ -28,11 +29,6 @@ RESUME_POLICIES = ("Never", "LongRunning", "FromVolume")
 MAX_NAME = 40
 MAX_INT = 2**53
 MAX_REAL = Decimal("1e300")
-GENERATED = 5
-"""Characters that the API server adds to generateName."""
-
-_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
-_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?\Z")
 
 
@@ -65,7 +61,7 @@ def _check_metadata(metadata: Mapping[str, Any], trial_kind: object) -> Iterator
         message = "the operator refuses a PyTorchJob with a dot in its name, and trials are named after this"
         yield Remark(path, message, "use '-'", on=KATUNA, code="dot-in-name")
     namespace = metadata.get("namespace", "")
-    if namespace and not _DNS_LABEL.match(namespace):
+    if namespace and not is_label(namespace):
         message = f"{shown(namespace)} must be lower case letters, digits and '-', at most 63"
         yield Remark(("metadata", "namespace"), message, code="bad-name", on=CLUSTERS)
     for table in ("labels", "annotations"):
@@ -84,12 +80,12 @@ def _check_metadata(metadata: Mapping[str, Any], trial_kind: object) -> Iterator
 def _is_qualified(key: str) -> bool:
     """Whether Kubernetes takes the key of a label."""
     prefix, slash, name = key.rpartition("/")
-    return bool(name and _LABEL_VALUE.match(name)) and (not slash or (bool(_SUBDOMAIN.match(prefix)) and len(prefix) <= 253))
+    return bool(name and _LABEL_VALUE.match(name)) and (not slash or (is_subdomain(prefix) and len(prefix) <= 253))
 
 
 def _check_name(name: str, path: Path, limit: int, whole: str) -> Iterator[Remark]:
     """`whole` is the name as it will be."""
-    if not _SUBDOMAIN.match(whole) or not name[0].isalpha():
+    if not is_subdomain(whole) or not name[0].isalpha():
         rule = "must be lower case letters, digits and '-', begin with a letter and end with a letter or digit"
         yield Remark(path, f"{shown(name)} {rule}", code="bad-name")
     elif len(name) > limit:

@@ -114,7 +114,8 @@ def resolve(spec: Mapping[str, Any], beside: Sequence[Manifest], namespace: str)
 
 
 def train_replicas(spec: Mapping[str, Any], resolved: Resolved, pods: Pods) -> Iterator[Replica]:
-    """One replica a node. Only a TrainJob with a trainer, on a runtime for torch, is told of ranks; pods' names are without their random end."""
+    """One replica a node. Only a TrainJob with a trainer, on a runtime for torch, is told of ranks; pods' names are without their random
+    end."""
     for index in range(resolved.nodes):
         ranks: Pairs = ()
         if "trainer" in spec and resolved.policy == "torch":

@@ -82,19 +82,19 @@ def _read(volume: Mapping[str, Any], path: Path, beside: Sequence[Manifest], nam
     if kind in _SCRATCH:
         return Volume(name, "emptyDir")
     if kind in _NAMED:
-        where = (*path, kind, _NAMED[kind])
-        return _named(name, kind, source, where, beside, namespace)
+        return _named(name, kind, source, (*path, kind), beside, namespace)
     message = f"a volume of kind {kind} means nothing here"
     return Remark((*path, kind), message, _MAP, "note", LOCAL, at_key=True, code="volumes-not-mounted")
 
 
 def _named(
-    name: str, kind: str, source: Mapping[str, Any], where: Path, beside: Sequence[Manifest], namespace: str
+    name: str, kind: str, source: Mapping[str, Any], path: Path, beside: Sequence[Manifest], namespace: str
 ) -> Volume | Remark:
-    """A volume whose source says at `where` what it is."""
-    path, what = where[:-1], str(source.get(str(where[-1])) or "")
+    """A volume whose source says in one field what it is."""
+    what = str(source.get(_NAMED[kind]) or "")
     if not what:
-        return Remark(where, "must be specified", f"the volume {shown(name)} has nothing to mount", code="missing-field")
+        hint = f"the volume {shown(name)} has nothing to mount"
+        return Remark((*path, _NAMED[kind]), "must be specified", hint, code="missing-field")
     if kind == "hostPath":
         return _host_path(name, what, source, path)
     if kind == "persistentVolumeClaim":
