@@ -59,6 +59,13 @@ def test_an_empty_restart_policy_is_the_default() -> None:
     assert job_from_manifest(pytorchjob("pass", restart="")).replicas[0].restart_policy == "OnFailure"
 
 
+def test_an_empty_namespace_is_the_default() -> None:
+    job = pytorchjob("pass")
+    job["metadata"]["namespace"] = ""
+    assert findings(job) == []
+    assert job_from_manifest(job).namespace == "default"
+
+
 def mounts(*given: Mapping[str, Any], volumes: tuple[Mapping[str, Any], ...] = ({"name": "v", "emptyDir": {}},)) -> Any:
     return pytorchjob("pass", container={"volumeMounts": list(given)}, pod={"volumes": list(volumes)})
 

@@ -67,8 +67,9 @@ def check_name(job: Mapping[str, Any]) -> Iterator[Remark]:
     given = written if field == "name" else written[: MAX_LABEL - GENERATED] + "x" * GENERATED
     replicas = job.get("spec", {}).get("pytorchReplicaSpecs", {})
     longest = max((len(f"-{role}-{each.get('replicas', 1) - 1}") for role, each in replicas.items()), default=0)
-    if not is_label(metadata.get("namespace", "default")):
-        message = f"{shown(metadata['namespace'])} is no DNS-1123 label of at most {MAX_LABEL} characters"
+    namespace = metadata.get("namespace") or "default"
+    if not is_label(namespace):
+        message = f"{shown(namespace)} is no DNS-1123 label of at most {MAX_LABEL} characters"
         yield Remark(("metadata", "namespace"), message, "lower case letters, digits and '-'", code="job-name")
     if not given:
         yield Remark(name, "must be specified", "lower case letters, digits and '-'", code="missing-field")
