@@ -133,6 +133,45 @@ def test_standard_input_is_no_path() -> None:
     assert piped("github").startswith("::error title=master-replicas::line 7, column 17: spec.pytorchReplicaSpecs")
 
 
+NAMES_DATA = GOOD.replace("train.py]", "train.py, --data=./data/train.csv]")
+
+
+def test_a_path_that_is_in_no_image_is_a_warning_for_a_cluster(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.csv").touch()
+    (tmp_path / "train.py").write_text("import numpy\nnumpy.load('weights.npz')\n")
+    (tmp_path / "weights.npz").touch()
+    done = katuna("lint", "f.yaml", cwd=write(tmp_path, f=NAMES_DATA))
+    assert (done.returncode, done.stderr) == (0, "1 file: 2 warnings\n")
+    hint = "mount a volume that holds it, build it into the image, or let the trainer read KATUNA_DATA, which --data sets here"
+    path = "spec.pytorchReplicaSpecs[Master].template.spec.containers[0].command"
+    script, word = (1 + NAMES_DATA.splitlines()[8].index(each) for each in ("train.py", "--data"))
+    ends = f"a file of this machine: an image has only what it was built with ({hint})"
+    assert done.stdout.splitlines() == [
+        f"f.yaml:9:{script}: warning[not-in-image] on katib, cluster: {path}[1]: 'train.py:2' names 'weights.npz', {ends}",
+        f"f.yaml:9:{word}: warning[not-in-image] on katib, cluster: {path}[2]: './data/train.csv' is {ends}",
+    ]
+    for engine, number in (("cluster", 2), ("local", 0)):
+        assert len(json.loads(katuna("lint", "--on", engine, "-o", "json", "f.yaml", cwd=tmp_path).stdout)) == number
+
+
+def test_what_is_here_is_looked_for_where_lint_runs(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "data").mkdir(parents=True)
+    write(tmp_path / "elsewhere", f=NAMES_DATA)
+    (tmp_path / "elsewhere" / "data" / "train.csv").touch()
+    assert katuna("lint", "elsewhere/f.yaml", cwd=tmp_path).stdout == ""
+    command = [*COMMAND, "lint", "-"]
+    piped = subprocess.run(command, input=NAMES_DATA, capture_output=True, text=True, check=True, cwd=tmp_path / "elsewhere")
+    assert piped.stdout.startswith("<stdin>:9:")
+    assert "[not-in-image]" in piped.stdout
+    gone = tmp_path / "gone"
+    script = 'mkdir "$1"; cd "$1"; rmdir "$1"; shift; exec "$@"'
+    left = subprocess.run(
+        ["/bin/sh", "-c", script, "sh", gone, *command], input=NAMES_DATA, capture_output=True, text=True, check=True
+    )
+    assert (left.stdout, left.stderr) == ("", "1 file: nothing to remark\n")
+
+
 def test_json_has_every_field(tmp_path: Path) -> None:
     (only,) = json.loads(katuna("lint", "-o", "json", "f.yaml", cwd=write(tmp_path, f=REFUSED)).stdout)
     hint = only.pop("hint")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,7 +105,7 @@ def put(value: Any, path: tuple[Any, ...], new: Any, how: str) -> None:
 def survives(texts: list[str]) -> None:
     """Loads, or is refused with findings that have a message; and what loads can be rendered."""
     sources = [Source(f"{number}.yaml", text) for number, text in enumerate(texts)]
-    findings = lint(sources)
+    findings = lint(sources, folder=Path())
     assert all(finding.message and finding.code and str(finding).isprintable() for finding in findings)
     assert all(finding.value.isprintable() and finding.on for finding in findings)
     if any(finding.level == "error" and "local" in finding.on for finding in findings):

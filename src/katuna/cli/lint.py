@@ -37,7 +37,7 @@ def command(files: tuple[Path, ...], engine: str, pass_env: tuple[str, ...], out
     from katuna.spec.sources import read_manifests
 
     sources, unread = read_manifests(files)
-    every = [*unread, *(lint(sources, pass_env=pass_env) if sources else ())]
+    every = [*unread, *(lint(sources, pass_env=pass_env, folder=Path()) if sources else ())]
     findings = [finding for finding in every if engine in (*finding.on, "all")]
     wrong = list(dict.fromkeys(finding.file for finding in findings if finding.level == "error"))
     if output in FORMATS and output != "table":

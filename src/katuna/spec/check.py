@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path as File
 from types import MappingProxyType
 from typing import Any
 
@@ -12,8 +13,9 @@ from katuna.spec.beside import find
 from katuna.spec.collectors import READS_TEXT
 from katuna.spec.conversion import check_conversion
 from katuna.spec.defaults import with_defaults
-from katuna.spec.fields import Examined, examine
+from katuna.spec.fields import UNREAD, Examined, examine
 from katuna.spec.jobcheck import check_job, check_kind, gathered
+from katuna.spec.localreads import local_reads
 from katuna.spec.model import (
     Collector,
     EarlyStopping,
@@ -37,9 +39,14 @@ TRIAL_SPEC: Path = (*TEMPLATE, "trialSpec")
 
 
 def check(
-    document: Document, config_maps: Sequence[Document], pass_env: Collection[str], read_script: ReadScript
+    document: Document,
+    config_maps: Sequence[Document],
+    pass_env: Collection[str],
+    read_script: ReadScript,
+    folder: File | None = None,
 ) -> tuple[Experiment | None, list[Finding]]:
-    """The model, None when there are errors for a run on this machine, and all findings on the Experiment and its job."""
+    """The model, None when there are errors for a run on this machine, and all findings on the Experiment and its job. What trials
+    read of `folder` is looked for where one is given."""
     examined = examine(document.value)
     defaulted = with_defaults(document.value)
     maps = known_documents(config_maps)
@@ -48,6 +55,8 @@ def check(
     findings: list[Finding] = []
     if template is not None:
         job_remarks = _check_job(template, defaulted, maps, pass_env)
+        if folder is not None:
+            job_remarks += _check_reads(template, defaulted, maps, folder)
         if template.is_yaml:
             inner, path = _config_map_entry(config_maps, defaulted)
             findings = [inner.finding(remark.below(path)) for remark in gathered(job_remarks)]
@@ -152,6 +161,20 @@ def _check_job(
     if (job["apiVersion"], job["kind"]) == ("batch/v1", "Job"):
         remarks += [remark for remark in check_conversion(template.tested) if remark.path not in known]
     return remarks
+
+
+def _check_reads(
+    template: TemplateText, defaulted: Mapping[str, Any], config_maps: Sequence[Manifest], folder: File
+) -> Iterator[Remark]:
+    """A path may come of a search parameter: the job is seen with real values."""
+    if any(check_kind(template.tested)):
+        return
+    try:
+        job = template.sampled(_sample(defaulted["spec"]))
+    except RenderRefused:
+        return
+    job = {**job, "metadata": {"namespace": _namespace(defaulted)}}
+    yield from local_reads(examine(job, reader=UNREAD).known, config_maps, folder)
 
 
 def _sample(spec: Mapping[str, Any]) -> dict[str, str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path as File
 
 from katuna.errors import Finding, SpecRefused
 from katuna.spec.check import check, known_documents
 from katuna.spec.documents import Documents, name_of
+from katuna.spec.fields import API_SERVER, examine
 from katuna.spec.instead import Instead, own_seed
+from katuna.spec.localreads import local_reads
 from katuna.spec.model import Experiment, Manifest
 from katuna.spec.shell import ReadScript
 from katuna.spec.yamltext import Document, Source
@@ -85,9 +87,15 @@ def _checked(
     return experiment, [instead.attributed(each) for each in found if "local" in each.on or each in own]
 
 
-def lint(sources: Sequence[Source], pass_env: Collection[str] = (), read_script: ReadScript = read_script) -> tuple[Finding, ...]:
-    """Every finding of the files, for every engine: any number of Experiments, and of jobs and what they refer to. Raises nothing for
-    bad content."""
+def lint(
+    sources: Sequence[Source],
+    pass_env: Collection[str] = (),
+    read_script: ReadScript = read_script,
+    folder: File | None = None,
+) -> tuple[Finding, ...]:
+    """Every finding of the files, for every engine: any number of Experiments, and of jobs and what they refer to. `folder` is where
+    they would run on this machine: what they read there, and no image has, is looked for where one is given. Raises nothing for bad
+    content."""
     documents = Documents(sources)
     findings = [
         *documents.findings,
@@ -95,9 +103,17 @@ def lint(sources: Sequence[Source], pass_env: Collection[str] = (), read_script:
         *documents.check_others(),
         *documents.check_doubles(),
     ]
+    if folder is not None:
+        findings += _job_reads(documents, folder)
     for document in documents.experiments:
-        findings += check(document, documents.for_trials, pass_env, read_script)[1]
+        findings += check(document, documents.for_trials, pass_env, read_script, folder)[1]
     return tuple(documents.ordered(once(findings)))
+
+
+def _job_reads(documents: Documents, folder: File) -> Iterator[Finding]:
+    beside = documents.known_beside()
+    for document in documents.jobs:
+        yield from map(document.finding, local_reads(examine(document.value, reader=API_SERVER).known, beside, folder))
 
 
 def once(findings: Sequence[Finding]) -> list[Finding]:

@@ -131,14 +131,33 @@ _LITERALS = re.compile(r"""["']([\w|-]+)["']|([\w|-]+)=\{""")
 
 def script_of(argv: Sequence[str]) -> str:
     """The path of the Python script that the command runs, "" when there is none to see."""
-    if len(argv) > 2 and _SHELLS.match(argv[0]) and argv[1].endswith("c"):
-        try:
-            argv = shlex.split(_SEPARATORS.split(argv[2].strip())[-1])
-        except ValueError:
-            return ""
+    argv = _simple(argv[2])[-1] if _has_text(argv) else argv
     if not argv or not _PYTHON.match(argv[0]):
         return ""
     return next((word for word in argv[1:] if word.endswith(".py") and not word.startswith("-")), "")
+
+
+def simple_commands(argv: Sequence[tuple[str, Path]]) -> list[list[tuple[str, Path]]]:
+    """The command, or those of the text that it gives to a shell, whose words all stand where the text does."""
+    if not _has_text([word for word, _ in argv]):
+        return [list(argv)]
+    text, path = argv[2]
+    return [[(word, path) for word in command] for command in _simple(text)]
+
+
+def _has_text(argv: Sequence[str]) -> bool:
+    return len(argv) > 2 and bool(_SHELLS.match(argv[0])) and argv[1].endswith("c")
+
+
+def _simple(text: str) -> list[list[str]]:
+    """The words of each simple command; none of one whose quotes do not close."""
+    commands: list[list[str]] = []
+    for part in _SEPARATORS.split(text.strip()):
+        try:
+            commands.append(shlex.split(part))
+        except ValueError:
+            commands.append([])
+    return commands
 
 
 def check_script(
