@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from katuna.metrics.tail import last_lines
+
+_LONGEST = 1 << 16
+"""Characters of a log's end that are looked through."""
+_PORT_TAKEN = re.compile(r"address already in use|EADDRINUSE|\berrno:? ?98\b", re.IGNORECASE)
+_SHARED_PORTS = (
+    "; it asked for a port that is in use: trials and other programs on one machine share its ports, and on a cluster each pod has its "
+    "own; let the trainer take port 0 or another free one, or run one trial at a time (parallelTrialCount: 1, resume --parallel 1)"
+)
 
 
 @dataclass(frozen=True)
@@ -32,17 +41,18 @@ def ending(said: Mapping[str, Mapping[str, Any]], argv: Sequence[str], log: Path
     `start` is where this attempt begins in the log.
     """
     if "failed" in said:
-        what = (
-            "its working folder cannot be entered" if said["failed"]["stage"] == "chdir" else f"command {argv[0]!r} cannot be run"
-        )
+        what = {
+            "files": "it cannot have files of its own (--shared-files lets it do without)",
+            "chdir": "its working folder cannot be entered",
+        }.get(said["failed"]["stage"], f"command {argv[0]!r} cannot be run")
         return Ending(None, "StartError", f"{what}: {os.strerror(said['failed']['errno'])}")
     lines = last_lines(log, start)
     if "exited" not in said:
         return Ending(128 + signal.SIGKILL, "GuardLost", _with_log("its guard was killed, and the trial with it", lines))
-    return _exit(said["exited"], lines)
+    return _exit(said["exited"], lines, log, start)
 
 
-def _exit(end: Mapping[str, Any], lines: Sequence[str]) -> Ending:
+def _exit(end: Mapping[str, Any], lines: Sequence[str], log: Path, start: int) -> Ending:
     code = int(end["code"])
     left = ""
     if end["left"] and not end["cause"]:
@@ -59,7 +69,14 @@ def _exit(end: Mapping[str, Any], lines: Sequence[str]) -> Ending:
         return Ending(code, "GuardLost", _with_log("its guard lost katuna and ended it", lines))
     if code == 0:
         return Ending(0, "Completed", left.removeprefix("; "))
-    return Ending(code, "Error", _with_log(_how(code, end["signal"], bool(end["core"])) + left, lines))
+    how = _how(code, end["signal"], bool(end["core"])) + left + _taken_port(log, start)
+    return Ending(code, "Error", _with_log(how, lines))
+
+
+def _taken_port(log: Path, start: int) -> str:
+    """A sentence for a program that did not get its port, which may have said so long before it ended; "" for another."""
+    said = any(map(_PORT_TAKEN.search, last_lines(log, start, count=_LONGEST, width=_LONGEST)))
+    return _SHARED_PORTS if said else ""
 
 
 def _how(code: int, number: int, core: bool) -> str:
