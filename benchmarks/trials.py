@@ -6,24 +6,33 @@ import os
 import select
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from katuna.launch.command import inherited
+from katuna.launch.layers import Step
 from katuna.launch.process import Command, GuardedProcess, Starter, claim
 
 
 class Running:
     """A trial between its start and its end; times are seconds since its start was asked for."""
 
-    def __init__(self, starter: Starter, folder: Path, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        starter: Starter,
+        folder: Path,
+        argv: tuple[str, ...],
+        env: Mapping[str, str],
+        view: Callable[[], tuple[Step, ...]] = tuple,
+    ) -> None:
+        """`view` makes what the trial sees, as part of its start."""
         folder.mkdir(parents=True)
         self.log = folder / "log"
         self._claim = claim(folder)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         base = {**inherited(os.environ), "PATH": path, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-        command = Command((sys.executable, *argv), {**base, **env}, folder)
         self.began = time.perf_counter()
+        command = Command((sys.executable, *argv), {**base, **env}, folder, view())
         self.process: GuardedProcess = starter.start("t", command, self.log, self._claim, locks=(), deadline_s=0.0, grace_s=5.0)
         self._said: dict[str, int] = {}
 

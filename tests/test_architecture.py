@@ -17,6 +17,7 @@ TRAINERS = Path(__file__).parents[1] / "trainers"
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "text": set(),
+    "trees": set(),
     "metrics.line": set(),
     "spec.model": set(),
     "trials": {"metrics.line", "spec.model"},
@@ -27,12 +28,13 @@ LAYERS: dict[str, set[str]] = {
     "spec": {"errors", "text", "spec.model", "metrics"},
     "jobs": {"errors", "metrics.line", "spec.model", "spec"},
     "jobstatus": {"spec", "jobs"},
-    "store": {"errors", "metrics.line", "trials", "jobs"},
-    "launch": {"errors", "text", "metrics.line", "metrics", "spec.model", "spec", "trials", "contracts", "jobs"},
+    "store": {"errors", "trees", "metrics.line", "trials", "jobs"},
+    "launch": {"errors", "trees", "text", "metrics.line", "metrics", "spec.model", "spec", "trials", "contracts", "jobs"},
     "search": {"errors", "metrics.line", "spec.model", "spec", "trials", "contracts"},
     "status": {"spec.model", "spec", "trials", "search", "jobstatus"},
     "report": {"text", "spec.model", "trials", "search", "status"},
-    "run": {"errors", "spec.model", "spec", "trials", "store", "launch", "search", "report"},
+    "snapshot": {"errors", "trials", "jobs", "store", "launch"},
+    "run": {"errors", "spec.model", "spec", "trials", "store", "launch", "search", "report", "snapshot"},
     "warmstart": {"errors", "spec.model", "spec", "trials", "store", "search", "run"},
     "outlook": {"spec.model", "spec", "launch", "search", "run"},
     "conduct": {
@@ -48,16 +50,17 @@ LAYERS: dict[str, set[str]] = {
             "metrics",
             "search",
             "run",
+            "snapshot",
             "warmstart",
         ),
     },
-    "training": {"errors", "spec.model", "spec", "jobs", "jobstatus", "store", "launch"},
-    "conductjob": {"errors", "metrics", "spec", "jobs", "dataset", "store", "launch", "run", "training"},
+    "training": {"errors", "spec.model", "spec", "jobs", "jobstatus", "store", "launch", "snapshot"},
+    "conductjob": {"errors", "metrics", "spec", "jobs", "dataset", "store", "launch", "snapshot", "run", "training"},
     "asktell": {"errors", "metrics.line", "spec.model", "spec", "trials", "contracts", "search", "run", "conduct"},
     "smoke": {"errors", "spec.model", "trials", "contracts", "store", "search", "run", "conduct"},
     "cli": {
         *("errors", "text", "spec.model", "spec", "trials", "store", "launch", "search", "status", "report"),
-        *("metrics", "jobs", "dataset", "run", "outlook", "conduct", "training", "conductjob", "smoke"),
+        *("metrics", "jobs", "dataset", "run", "outlook", "conduct", "training", "conductjob", "smoke", "snapshot"),
     },
 }
 
@@ -167,16 +170,16 @@ def test_trainers_import_nothing_of_katuna_but_the_runtime_and_the_metric_line()
 
 
 def test_the_metric_line_and_the_guard_need_the_standard_library_alone() -> None:
-    for path in (SOURCES / "metrics" / "line.py", SOURCES / "launch" / "guard.py"):
-        names = {name.partition(".")[0] for name, _ in imports(ast.parse(path.read_text()))}
-        assert names <= set(sys.stdlib_module_names), path
+    for path in (SOURCES / "metrics" / "line.py", SOURCES / "launch" / "guard.py", SOURCES / "launch" / "layers.py"):
+        names = {name for name, _ in imports(ast.parse(path.read_text()))} - {"layers", "katuna.launch.layers"}
+        assert {name.partition(".")[0] for name in names} <= set(sys.stdlib_module_names), path
 
 
 def test_a_server_of_warm_starts_has_nothing_in_it_that_a_trial_did_not_ask_for() -> None:
     for path in (SOURCES / "launch" / "forkserver.py", SOURCES / "launch" / "asmain.py"):
         tree = ast.parse(path.read_text())
         names = {name for name, node in imports(tree) if node in at_top(tree)}
-        ours = ("katuna.launch.guard", "katuna.launch.asmain")
+        ours = ("katuna.launch.guard", "katuna.launch.asmain", "katuna.launch.layers")
         assert all(name.startswith(ours) or name.partition(".")[0] in sys.stdlib_module_names for name in names), path
 
 

@@ -21,7 +21,7 @@ from searches import await_none, history, journal_events, katuna, spawn, write_e
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 # A trial that notices when another process of the same trial is at work beside it, and leaves a child behind. While there is
-# a file `hold` in the folder that HOLD names, it stops in the middle and says so by a file `held`.
+# a file `hold` in the folder that HOLD names, it stops in the middle and says so by a file `held` in its own.
 LONELY = """
 import fcntl, os, sys, time
 folder = os.environ["KATUNA_TRIAL_DIR"]
@@ -33,7 +33,7 @@ except OSError:
 point = [float(word) for word in sys.argv[1:]]
 if os.fork() == 0:
     time.sleep(60)
-hold, held = (os.path.join(os.environ["HOLD"], name) for name in ("hold", "held"))
+hold, held = os.path.join(os.environ["HOLD"], "hold"), os.path.join(folder, "held")
 for step in range(4):
     time.sleep(0.015)
     while step == 2 and os.path.exists(hold):
@@ -101,7 +101,9 @@ def run_killed(folder: Path, home: Path, mark: str, chance: random.Random, kills
     fifth while katuna is still on its way there."""
     run = home / "toy"
     environment = {"KATUNA_HOME": str(home)}
-    hold, held = folder / "hold", folder / "held"
+    # No file of the working folder: the search would keep it, and show it to trials for ever.
+    hold = home / "hold"
+    home.mkdir(exist_ok=True)
     for kill in range(kills):
         if kill % 5 in HELD:
             hold.touch()
@@ -110,7 +112,7 @@ def run_killed(folder: Path, home: Path, mark: str, chance: random.Random, kills
         assert process.stdout is not None
         if kill % 5 in HELD:
             deadline = time.monotonic() + 60
-            while not held.exists():
+            while not list(run.glob("trials/*/held")):
                 assert process.poll() is None, process.communicate()
                 assert time.monotonic() < deadline, "no trial has come to its middle"
                 time.sleep(0.005)
@@ -125,7 +127,8 @@ def run_killed(folder: Path, home: Path, mark: str, chance: random.Random, kills
         process.communicate()
         assert await_none(mark, within_s=2.0) == [], f"still alive 2 s after kill {kill}"
         hold.unlink(missing_ok=True)
-        held.unlink(missing_ok=True)
+        for held in run.glob("trials/*/held"):
+            held.unlink()
     done = katuna("resume", run, cwd=folder, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr
     return run
@@ -140,7 +143,7 @@ def run_whole(folder: Path, home: Path) -> Path:
 def check_killed_search(folder: Path, program: str, algorithm: str, kills: int, trials: int, **changes: Any) -> Path:
     """A search of `trials` trials that is killed `kills` times: each trial once, and one at a time as without a kill."""
     mark = f"mark-{uuid.uuid4()}"
-    environment = {"MARK": mark, "CHECKPOINTS": "/checkpoints", "HOLD": str(folder)}
+    environment = {"MARK": mark, "CHECKPOINTS": "/checkpoints", "HOLD": str(folder / "killed")}
     settings = settings_for(algorithm, maxTrialCount=trials, env=environment, **changes)
     write_experiment(folder, program, **settings)
     run = run_killed(folder, folder / "killed", mark, random.Random(f"{algorithm}/{kills}"), kills)

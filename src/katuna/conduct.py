@@ -13,19 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from katuna.dataset import check_same
-from katuna.errors import InputRefused, refuse_all
-from katuna.run import PathLike, Plan, Run, RunOptions, read_experiment, read_sources, versions
+from katuna.errors import FilesMixed, InputRefused, refuse_all
+from katuna.run import PathLike, Plan, Run, RunOptions, files_of, read_experiment, read_sources, versions
 from katuna.search.budget import check_edit, edited
 from katuna.search.given import Taken, checked_tries
+from katuna.snapshot import Which, in_force, taking, todays
 from katuna.spec.dump import to_yaml
 from katuna.spec.model import Experiment, Manifest, ObjectiveType
 from katuna.spec.render import render
 from katuna.store import journal, rundir
+from katuna.store.code import keep
 from katuna.store.rundir import RunDir
 from katuna.trials import Assignments, Edited, Ended, Event, Exited, Opened, Search, Trial, fold, ranking, trial_name
 
 if TYPE_CHECKING:
     from katuna.contracts import Launcher, Store, Suggester
+    from katuna.launch.files import Files
     from katuna.launch.local import LocalLauncher
     from katuna.search.engine import Engine, Watcher
 
@@ -150,19 +153,24 @@ def start(
     """Makes the run folder and runs the search to its end, or until it is interrupted. Returns the run either way."""
     preflight(planned)
     folder, begin = make_run(planned, home)
+    digest = in_force(begin)
     with folder.locked():
-        _search(Run(folder, planned), begin, timeout_s, interruptions, watch)
+        _search(Run(folder, planned, digest), begin, timeout_s, interruptions, watch)
     return Run(folder, planned)
 
 
 def make_run(planned: Plan, home: Path | None = None) -> tuple[RunDir, deque[Event]]:
-    """A new run folder, and the events that its journal begins with. Raises InputRefused when it cannot be made."""
+    """A new run folder with the code as it is now, and the events that its journal begins with. Raises InputRefused when it cannot
+    be made."""
     experiment, files = planned.experiment, _as_given(planned)
+    home, options = home or rundir.runs_home(), planned.options
     digest = hashlib.sha256(b"".join(files.values())).hexdigest()
-    opened = Opened(time.time(), experiment.name, planned.seed, digest, versions(), planned.options.as_json())
-    begin: deque[Event] = deque([opened, *planned.known])
-    files |= {"defaulted.yaml": to_yaml(experiment.manifest).encode(), "journal.jsonl": b"".join(map(journal.encode, begin))}
-    return rundir.create(experiment.name, files, home), begin
+    with taking(options.local, home) as code:
+        now = time.time()
+        opened = Opened(now, experiment.name, planned.seed, digest, versions(), options.as_json(), code.digest, code.why_not)
+        begin: deque[Event] = deque([opened, *planned.known])
+        files |= {"defaulted.yaml": to_yaml(experiment.manifest).encode(), "journal.jsonl": b"".join(map(journal.encode, begin))}
+        return rundir.create(experiment.name, {**code.files, **files}, home), begin
 
 
 def resume(
@@ -172,49 +180,58 @@ def resume(
     timeout_s: float | None = None,
     home: Path | None = None,
     drop_after: int | None = None,
+    code: Which = "kept",
     interruptions: Callable[[], int] = lambda: 0,
     watch: Callable[[Run], Watcher] | None = None,
 ) -> Run:
     """Goes on with a search that was interrupted or killed; one that has ended is returned as it is.
 
     `counts` sets parallelTrialCount, maxTrialCount or maxFailedTrialCount anew, as an edit of the Experiment would on a cluster:
-    a search that has ended goes on where Katib's rules let it. `drop_after` keeps that many lines of a damaged journal. Raises
-    RunNotFound, RunLocked, JournalDamaged, and InputRefused when the counts cannot be set, the dataset is another by now or the trials
-    can no longer run here: then nothing has been changed.
+    a search that has ended goes on where Katib's rules let it. `drop_after` keeps that many lines of a damaged journal. With `code`
+    "new" trials read the files as they are now, else as they were. Raises RunNotFound, RunLocked, JournalDamaged, and InputRefused
+    when the counts cannot be set, the code is too large, the dataset is another by now or the trials can no longer run here: then
+    nothing has been changed.
     """
     folder = rundir.find(run, home)
     with folder.locked():
         if drop_after is not None:
             journal.drop_after(folder.journal, drop_after)
         found = Run(folder)
-        events, edit = deque(found.events), _edit(found, counts or {})
-        if edit is not None:
-            events.append(edit)
-        if isinstance(events[-1], Ended):
+        events, changed = deque(found.events), _changed(found, counts or {})
+        if isinstance(events[-1], Ended) and not changed:
             return found
+        taken = todays(found.options.local, folder.path.parent) if code == "new" else None
+        digest = found.code_digest if taken is None else taken.digest
+        edit = Edited(time.time(), changed, digest if digest != found.code_digest else "")
+        is_edited = bool(changed or edit.code)
+        if is_edited:
+            events.append(edit)
         edits = fold((event for event in events if isinstance(event, Edited)), found.plan.experiment.objective)
         planned = replace(found.plan, experiment=edited(found.plan.experiment, edits))
         check_same(found.options.local.data, found.options.local.data_digest)
-        preflight(planned)
-        found = Run(folder, planned)
-        _search(found, events, timeout_s, interruptions, watch, edit)
+        preflight(planned, None if taken else files_of(found.options.local, folder, found.code))
+        if taken is not None:
+            keep(taken, folder)
+        found = Run(folder, planned, digest)
+        _search(found, events, timeout_s, interruptions, watch, edit if is_edited else None)
     return found
 
 
-def _edit(found: Run, counts: Mapping[str, int]) -> Edited | None:
-    """The change of the budget; None where it changes nothing. Raises InputRefused."""
+def _changed(found: Run, counts: Mapping[str, int]) -> dict[str, int]:
+    """Those that change the budget. Raises InputRefused."""
     if not counts:
-        return None
+        return {}
     spec = found.experiment.manifest["spec"]
     changed = {name: count for name, count in counts.items() if spec.get(name) != count}
-    if not changed:
-        return None
-    check_edit(found.plan.experiment, found.search, changed)
-    return Edited(time.time(), changed)
+    if changed:
+        check_edit(found.plan.experiment, found.search, changed)
+    return changed
 
 
-def preflight(planned: Plan) -> None:
-    """Raises InputRefused when the first trial, or the same with any other choice of a parameter, could not start on this machine."""
+def preflight(planned: Plan, files: Files | None = None) -> None:
+    """Raises InputRefused when the first trial, or the same with any other choice of a parameter, could not start on this machine.
+
+    `files` know the code that the run keeps, where there is a run."""
     from katuna.contracts import TrialRequest
 
     requests = []
@@ -224,7 +241,7 @@ def preflight(planned: Plan) -> None:
             for choice in parameter.choices:
                 other = render(planned.experiment, name, {**point, parameter.name: choice})
                 requests.append(TrialRequest(0, name, other))
-    refuse_all((finding.message, finding.hint) for finding in launcher_for(planned, Path).preflight(requests))
+    refuse_all((finding.message, finding.hint) for finding in launcher_for(planned, Path, files).preflight(requests))
 
 
 def _as_given(planned: Plan) -> dict[str, bytes]:
@@ -261,6 +278,7 @@ def _search(
     with contextlib.closing(journal.Journal(run.folder.journal)) as store:
         if edit is not None:
             store.append(edit)
+        run.files = files = files_of(run.options.local, run.folder, run.code)
         watchers = [watch(run)] if watch is not None else []
         if run.options.keep is not None:
             watchers.append(_trimmer(run.folder, run.options.keep, lambda: store.sync(after_s=0)))
@@ -269,9 +287,12 @@ def _search(
             for watcher in watchers:
                 watcher(event, search)
 
-        engine(
-            run.plan, launcher_for(run.plan, run.folder.trial), _Replayed(store, events), timeout_s, interruptions, tell_all
-        ).run()
+        launcher = launcher_for(run.plan, run.folder.trial, files)
+        end = engine(run.plan, launcher, _Replayed(store, events), timeout_s, interruptions, tell_all).run()
+        for own in run.folder.path.glob("trials/*/.own") if end else ():
+            # Of trials that were stopped: to their launcher they might have begun again.
+            with contextlib.suppress(FilesMixed):
+                files.ended(own.parent)
 
 
 def engine(
@@ -304,8 +325,8 @@ def engine(
     )
 
 
-def launcher_for(planned: Plan, trial_dir: Callable[[str], Path]) -> LocalLauncher:
-    """What runs a plan's trials on this machine; `trial_dir` gives a trial's folder by its name."""
+def launcher_for(planned: Plan, trial_dir: Callable[[str], Path], files: Files | None = None) -> LocalLauncher:
+    """What runs a plan's trials on this machine; `trial_dir` gives a trial's folder by its name, `files` what each has to itself."""
     from katuna.launch.local import LocalLauncher
     from katuna.launch.warm import WarmStarter
     from katuna.metrics.collect import Collecting
@@ -321,6 +342,7 @@ def launcher_for(planned: Plan, trial_dir: Callable[[str], Path]) -> LocalLaunch
         parallel=experiment.parallel_trials,
         beside=planned.loaded.config_maps,
         starter=None if planned.options.local.cold else WarmStarter(),
+        files=files,
     )
 
 

@@ -16,13 +16,15 @@ from katuna.errors import InputRefused, refuse_all
 from katuna.jobs import ContainerExited, ContainerStarted, JobEvent, JobOpened, JobReported, JobResumed
 from katuna.launch.options import LocalOptions
 from katuna.metrics.anyname import AnyNameTail
-from katuna.run import PathLike, versions
+from katuna.run import PathLike, files_of, versions
+from katuna.snapshot import Which, taking, todays
 from katuna.spec.dump import to_yaml
 from katuna.spec.job import MASTER_PORT, job_from_manifest
 from katuna.spec.loadjob import load_job
 from katuna.spec.sources import read_source
 from katuna.spec.yamltext import Source
 from katuna.store import journal, rundir
+from katuna.store.code import keep
 from katuna.store.rundir import RunDir
 from katuna.training import JobPlan, Training, TrainOptions, manifests
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from katuna.launch.jobrun import JobRun
     from katuna.launch.plan import Planned
     from katuna.launch.process import Starter
+    from katuna.store.code import Code
 
 Watcher = Callable[[Sequence[JobEvent | str]], None]
 """Called in each round with what was journalled in it, which may be nothing; a text is a remark for people."""
@@ -100,7 +103,7 @@ def start(
     preflight(planned)
     folder = make_run(planned, home)
     with folder.locked():
-        _Conductor(folder, planned, interruptions, watch).run()
+        _Conductor(Training(folder), planned, interruptions, watch).run()
     return Training(folder)
 
 
@@ -108,14 +111,16 @@ def resume(
     folder: RunDir,
     *,
     drop_after: int | None = None,
+    code: Which = "kept",
     interruptions: Callable[[], int] = lambda: 0,
     watch: Callable[[Training], Watcher] | None = None,
 ) -> Training:
     """Goes on with a job that was interrupted, killed or suspended: every replica begins anew in the same folder, where trainers find
-    their checkpoints. One that has ended is returned as it is.
+    their checkpoints. One that has ended is returned as it is. With `code` "new" they read the files as they are now, else as they
+    were.
 
-    Raises RunLocked, JournalDamaged, and InputRefused when the dataset is another by now or the job can no longer run here: then
-    nothing has been changed.
+    Raises RunLocked, JournalDamaged, and InputRefused when the code is too large, the dataset is another by now or the job can no
+    longer run here: then nothing has been changed.
     """
     with folder.locked():
         if drop_after is not None:
@@ -124,9 +129,15 @@ def resume(
         if found.state not in ("Running", "Suspended"):
             return found
         planned = _again(found)
-        check_same(planned.options.local.data, planned.options.local.data_digest)
-        preflight(planned)
-        _Conductor(folder, planned, interruptions, watch).run(resumed=True)
+        options = planned.options
+        taken = todays(options.local, folder.path.parent, options.secrets) if code == "new" else None
+        digest = found.code_digest if taken is None else taken.digest
+        check_same(options.local.data, options.local.data_digest)
+        preflight(planned, found.code if taken is None else None)
+        if taken is not None:
+            keep(taken, folder)
+        resumed = JobResumed(time.time(), digest if digest != found.code_digest else "")
+        _Conductor(Training(folder, digest), planned, interruptions, watch).run(resumed)
     return Training(folder)
 
 
@@ -141,11 +152,12 @@ def _again(found: Training) -> JobPlan:
     return replace(planned, job=replace(planned.job, suspend=False)) if found.state == "Suspended" else planned
 
 
-def preflight(planned: JobPlan) -> None:
-    """Raises InputRefused when the job could not start on this machine."""
+def preflight(planned: JobPlan, code: Code | None = None) -> None:
+    """Raises InputRefused when the job could not start on this machine; `code` is what its run keeps, where there is one."""
     from katuna.launch.plan import preflight as problems
 
-    refuse_all(problems(planned.job, planned.options.local, os.environ))
+    kept = code.paths if code and planned.options.local.files != "shared" else ()
+    refuse_all(problems(planned.job, planned.options.local, os.environ, kept=kept))
 
 
 def containers(planned: JobPlan) -> Sequence[Planned]:
@@ -161,8 +173,8 @@ def containers(planned: JobPlan) -> Sequence[Planned]:
 
 
 def make_run(planned: JobPlan, home: Path | None = None) -> RunDir:
-    """A new run folder with the files as given; of one that holds a Secret, what else it holds. Raises InputRefused when it cannot be
-    made."""
+    """A new run folder with the files as given (of one that holds a Secret, what else it holds) and the code as it is now. Raises
+    InputRefused when it cannot be made."""
     files: dict[str, bytes] = {}
     for number, source in enumerate(planned.sources):
         secret = str(Path(source.name).absolute()) in planned.options.secrets
@@ -171,9 +183,12 @@ def make_run(planned: JobPlan, home: Path | None = None) -> RunDir:
             name = "job.yaml" if source.name == planned.loaded.file else f"beside/{number:03d}-{Path(source.name).name}"
             files[name] = kept.text.encode()
     digest = hashlib.sha256(b"".join(files.values())).hexdigest()
-    opened = JobOpened(time.time(), planned.job.name, digest, versions(), planned.options.as_json())
-    files |= {"as-run.yaml": to_yaml(planned.loaded.manifest).encode(), "journal.jsonl": journal.encode(opened)}
-    return rundir.create(planned.job.name, files, home)
+    home, options = home or rundir.runs_home(), planned.options
+    with taking(options.local, home, options.secrets) as code:
+        now = time.time()
+        opened = JobOpened(now, planned.job.name, digest, versions(), options.as_json(), code.digest, code.why_not)
+        files |= {"as-run.yaml": to_yaml(planned.loaded.manifest).encode(), "journal.jsonl": journal.encode(opened)}
+        return rundir.create(planned.job.name, {**code.files, **files}, home)
 
 
 class _Conductor:
@@ -181,27 +196,33 @@ class _Conductor:
 
     def __init__(
         self,
-        folder: RunDir,
+        training: Training,
         planned: JobPlan,
         interruptions: Callable[[], int],
         watch: Callable[[Training], Watcher] | None,
     ) -> None:
-        self._folder = folder
+        from katuna.launch.jobrun import release
+
+        # Before anything of this run lies in memory: it takes away what an earlier one left there.
+        release(training.folder.path.absolute())
+        self._folder = training.folder
         self._planned = planned
+        self._files = training.files = files_of(planned.options.local, training.folder, training.code)
         self._interruptions = interruptions
-        self._watcher: Watcher = watch(Training(folder)) if watch else lambda _: None
+        self._watcher: Watcher = watch(training) if watch else lambda _: None
         self._heeded = 0
 
-    def run(self, *, resumed: bool = False) -> None:
+    def run(self, resumed: JobResumed | None = None) -> None:
         with contextlib.ExitStack() as stack:
             self._store = stack.enter_context(contextlib.closing(journal.Journal(self._folder.journal)))
-            if resumed:
-                self._tell([JobResumed(time.time())])
+            if resumed is not None:
+                self._tell([resumed])
             lease = self._lease()
             if lease is None:
                 return
             stack.callback(lease.close)
             starter = stack.enter_context(contextlib.closing(_starter(self._planned.options.local)))
+            stack.callback(self._files.close)
             log = self._folder.path / "log"
             tail = AnyNameTail(log, _size(log))
             stack.callback(tail.close)
@@ -227,9 +248,7 @@ class _Conductor:
         return lease
 
     def _job_run(self, lease: Lease, starter: Starter) -> JobRun:
-        from katuna.launch.jobrun import JobRun, release
-
-        release(self._folder.path.absolute())
+        from katuna.launch.jobrun import JobRun
 
         return JobRun(
             self._planned.job,
@@ -239,6 +258,7 @@ class _Conductor:
             clock=_SystemClock(),
             starter=starter,
             lease=lease,
+            files=self._files,
             defaults={"PYTHONUNBUFFERED": "1"},
             extra={},
         )

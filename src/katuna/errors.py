@@ -6,9 +6,11 @@ KatunaError                 anything katuna reports as one message
 │   ├── RenderRefused       a trial's job cannot be made from the template and these assignments
 │   ├── RunNotFound         no run of that name, or a prefix of several
 │   ├── RunLocked           another katuna process is at work in the run folder
+│   ├── CodeTooLarge        the files to be kept are too many or too large for code
 │   ├── TellFirst           a search driven from Python needs results before its next point; carries the trials' numbers
 │   └── JournalDamaged      a journal line fails its checksum; carries the line
 ├── StoreFailed             the run folder could not be written; the search is resumable (exit 1)
+├── FilesMixed              a trial has written where others read, so values would mix; the search is resumable (exit 1)
 ├── SearchExhausted         a search driven from Python has no point left to ask for
 ├── LaunchFailed            a trial could not be started on this machine (exit 1)
 └── Interrupted             SIGINT or SIGTERM ended the search; resumable (exit 130 or 143)
@@ -97,6 +99,10 @@ class RunLocked(InputRefused):
     pass
 
 
+class CodeTooLarge(InputRefused):
+    pass
+
+
 class TellFirst(InputRefused):
     """`numbers` are the open trials; more can be asked for when some of them have been told."""
 
@@ -122,6 +128,10 @@ class StoreFailed(KatunaError):
             f"{place}: cannot be written: {error.strerror}{how}. Everything recorded before is kept; "
             f"make room and go on with `katuna resume {run}`"
         )
+
+
+class FilesMixed(KatunaError):
+    pass
 
 
 class SearchExhausted(KatunaError):

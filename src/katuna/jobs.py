@@ -12,20 +12,25 @@ from katuna.spec.job import Job, Replica
 
 @dataclass(frozen=True)
 class JobOpened:
-    """`file_sha256` is of the files as given; `options` what the user said about running them here."""
+    """`file_sha256` is of the files as given; `options` what the user said about running them here. `code` is the digest of the
+    files that replicas read, "" where none are kept; `no_code` says why they are not."""
 
     at: float
     job: str
     file_sha256: str
     versions: Mapping[str, str]
     options: Mapping[str, object]
+    code: str = ""
+    no_code: str = ""
 
 
 @dataclass(frozen=True)
 class JobResumed:
-    """katuna takes the job up again; every pod begins anew."""
+    """katuna takes the job up again; every pod begins anew. `code` is the digest of what replicas read from now on, "" for what they
+    read before."""
 
     at: float
+    code: str = ""
 
 
 @dataclass(frozen=True)

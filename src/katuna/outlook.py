@@ -6,6 +6,7 @@ import math
 import os
 
 from katuna.launch.devices import cuda_devices, usable_cpus
+from katuna.launch.files import forecast, in_words
 from katuna.run import Plan
 from katuna.search.draws import written_seed
 from katuna.search.given import SCHEDULED
@@ -24,6 +25,7 @@ def outlook(planned: Plan, rendered: Manifest | None) -> dict[str, str]:
         primary, maps = experiment.template.primary_container, planned.loaded.config_maps
         job = job_from_manifest(rendered, primary, maps, experiment.name, options.local.pass_env)
         facts["each trial"] = share(job, options.local.device, experiment.parallel_trials)
+        facts["files"] = in_words(*forecast(options.local), "work/ in the trial's folder")
         facts["this machine"] = machine(job, options.local.device, experiment.parallel_trials, len(cuda_devices(os.environ)))
     if planned.known:
         facts["known"] = f"{len(planned.known)} result{'s' if len(planned.known) > 1 else ''} to begin with"

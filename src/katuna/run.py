@@ -18,17 +18,21 @@ from katuna.errors import Finding, InputRefused
 from katuna.launch.options import LocalOptions
 from katuna.search.budget import edited
 from katuna.search.given import UNTAUGHT, Taken, completed
+from katuna.snapshot import in_force
 from katuna.spec.instead import Instead
 from katuna.spec.load import Loaded, Source, load_experiment
 from katuna.spec.model import Experiment
 from katuna.spec.render import render
 from katuna.spec.sources import read_source
-from katuna.store import journal, rundir
+from katuna.store import code, journal, rundir
+from katuna.store.code import Code
 from katuna.store.rundir import RunDir
 from katuna.trials import Assignments, Event, Known, Opened, Search, Trial, fold
 
 if TYPE_CHECKING:
     import pandas
+
+    from katuna.launch.files import Files
 
 PathLike = str | os.PathLike[str]
 
@@ -171,6 +175,17 @@ def read_sources(paths: Sequence[PathLike]) -> tuple[Source, ...]:
     return tuple(map(read_source, paths))
 
 
+def files_of(options: LocalOptions, folder: RunDir, code: Code | None) -> Files:
+    """Files of its own for each trial or replica of the run in `folder`, with the code that it keeps."""
+    from katuna.launch.files import Files, Kept
+    from katuna.store.code import unpack
+
+    if code is None or options.files == "shared":
+        return Files(options, folder.path)
+    kept = Kept([Path(root.path) for root in code.roots], code.paths, lambda target: unpack(folder, code, target))
+    return Files(options, folder.path, kept)
+
+
 def load(run: PathLike | None = None, *, home: PathLike | None = None) -> Run:
     """A run by its name, a unique prefix of it or its path; without one the latest. Raises RunNotFound."""
     return Run(rundir.find(None if run is None else os.fspath(run), None if home is None else Path(home)))
@@ -179,15 +194,19 @@ def load(run: PathLike | None = None, *, home: PathLike | None = None) -> Run:
 class Run:
     """A run folder, read: the Experiment as it was run and the search as its journal tells it when first asked.
 
-    Make a new one to see what has happened since. `planned` is what it runs with, where the caller knows that already.
+    Make a new one to see what has happened since. `planned` is what it runs with and `digest` of which code, where the caller knows
+    that already.
     """
 
-    def __init__(self, folder: RunDir, planned: Plan | None = None) -> None:
+    def __init__(self, folder: RunDir, planned: Plan | None = None, digest: str | None = None) -> None:
         """Raises InputRefused for the run of a job, which is no search."""
         if folder.is_job:
             raise InputRefused(f"{folder.name} is the run of a job, which has no trials; `katuna show {folder.name}` shows it")
         self.folder = folder
+        self.files: Files | None = None
+        """What gives its trials files of their own, where it is about to run."""
         self._planned = planned
+        self._digest = digest
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder.path)!r})"
@@ -238,6 +257,21 @@ class Run:
     def experiment(self) -> Experiment:
         """As it runs: with the overrides, and with the budget as it was last edited."""
         return edited(self.plan.experiment, self.search) if self._planned is None else self._planned.experiment
+
+    @cached_property
+    def code_digest(self) -> str:
+        """Of the code that its trials read now, "" where none is kept."""
+        return in_force(self.events) if self._digest is None else self._digest
+
+    @cached_property
+    def code(self) -> Code | None:
+        """What its trials read now; None where it is not kept. Raises InputRefused where its list is damaged."""
+        return code.read(self.folder, self.code_digest) if self.code_digest else None
+
+    @property
+    def why_no_code(self) -> str:
+        """Why none is kept; "" where one is, or where the run is older than that."""
+        return "" if self.code_digest else self.opened.no_code
 
     @cached_property
     def search(self) -> Search:

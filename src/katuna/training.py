@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from katuna.errors import Finding, InputRefused, RunNotFound
 from katuna.jobs import (
@@ -25,13 +25,18 @@ from katuna.jobs import (
 )
 from katuna.jobstatus import status
 from katuna.launch.options import LocalOptions
+from katuna.snapshot import in_force
 from katuna.spec.job import Job, job_from_manifest
 from katuna.spec.loadjob import LoadedJob
 from katuna.spec.model import Manifest
 from katuna.spec.sources import read_source
 from katuna.spec.yamltext import Source, parse
-from katuna.store import journal
+from katuna.store import code, journal
+from katuna.store.code import Code
 from katuna.store.rundir import RunDir
+
+if TYPE_CHECKING:
+    from katuna.launch.files import Files
 
 
 @dataclass(frozen=True)
@@ -92,11 +97,14 @@ class JobPlan:
 class Training:
     """A job's run folder, read: the job as it runs, and how it stands.
 
-    Make a new one to see what has happened since.
+    Make a new one to see what has happened since. `digest` is of the code that it runs with, where the caller knows that already.
     """
 
-    def __init__(self, folder: RunDir) -> None:
+    def __init__(self, folder: RunDir, digest: str | None = None) -> None:
         self.folder = folder
+        self.files: Files | None = None
+        """What gives its replicas files of their own, where it is about to run."""
+        self._digest = digest
 
     def __repr__(self) -> str:
         return f"Training({str(self.path)!r})"
@@ -134,6 +142,21 @@ class Training:
             return TrainOptions.from_json(self.opened.options)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputRefused(f"{self.folder.journal}, line 1: the options of another version of katuna ({error})") from error
+
+    @cached_property
+    def code_digest(self) -> str:
+        """Of the code that its replicas read now, "" where none is kept."""
+        return in_force(self.events) if self._digest is None else self._digest
+
+    @cached_property
+    def code(self) -> Code | None:
+        """What its replicas read now; None where it is not kept. Raises InputRefused where its list is damaged."""
+        return code.read(self.folder, self.code_digest) if self.code_digest else None
+
+    @property
+    def why_no_code(self) -> str:
+        """Why none is kept; "" where one is, or where the run is older than that."""
+        return "" if self.code_digest else self.opened.no_code
 
     @cached_property
     def manifest(self) -> Manifest:

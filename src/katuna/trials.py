@@ -154,7 +154,10 @@ def number(text: str) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The first event of a run: what the search was started with and cannot change later."""
+    """The first event of a run: what the search was started with and cannot change later, but for its budget and its code.
+
+    `code` is the digest of the files that trials read, "" where none are kept; `no_code` says why they are not.
+    """
 
     at: float
     experiment: str
@@ -162,6 +165,8 @@ class Opened:
     digest: str
     versions: Mapping[str, str]
     options: Mapping[str, Any]
+    code: str = ""
+    no_code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,11 +243,13 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """The budget was changed; `counts` are Katib's field names (parallelTrialCount, maxTrialCount, maxFailedTrialCount) to their
-    new values. After Ended the search goes on again."""
+    """The budget or the code was changed; `counts` are Katib's field names (parallelTrialCount, maxTrialCount, maxFailedTrialCount)
+    to their new values, `code` the digest of what trials read from now on, "" for what they read before. After Ended the search
+    goes on again."""
 
     at: float
     counts: Mapping[str, int]
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ def test_a_new_budget_is_not_taken_when_the_trials_cannot_run(tmp_path: Path) ->
     (tmp_path / "train.py").unlink()
     before = JOURNAL.read_bytes()
     with pytest.raises(InputRefused, match=r"train\.py"):
-        conduct.resume("toy", counts={"maxTrialCount": 9})
+        conduct.resume("toy", counts={"maxTrialCount": 9}, code="new")
     assert JOURNAL.read_bytes() == before
 
 

@@ -336,12 +336,12 @@ def test_resume_refuses_what_can_no_longer_run_and_changes_nothing(tmp_path: Pat
     process.communicate(timeout=30)
     before = journal.read_bytes()
     (tmp_path / "train.py").rename(tmp_path / "elsewhere.py")
-    done = katuna("resume", "toy")
+    done = katuna("resume", "toy", "--code", "new")
     assert done.returncode == 2, done.stdout
     assert "train.py" in done.stderr
     assert journal.read_bytes() == before
     (tmp_path / "train.py").write_text(FOREVER.replace("while True", "while False"))
-    assert "4 succeeded" in katuna("resume", "toy").stdout
+    assert "4 succeeded" in katuna("resume", "toy", "--code", "new").stdout
 
 
 def test_resume_from_another_folder_runs_where_the_search_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,7 +353,7 @@ def test_resume_from_another_folder_runs_where_the_search_began(tmp_path: Path, 
     process.communicate(timeout=30)
     (tmp_path / "train.py").write_text(FOREVER.replace("while True", "while False"))
     monkeypatch.chdir("/")
-    assert "4 succeeded" in katuna("resume", str(tmp_path / "runs" / "toy")).stdout
+    assert "4 succeeded" in katuna("resume", str(tmp_path / "runs" / "toy"), "--code", "new").stdout
 
 
 def test_what_is_ignored_stays_ignored(tmp_path: Path) -> None:

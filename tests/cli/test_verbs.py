@@ -227,7 +227,7 @@ def test_rm_removes_one_run(tmp_path: Path) -> None:
     for _ in range(2):
         assert katuna("tune", "experiment.yaml", cwd=tmp_path, env=home).returncode == 0
     assert katuna("rm", "toy-2", "toy-2", env=home).stdout == "removed toy-2\n"
-    assert [entry.name for entry in (tmp_path / "runs").iterdir()] == ["toy"]
+    assert [entry.name for entry in (tmp_path / "runs").iterdir() if entry.name != ".code"] == ["toy"]
 
 
 def test_rm_removes_nothing_without_a_yes(finished: Path) -> None:

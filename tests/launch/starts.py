@@ -6,7 +6,7 @@ import os
 import select
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from launch_jobs import PATIENCE_S
 
 from katuna.launch.command import inherited
+from katuna.launch.layers import Step
 from katuna.launch.process import ColdStarter, Command, GuardedProcess, Starter, claim
 from katuna.launch.warm import WarmStarter
 
@@ -63,13 +64,19 @@ class Bench:
     count: int = 0
 
     def begin(
-        self, *argv: str, env: Mapping[str, str] | None = None, cwd: str = "", deadline_s: float = 0.0, grace_s: float = 5.0
+        self,
+        *argv: str,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        view: Sequence[Step] = (),
+        deadline_s: float = 0.0,
+        grace_s: float = 5.0,
     ) -> Trial:
         self.count += 1
         own = self.folder / f"trial{self.count}"
         own.mkdir()
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        command = Command(argv, {**inherited(os.environ), "PATH": path, **(env or {})}, self.folder / cwd)
+        command = Command(argv, {**inherited(os.environ), "PATH": path, **(env or {})}, self.folder / cwd, tuple(view))
         held = claim(own)
         process = self.starter.start("t", command, own / "log", held, locks=(), deadline_s=deadline_s, grace_s=grace_s)
         return Trial(process, own, held, {})

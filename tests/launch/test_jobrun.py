@@ -17,6 +17,7 @@ from jobs import pytorchjob
 from katuna.jobs import ContainerExited, ContainerStarted, JobEnded, JobEvent
 from katuna.launch import memory, ports
 from katuna.launch.devices import Lease
+from katuna.launch.files import Files
 from katuna.launch.jobrun import PODS, JobRun
 from katuna.launch.options import LocalOptions
 from katuna.launch.process import ColdStarter, await_any, claim
@@ -42,6 +43,7 @@ class Runs:
             clock=WallClock(),
             starter=ColdStarter(),
             lease=Lease((), ()),
+            files=Files(LocalOptions(files="shared"), self.folder),
             defaults={"PYTHONUNBUFFERED": "1"},
             extra={},
         )

@@ -114,7 +114,10 @@ def test_a_trial_that_has_its_result_needs_no_room(small_disk: Path) -> None:
     launcher.close()
 
 
-def test_a_job_that_dies_of_a_full_disk_goes_on_when_there_is_room(small_disk: Path, tmp_path: Path) -> None:
+def test_a_job_that_dies_of_a_full_disk_goes_on_when_there_is_room(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     script = f'test -f "$KATUNA_TRIAL_DIR/seen" && exit 0; touch "$KATUNA_TRIAL_DIR/seen"; {FILLS_THE_DISK} exit 3'
     file = write_job(tmp_path, "", workers=1, container={"command": ["sh", "-c", script.replace("$", "$$")]})
     with pytest.raises(StoreFailed, match=r"No space left on device \(pod toy-.*exited with code 3.*`katuna resume toy`"):

@@ -20,6 +20,7 @@ from katuna.contracts import TrialRequest
 from katuna.errors import LaunchFailed
 from katuna.jobs import JobEnded
 from katuna.launch.devices import Lease
+from katuna.launch.files import Files
 from katuna.launch.jobrun import JobRun, release
 from katuna.launch.options import LocalOptions
 from katuna.launch.plan import preflight
@@ -213,7 +214,8 @@ def run_in(
     starter = starter or ColdStarter()
     folder.mkdir(exist_ok=True)
     options = LocalOptions(cwd=str(folder))
-    own = {"environ": os.environ, "clock": WallClock(), "starter": starter, "lease": Lease((), ())}
+    files = Files(LocalOptions(files="shared"), folder)
+    own = {"environ": os.environ, "clock": WallClock(), "starter": starter, "lease": Lease((), ()), "files": files}
     run = JobRun(job, folder, options=options, defaults={"PYTHONUNBUFFERED": "1"}, extra={}, **own)  # type: ignore[arg-type]
     give_up = time.monotonic() + PATIENCE_S
     events: list[object] = []
@@ -416,7 +418,7 @@ def test_a_secret_is_not_put_where_another_may_read_it(tmp_path: Path, memory: P
 
 
 def test_a_machine_without_such_a_place_has_secrets_in_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("katuna.launch.volumes._hidden_places", lambda _: iter(()))
+    monkeypatch.setattr("katuna.launch.volumes.memory_places", lambda _: iter(()))
     job = a_pod(["sh", "-c", "cat /v/token | wc -c"], {"secret": {"secretName": "keys"}})
     assert run_in(tmp_path, job) == ("Succeeded: ", f"{len(MARK)}\n")
     assert files_with(MARK, tmp_path) == []

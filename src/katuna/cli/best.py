@@ -12,9 +12,10 @@ from katuna.text import printable
 
 @click.command("best")
 @run_argument()
-@format_option("command")
+@format_option("command", "files")
 def command(run: str | None, output: str) -> None:
-    """Show the best trial; without RUN that of the latest run. `-o command` prints the one command line that trains it again."""
+    """Show the best trial; without RUN that of the latest run. `-o command` prints the one command line that trains it again, `-o files`
+    the folder of what it wrote."""
     from katuna.run import Run
     from katuna.status import katib_trial
     from katuna.store.rundir import find
@@ -27,6 +28,13 @@ def command(run: str | None, output: str) -> None:
         )
     if output == "command":
         click.echo(found.command(trial))
+    elif output == "files":
+        files = found.folder.trial(trial.name) / "work"
+        if not files.is_dir():
+            raise KatunaError(
+                f"{trial.name} left no files of its own; `katuna show {found.folder.handle}/{trial.number}` shows it"
+            )
+        click.echo(printable(str(files)))
     elif output != "table":
         print_objects(output, katib_trial(found.experiment, trial), [trial.name])
     else:

@@ -2,63 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
 
 from katuna.cli.lines import Lines
-from katuna.cli.options import complete_run
-from katuna.errors import InputRefused, KatunaError, RunNotFound
+from katuna.cli.targets import asked, complete_target, names, resolve, split_job
+from katuna.errors import InputRefused, RunNotFound
 from katuna.text import printable
 
 if TYPE_CHECKING:
     from katuna.run import Run
     from katuna.store.rundir import RunDir
     from katuna.training import Training
-    from katuna.trials import Trial
 
 LOOK_EVERY_S = 0.2
 AT_ONCE = 1000
 """Lines in one write."""
 
 
-def _complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Runs, and behind a slash what a run has logs of."""
-    found = complete_run(ctx, param, incomplete)
-    for run in (incomplete[:place] for place, char in enumerate(incomplete) if char == "/"):
-        found += [name for name in (f"{run}/{each}" for each in _names(run)) if name.startswith(incomplete)]
-    return found
-
-
 def _complete_replica(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     del param
     # An option without its value yet, and click has sorted no argument in.
     run = ctx.params.get("target") or next(iter(ctx.args), "")
-    return [name for name in _names(run, jobs_only=True) if name.startswith(incomplete)]
-
-
-def _names(run: str, *, jobs_only: bool = False) -> Iterable[str]:
-    """Of a job its containers' labels, of a search its trials; nothing where there is no such run, or none that can be read."""
-    from katuna.store.rundir import find
-
-    with contextlib.suppress(KatunaError, OSError):
-        folder = find(run)
-        if folder.is_job:
-            from katuna.cli.replicas import logs_of
-            from katuna.training import Training
-
-            return [log.label for log in logs_of(Training(folder))]
-        if not jobs_only:
-            return _asked(folder).values()
-    return ()
+    return [name for name in names(run, jobs_only=True) if name.startswith(incomplete)]
 
 
 @click.command("logs")
-@click.argument("target", metavar="RUN[/TRIAL]", shell_complete=_complete_target)
+@click.argument("target", metavar="RUN[/TRIAL]", shell_complete=complete_target)
 @click.option(
     "--replica",
     metavar="NAME",
@@ -71,11 +44,11 @@ def command(target: str, replica: str | None, follow: bool) -> None:
 
     TRIAL is a name, a unique part of one, or a number; of a job, a replica. Control characters are shown, not obeyed.
     """
-    found = _job(target)
+    found = split_job(target)
     if found is not None:
         _replicas(found[0], replica or found[1], follow=follow)
         return
-    run, trial = _resolve(target)
+    run, trial = resolve(target)
     if replica is not None:
         raise InputRefused(
             f"--replica {replica}: {run.name} is a search, which has trials; `katuna logs {run.folder.handle}/0` prints one"
@@ -90,28 +63,6 @@ def command(target: str, replica: str | None, follow: bool) -> None:
             time.sleep(LOOK_EVERY_S)
             _print(reader)
         _print(reader, last=True)
-
-
-def _job(target: str) -> tuple[Training, str] | None:
-    """The job that is meant, and what of it; None for what is no job."""
-    from katuna.store.rundir import find
-
-    whole, rest = target, ""
-    while True:
-        try:
-            folder = find(whole)
-        except RunNotFound:
-            whole, slash, last = whole.rpartition("/")
-            if not slash:
-                return None
-            rest = f"{last}/{rest}" if rest else last
-        else:
-            break
-    if not folder.is_job:
-        return None
-    from katuna.training import Training
-
-    return Training(folder), rest
 
 
 def _replicas(run: Training, wanted: str, *, follow: bool) -> None:
@@ -141,44 +92,16 @@ def _print(reader: Lines, prefix: str = "", *, last: bool = False) -> None:
         click.echo(block, nl=False)
 
 
-def _resolve(target: str) -> tuple[Run, Trial | None]:
-    from katuna.run import Run
-    from katuna.store.rundir import find
-
-    try:
-        return Run(find(target)), None
-    except RunNotFound:
-        name, slash, wanted = target.rpartition("/")
-        if not slash:
-            raise
-    run = Run(find(name))
-    if wanted.isdecimal() and int(wanted) in run.search.trials:
-        return run, run.search.trials[int(wanted)]
-    matches = [trial for trial in run.trials if wanted in trial.name]
-    if len(matches) != 1:
-        count = "no trial" if not matches else "more than one trial"
-        raise RunNotFound(f"{count} of {run.name} fits {wanted!r}; `katuna trials {run.name}` lists them")
-    return run, matches[0]
-
-
 def _all(run: Run, *, follow: bool) -> None:
     readers: dict[int, Lines] = {}
     while True:
         going = follow and run.folder.holder() is not None
-        for number, name in _asked(run.folder).items():
+        for number, name in asked(run.folder).items():
             reader = readers.setdefault(number, Lines(run.folder.log(name)))
             _print(reader, f"[{number}] ", last=not going)
         if not going:
             return
         time.sleep(LOOK_EVERY_S)
-
-
-def _asked(folder: RunDir) -> dict[int, str]:
-    """Number and name of every trial, from the journal alone."""
-    from katuna.store.journal import read
-    from katuna.trials import Asked
-
-    return {event.number: event.name for event, _ in read(folder.journal) if isinstance(event, Asked)}
 
 
 def _has_ended(folder: RunDir, number: int) -> bool:

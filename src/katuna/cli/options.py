@@ -132,6 +132,13 @@ _LOCAL = (
         help="Whether the first failure is final unless the file writes backoffLimit, or the cluster's own rules hold.",
     ),
     click.option("--cold", is_flag=True, help="Start each process with an interpreter of its own."),
+    click.option(
+        "--shared-files",
+        "--in-place",
+        "shared_files",
+        is_flag=True,
+        help="Let processes write into this folder itself and read the code as it is then, all of them together.",
+    ),
 )
 
 
@@ -195,6 +202,7 @@ def run_options(
     claims: Any = (),
     restarts: Any = "local",
     cold: bool = False,
+    shared_files: bool = False,
     keep: int | None = None,
     algorithm: str | None = None,
     settings: Any = (),
@@ -231,6 +239,7 @@ def run_options(
         claims=_once("--claim", claims),
         cold=cold,
         restarts=restarts,
+        files="shared" if shared_files else "own",
     )
     return RunOptions(
         local,

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from katuna.cli.files import introduced, left_lines
 from katuna.cli.lines import Lines
 from katuna.cli.output import duration
 from katuna.cli.statusline import StatusLine
@@ -226,6 +227,7 @@ def introduction(run: Training) -> list[str]:
         *([f"other than the file says: {' '.join(options.overrides)}"] if options.overrides else []),
         f"images are not pulled: their commands run here, in {options.local.cwd}",
         *(f"  {line}" for line in substituted(job, options.local)),
+        *introduced(run, "work/ in the run folder"),
         f"run folder {run.path}",
     ]
     return list(map(printable, lines))
@@ -275,6 +277,7 @@ def closing(run: Training) -> list[str]:
         return [*lines, f"start it           katuna resume {run.folder.handle}"]
     if (run.path / "export").is_dir() and ended.condition == "Succeeded":
         lines.append(f"the model lies in  {run.path / 'export'}")
+    lines += [f"it wrote           {line}" for line in left_lines(run.path)]
     return [
         *lines,
         f"what it printed    katuna logs {run.folder.handle}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +12,7 @@ from katuna.cli.options import Duration, run_argument
 from katuna.errors import InputRefused
 
 if TYPE_CHECKING:
+    from katuna.snapshot import Which
     from katuna.store.rundir import RunDir
 
 
@@ -30,7 +33,14 @@ if TYPE_CHECKING:
     metavar="LINE",
     help="Keep the first LINE lines of a damaged journal, and the damaged file beside it.",
 )
-def command(run: str | None, timeout: float | None, drop_after: int | None, **budget: Any) -> None:
+@click.option(
+    "--code",
+    type=click.Choice(["kept", "new"]),
+    default="kept",
+    show_default=True,
+    help="Whether trials and replicas read the files as they were, or as they are now.",
+)
+def command(run: str | None, timeout: float | None, drop_after: int | None, code: Which, **budget: Any) -> None:
     """Go on with a search or a job that was stopped, interrupted or killed; without RUN the latest.
 
     A job's replicas begin anew in the same folder, where trainers find their checkpoints. Of a search,
@@ -38,26 +48,29 @@ def command(run: str | None, timeout: float | None, drop_after: int | None, **bu
     an edit of the Experiment is on a cluster: allowed while the search has not ended, and after it has ended by its number of
     trials under resumePolicy LongRunning or FromVolume.
     """
+    from katuna.cli.code import code_before, say_changes, say_missing
     from katuna.store.rundir import find
 
     folder = find(run)
+    before = code_before(folder) if code == "new" else None
+    begun: Callable[[Any], None] = say_missing if code == "kept" else partial(say_changes, before)
     if folder.is_job:
-        given = [name for name, value in {**budget, "timeout": timeout}.items() if value is not None]
-        _resume_job(folder, given, drop_after)
+        from katuna import conductjob
+        from katuna.cli.train import attend as attend_job
+
+        _check_no_budget(folder, [name for name, value in {**budget, "timeout": timeout}.items() if value is not None])
+        attend_job(lambda **how: conductjob.resume(folder, drop_after=drop_after, code=code, **how), begun)
         return
     from katuna import conduct
     from katuna.cli.search import attend
 
     fields = {"max_trials": "maxTrialCount", "parallel": "parallelTrialCount", "max_failed": "maxFailedTrialCount"}
     counts = {fields[name]: count for name, count in budget.items() if count is not None}
-    attend(lambda **how: conduct.resume(str(folder.path), counts=counts, timeout_s=timeout, drop_after=drop_after, **how))
+    given: dict[str, Any] = {"counts": counts, "timeout_s": timeout, "drop_after": drop_after, "code": code}
+    attend(lambda **how: conduct.resume(str(folder.path), **given, **how), begun)
 
 
-def _resume_job(folder: RunDir, budget: list[str], drop_after: int | None) -> None:
-    from katuna import conductjob
-    from katuna.cli.train import attend
-
+def _check_no_budget(folder: RunDir, budget: list[str]) -> None:
     if budget:
         option = f"--{budget[0].replace('_', '-')}"
         raise InputRefused(f"{option}: {folder.name} is the run of a job, which has no budget of trials; leave the option out")
-    attend(lambda **how: conductjob.resume(folder, drop_after=drop_after, **how))

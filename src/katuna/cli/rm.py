@@ -16,6 +16,7 @@ from katuna.errors import KatunaError
 def command(runs: tuple[str, ...], yes: bool) -> None:
     """Remove runs with their journals, logs and models. A run that is at work is refused."""
     from katuna.launch.volumes import sweep
+    from katuna.store.code import prune
     from katuna.store.rundir import find
 
     folders = list(dict.fromkeys(find(run) for run in runs))
@@ -30,4 +31,5 @@ def command(runs: tuple[str, ...], yes: bool) -> None:
                 folder.remove()
             except OSError as error:
                 raise KatunaError(f"{folder.path} cannot be removed: {error.strerror}") from error
+        prune(folder.path.parent)
         click.echo(f"removed {folder.name}")

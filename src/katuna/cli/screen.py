@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
+from katuna.cli.files import introduced
 from katuna.cli.output import duration, figure
 from katuna.cli.statusline import heard
 from katuna.errors import Finding
@@ -96,7 +97,7 @@ class Screen:
 
 
 def introduction(run: Run) -> list[str]:
-    """What is about to happen, in four lines at most."""
+    """What is about to happen, in five lines at most."""
     experiment = run.experiment
     objective = experiment.objective
     goal = "" if objective.goal is None else f" to {objective.goal:g}"
@@ -107,6 +108,7 @@ def introduction(run: Run) -> list[str]:
         f"{run.name}: {aim}, {limit}, {experiment.parallel_trials} at a time, seed {run.opened.seed}",
         *([f"other than the file says: {' '.join(overrides)}"] if overrides else []),
         f"images are not pulled: their commands run here, in {run.options.local.cwd}",
+        *introduced(run, "work/ in the trial's folder"),
         f"run folder {run.path}",
     ]
 

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from katuna.cli.code import say_missing
 from katuna.errors import Interrupted
 
 if TYPE_CHECKING:
     from katuna.run import Run
+    from katuna.search.engine import Watcher
 
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -45,8 +47,9 @@ class StopRequests:
                 signal.signal(number, handler)
 
 
-def attend(search: Callable[..., Run]) -> None:
-    """Calls `search(interruptions=..., watch=...)`, shows it as it goes, and exits with the code that the outcome has.
+def attend(search: Callable[..., Run], begun: Callable[[Run], None] = say_missing) -> None:
+    """Calls `search(interruptions=..., watch=...)`, shows it as it goes, and exits with the code that the outcome has. `begun` is
+    called before anything is shown.
 
     Raises Interrupted for a search that a signal paused.
     """
@@ -54,8 +57,13 @@ def attend(search: Callable[..., Run]) -> None:
 
     stop = StopRequests()
     screen = screen_for(sys.stdout, stop)
+
+    def watch(run: Run) -> Watcher:
+        begun(run)
+        return screen.watch(run)
+
     with stop.listening(), screen:
-        run = search(interruptions=lambda: stop.count, watch=screen.watch)
+        run = search(interruptions=lambda: stop.count, watch=watch)
     if run.search.ended is None:
         raise Interrupted(interruption(run), stop.signum)
     if screen.has_seen:

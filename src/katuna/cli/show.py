@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from katuna.cli.options import run_argument
+from katuna.cli.code import code_facts
+from katuna.cli.files import left_lines
 from katuna.cli.output import duration, figure, format_option, print_objects, print_table
+from katuna.cli.replicas import how
+from katuna.cli.targets import complete_target, job_of, resolve
 from katuna.text import printable
+from katuna.trials import Started
 
 if TYPE_CHECKING:
+    from katuna.run import Run
     from katuna.training import Training
+    from katuna.trials import Trial
 
 
 STARTS = "katuna/starts"
@@ -21,28 +27,54 @@ STARTS = "katuna/starts"
 
 
 @click.command("show")
-@run_argument()
+@click.argument("target", metavar="[RUN[/TRIAL]]", required=False, shell_complete=complete_target)
 @format_option()
-def command(run: str | None, output: str) -> None:
-    """Show a run; without RUN the latest. json and yaml print the Experiment with its status in Katib's own shape, or the job with
-    its status in the operator's."""
-    from katuna.store.rundir import find
+def command(target: str | None, output: str) -> None:
+    """Show a run, or one trial of it; without RUN the latest run. json and yaml print the Experiment or Trial with its status in
+    Katib's own shape, or the job with its status in the operator's.
 
-    folder = find(run)
-    if folder.is_job:
-        from katuna.training import Training
-
-        _show_job(Training(folder), output)
-        return
-    from katuna.run import Run
+    TRIAL is a name, a unique part of one, or a number. Of trials and jobs it says which files they left.
+    """
     from katuna.status import katib_experiment
 
-    found = Run(folder)
+    job = job_of(target)
+    if job is not None:
+        _show_job(job, output)
+        return
+    found, trial = resolve(target)
+    if trial is not None:
+        _show_trial(found, trial, output)
+        return
     if output != "table":
         print_objects(output, katib_experiment(found.experiment, found.search), [found.name])
         return
     for name, value in _facts(found):
         click.echo(f"{name.ljust(11)}{printable(value)}")
+
+
+def _show_trial(run: Run, trial: Trial, output: str) -> None:
+    from katuna.status import katib_trial
+
+    if output != "table":
+        print_objects(output, katib_trial(run.experiment, trial), [trial.name])
+        return
+    objective = run.experiment.objective
+    begun = [event for event in run.events if isinstance(event, Started) and event.number == trial.number]
+    facts = {
+        "Trial": f"{trial.number}, {trial.name}",
+        "State": trial.state.value + (f": {trial.message or trial.reason}" if trial.message or trial.reason else ""),
+        objective.metric: figure(trial.value(objective)),
+        **trial.assignments,
+        "Took": duration(trial.duration_s),
+        "Started": how(begun[-1].process) if begun else "",
+        "Files": str(begun[-1].process.get("files", "")) if begun else "",
+        "Folder": str(run.folder.trial(trial.name)),
+    }
+    width = max(map(len, facts)) + 2
+    for name, value in facts.items():
+        click.echo(f"{printable(name).ljust(width)}{printable(value)}".rstrip())
+    for line in left_lines(run.folder.trial(trial.name)):
+        click.echo(f"{'Left'.ljust(width)}{printable(line)}")
 
 
 def _facts(run: Any) -> list[tuple[str, str]]:
@@ -68,6 +100,9 @@ def _facts(run: Any) -> list[tuple[str, str]]:
         facts.append(("Known", ", ".join(f"{count} results of {source}" for source, count in sources.items())))
     if run.options.overrides:
         facts.append(("Overrides", " ".join(run.options.overrides)))
+    facts += code_facts(run)
+    ways = dict.fromkeys(event.process.get("files", "") for event in run.events if isinstance(event, Started))
+    facts += [("Files", ", ".join(ways))] if any(ways) else []
     if search.budget:
         facts.append(("Edited", ", ".join(f"{name} {count}" for name, count in search.budget.items())))
     if best is not None:
@@ -86,8 +121,11 @@ def _show_job(run: Training, output: str) -> None:
     for name, value in _job_facts(run):
         click.echo(f"{name.ljust(11)}{printable(value)}")
     click.echo("")
-    print_table(("REPLICA", "STATE", "EXIT", "RESTARTS", "START", "PID"), _replica_rows(run), right=("EXIT", "RESTARTS", "PID"))
+    headings = ("REPLICA", "STATE", "EXIT", "RESTARTS", "START", "FILES", "PID")
+    print_table(headings, _replica_rows(run), right=("EXIT", "RESTARTS", "PID"))
     click.echo("")
+    if lines := left_lines(run.path):
+        click.echo("\n".join(["LEFT", *map(printable, lines), ""]))
     conditions = [
         [each["type"], each["status"], each["reason"], each["lastTransitionTime"], each["message"]]
         for each in run.status["conditions"]
@@ -97,7 +135,7 @@ def _show_job(run: Training, output: str) -> None:
 
 def _annotated(run: Training) -> dict[str, Any]:
     """The job as it ran, with STARTS: `{"POD/CONTAINER": "warm", ...}` as JSON."""
-    from katuna.cli.replicas import how, logs_of
+    from katuna.cli.replicas import logs_of
 
     last = {f"{log.pod}/{log.container}": run.container(log.pod, log.container)[0] for log in logs_of(run)}
     starts = {name: how(started.process) for name, started in last.items() if started}
@@ -118,6 +156,7 @@ def _job_facts(run: Training) -> list[tuple[str, str]]:
     ]
     if run.options.overrides:
         facts.append(("Overrides", " ".join(run.options.overrides)))
+    facts += code_facts(run)
     if run.metrics:
         facts.append(("Metrics", in_words(run.metrics)))
     facts += [("Took", duration(run.took_s)), ("Folder", str(run.path))]
@@ -128,7 +167,7 @@ def _job_facts(run: Training) -> list[tuple[str, str]]:
 
 def _replica_rows(run: Training) -> list[list[str]]:
     """How each container stands, and how it was started the last time."""
-    from katuna.cli.replicas import how, logs_of
+    from katuna.cli.replicas import logs_of
 
     rows = []
     for log in logs_of(run):
@@ -141,5 +180,6 @@ def _replica_rows(run: Training) -> list[list[str]]:
             state, code = exited.reason, "" if exited.code is None else str(exited.code)
         process = started.process if started else {}
         restarts = max(0, run.starts(log.pod, log.container) - 1)
-        rows.append([log.label, state, code, str(restarts), how(process), str(process.get("pid", ""))])
+        files, pid = (str(process.get(name, "")) for name in ("files", "pid"))
+        rows.append([log.label, state, code, str(restarts), how(process), files, pid])
     return rows

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from katuna.cli.code import say_missing
 from katuna.cli.options import Pair, local_options, run_options
 from katuna.errors import InputRefused, Interrupted
 from katuna.text import printable
 
 if TYPE_CHECKING:
+    from katuna.conductjob import Watcher
     from katuna.launch.plan import Planned
     from katuna.spec.job import Container
     from katuna.training import JobPlan, Training
@@ -82,8 +84,9 @@ def command(
     attend(lambda **how: conductjob.start(planned, **how))
 
 
-def attend(job: Callable[..., Training]) -> None:
-    """Calls `job(interruptions=..., watch=...)`, shows it as it goes, and exits with the code that the outcome has.
+def attend(job: Callable[..., Training], begun: Callable[[Training], None] = say_missing) -> None:
+    """Calls `job(interruptions=..., watch=...)`, shows it as it goes, and exits with the code that the outcome has. `begun` is called
+    before anything is shown.
 
     Raises Interrupted for a job that a signal ended.
     """
@@ -92,8 +95,13 @@ def attend(job: Callable[..., Training]) -> None:
 
     stop = StopRequests()
     screen = ReplicaScreen(ending=lambda: bool(stop))
+
+    def watch(run: Training) -> Watcher:
+        begun(run)
+        return screen.watch(run)
+
     with stop.listening(), screen:
-        run = job(interruptions=lambda: stop.count, watch=screen.watch)
+        run = job(interruptions=lambda: stop.count, watch=watch)
     if run.ended is None:
         raise Interrupted(f"interrupted: go on with `katuna resume {run.folder.handle}`", stop.signum)
     if screen.has_seen:
@@ -110,6 +118,7 @@ def _print_plan(planned: JobPlan, output: str) -> None:
     """Raises InputRefused, when all is printed, for what could not run here."""
     from katuna.cli.replicas import label, replicas_in_words, substituted
     from katuna.conductjob import containers, preflight
+    from katuna.launch.files import forecast, in_words
 
     if output == "json":
         _print_objects(planned)
@@ -117,6 +126,7 @@ def _print_plan(planned: JobPlan, output: str) -> None:
     click.echo(f"{planned.job.kind} {planned.job.name}, {replicas_in_words(planned.job)}; nothing is started")
     for line in substituted(planned.job, planned.options.local):
         click.echo(f"  {printable(line)}")
+    click.echo(f"  {printable(in_words(*forecast(planned.options.local), 'work/ in the run folder'))}")
     for each in containers(planned):
         name = label(planned.job.name, each.replica.pod_name) + ("" if each.is_main else f"/{each.container.name}")
         click.echo(f"\n{name}" + ("" if each.is_main else f"  ({each.stage})"))
@@ -130,16 +140,18 @@ def _print_plan(planned: JobPlan, output: str) -> None:
 def _print_objects(planned: JobPlan) -> None:
     """What the operator makes of the job, but for addresses and ports, which are this machine's."""
     from katuna.cli.output import print_json
+    from katuna.launch.files import forecast
     from katuna.spec.plan import plan
 
     pods = plan(planned.job, mapped=True)["replicas"]
     wanted = ("name", "env", "argv")
     print_json(
         {
+            "files": forecast(planned.options.local)[0],
             "replicas": [
                 {"pod": pod["pod"], "containers": [{key: each[key] for key in wanted} for each in pod["containers"]]}
                 for pod in pods
-            ]
+            ],
         }
     )
 

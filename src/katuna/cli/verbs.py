@@ -23,6 +23,7 @@ VERBS = {
     "trials": "List the trials of a run; -o json prints Katib's Trials.",
     "logs": "Print what trials or replicas printed; -f follows.",
     "best": "Show the best trial; -o command prints how to train it again.",
+    "code": "Show the code that a run keeps; --diff compares it with today's files.",
     "stop": "End a running search or job; it can be resumed.",
     "resume": "Go on with a search or job that was stopped or killed.",
     "rm": "Remove a run and everything in it.",

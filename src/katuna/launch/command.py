@@ -14,7 +14,7 @@ from katuna.launch.process import Command
 from katuna.spec.job import Container, Job, Replica, expand, replica_environment
 from katuna.spec.remark import did_you_mean, listed
 
-INHERITED = ("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "TMPDIR", "TZ", "USER")
+INHERITED = ("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "TMPDIR", "TORCHINDUCTOR_CACHE_DIR", "TZ", "USER")
 """What a trial gets of katuna's environment without asking, with LC_* and PATH."""
 
 _PYTHON = re.compile(r"python(3(\.\d+)?)?")

@@ -34,7 +34,7 @@ if __name__ == "__main__":
     # Python's own entry for a script is this folder, whose names are no trial's to find.
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
 
-from katuna.launch import guard
+from katuna.launch import guard, layers
 from katuna.launch.asmain import Inherited, Program, become, hiding, places, run
 from katuna.launch.guard import TOKEN_VARIABLE
 
@@ -227,7 +227,8 @@ def hidden(spec: guard.Spec) -> str:
     """A module that is here, for a library's sake, and in whose place the program would import one of its own; "" for none."""
     names = {name for name in sys.modules if "." not in name} - {"__main__", "__mp_main__"}
     folders = places(Program.of(spec.argv), spec.env, spec.folder)
-    return next((name for folder in folders if (name := hiding(folder, names))), "")
+    seen = (tree for folder in folders for tree in layers.trees(spec.view, folder))
+    return next((name for tree in seen if (name := hiding(tree, names))), "")
 
 
 def hung_up() -> bool:
@@ -262,10 +263,13 @@ def await_program(channel: socket.socket, before: Inherited) -> Program:
     spec = guard.Spec(body)
     for number in (0, 1, 2):
         os.dup2(fds[0] if number else os.open(os.devnull, os.O_RDONLY), number)
+    stage = "files"
     try:
+        guard.see_files(spec)
+        stage = "chdir"
         os.chdir(spec.folder)
     except OSError as error:
-        channel.sendall(f"chdir {error.errno}".encode())
+        channel.sendall(f"{stage} {error.errno}".encode())
         os._exit(127)
     channel.detach()
     close_all()

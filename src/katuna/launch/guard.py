@@ -1,14 +1,13 @@
 """The guard of one trial process: whatever happens, when the guard is gone nothing that it started is left.
 
-Run as `python -I -S guard.py NAME TOKEN FD...` in a session of its own, so that what ends katuna's process group does not reach it;
-or forked from the server of warm starts (forkserver.py), which changes how its trial begins and how it sees that katuna is there.
+Run by BOOT with NAME TOKEN FD... in a session of its own, so that what ends katuna's process group does not reach it; or forked from the server of warm starts (forkserver.py), which changes how its trial begins and how it sees that katuna is there.
 The file descriptors are locks that stay held until the guard is gone. It imports next to nothing (`signal` and `json` would
 double the time that it takes to start). Its standard input is a socket to katuna:
 
     in   LENGTH newline, then a Spec of that length (`encode`); later, any number of `stop SECONDS` lines
     out  {"event": "taken", "pid": N}                                   a forked guard with this pid has taken the trial on
          {"event": "started", "pid": N}                                 the trial runs
-         {"event": "failed", "errno": N, "stage": "chdir" | "exec"}     it could not be started
+         {"event": "failed", "errno": N, "stage": "files" | "chdir" | "exec"}   it could not be started
          {"event": "exited", "code": N, "signal": N, "core": 0 | 1, "cause": WORD, "left": N}
 
 Its output is the trial's log, which the trial inherits. Each message has `at` too, the time in seconds since the epoch, as katuna
@@ -35,7 +34,16 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+if __name__ == "guard":
+    # Run by BOOT: importing the package would take longer than all the rest.
+    import layers  # type: ignore[import-not-found]
+else:
+    from katuna.launch import layers
+
+BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); import guard; del sys.path[0]; guard.main()"
+"""What `python -I -S -c` is given, with the folder of this file as its first argument: a module is compiled once, a script each time."""
 
 LINUX = sys.platform == "linux"
 TOKEN_VARIABLE = "KATUNA_TRIAL_TOKEN"  # noqa: S105
@@ -57,15 +65,31 @@ if LINUX:
     libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 
 
-def encode(argv: list[str], env: dict[str, str], *, folder: str, parent: int, deadline_s: float, grace_s: float) -> bytes:
-    """The Spec as katuna sends it. `deadline_s` 0 means none. Raises ValueError for text that no process can be given."""
-    texts = {"its working folder": folder, **{f"argv[{index}]": word for index, word in enumerate(argv)}}
+def encode(
+    argv: Sequence[str],
+    env: dict[str, str],
+    *,
+    folder: str,
+    view: Sequence[layers.Step] = (),
+    parent: int,
+    deadline_s: float,
+    grace_s: float,
+) -> bytes:
+    """The Spec as katuna sends it. `view` is what layers.py takes, `deadline_s` 0 means none. Raises ValueError for text that no
+    process can be given."""
+    mounts = layers.flat(view)
+    texts = {
+        "its working folder": folder,
+        **{f"mount {word!r}": word for word in mounts},
+        **{f"argv[{index}]": word for index, word in enumerate(argv)},
+    }
     texts |= {f"the variable {name!r}": name + value for name, value in env.items()}
     for what, text in texts.items():
         # The kernel ends all of these texts at a NUL; here one would shift those behind it.
         if "\0" in text:
             raise ValueError(f"{what} holds a NUL character, which no process can be given")
-    fields = [str(parent), str(deadline_s), str(grace_s), folder, str(len(argv)), *argv, *(f"{k}={v}" for k, v in env.items())]
+    numbers = [str(each) for each in (parent, deadline_s, grace_s, len(mounts), len(argv))]
+    fields = [*numbers, folder, *mounts, *argv, *(f"{k}={v}" for k, v in env.items())]
     body = b"\0".join(os.fsencode(field) for field in fields)
     return b"%d\n" % len(body) + body
 
@@ -76,10 +100,11 @@ class Spec:
         self.parent = int(fields[0])
         self.deadline_s = float(fields[1])
         self.grace_s = float(fields[2])
-        self.folder = fields[3]
-        count = int(fields[4])
-        self.argv = fields[5 : 5 + count]
-        self.env = dict(field.split("=", 1) for field in fields[5 + count :])
+        mounts, words = int(fields[3]), int(fields[4])
+        self.folder = fields[5]
+        self.view = layers.steps(fields[6 : 6 + mounts])
+        self.argv = fields[6 + mounts : 6 + mounts + words]
+        self.env = dict(field.split("=", 1) for field in fields[6 + mounts + words :])
 
 
 class Guard:
@@ -236,6 +261,8 @@ def become_trial(spec: Spec, guard: int, writer: int) -> None:
     try:
         stand_alone(guard)
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+        stage = "files"
+        see_files(spec)
         stage = "chdir"
         os.chdir(spec.folder)
         stage = "exec"
@@ -244,6 +271,11 @@ def become_trial(spec: Spec, guard: int, writer: int) -> None:
         os.write(writer, f"{stage} {error.errno}".encode())
     finally:
         os._exit(127)
+
+
+def see_files(spec: Spec) -> None:
+    if spec.view:
+        layers.enter(spec.view)
 
 
 def stand_alone(guard: int) -> None:
@@ -315,7 +347,3 @@ def main() -> None:
     if received:
         body, pending = received
         Guard(Spec(body), pending).run()
-
-
-if __name__ == "__main__":
-    main()

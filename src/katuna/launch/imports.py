@@ -6,7 +6,7 @@ from __future__ import annotations
 import ast
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -25,12 +25,16 @@ WITH_FIRST_USE = {
 """What modules import when they are first used: the exporter of PyTorch, for a second and a half. ONNX Runtime starts a thread."""
 
 
-def source(program: Program, folder: Path, paths: Sequence[str]) -> Path | None:
-    """The file that holds the program, looked for where Python would; None where it is no such file."""
+def source(
+    program: Program, folder: Path, paths: Sequence[str], trees: Callable[[Path], Sequence[Path]] = lambda path: (path,)
+) -> Path | None:
+    """The file that holds the program, looked for where Python would; None where it is no such file.
+
+    `trees` gives the places in which the program would find a path, where it sees other files than this process.
+    """
     if not program.is_module:
-        path = folder / program.target
-        return path if path.is_file() else None
-    places = [folder, *(folder / entry for entry in paths), *map(Path, sys.path)]
+        return next((path for path in trees(folder / program.target) if path.is_file()), None)
+    places = [*(tree for entry in (folder, *(folder / entry for entry in paths)) for tree in trees(entry)), *map(Path, sys.path)]
     return next((found for place in places if (found := _module(place, program.target, "__main__"))), None)
 
 

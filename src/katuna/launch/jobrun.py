@@ -36,6 +36,7 @@ from katuna.jobs import (
 from katuna.launch import memory
 from katuna.launch.devices import Lease, usable_cpus
 from katuna.launch.ending import Ending
+from katuna.launch.files import Files
 from katuna.launch.options import LocalOptions
 from katuna.launch.part import Part
 from katuna.launch.plan import Place, Planned, job_problems, log_of, plan, rank_of
@@ -62,8 +63,8 @@ class JobRun:
     """A job between its start and its JobEnded, the last event of `poll`. Nothing here waits; see `release` for what lay there before.
 
     `folder` is the job's own, absolute. `defaults`, `extra` and `own` go into each container's environment and paths, as
-    `launch.command.command` takes them; `prepare` has the last word on a container each time before it starts, and may raise
-    LaunchFailed and OSError. `lease` stays the caller's. `cpus` are what the replicas share.
+    `launch.command.command` takes them; `prepare` changes a container each time before it starts, and may raise LaunchFailed and
+    OSError. `files` then gives it files of its own. `lease` stays the caller's. `cpus` are what the replicas share.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class JobRun:
         clock: Clock,
         starter: Starter,
         lease: Lease,
+        files: Files,
         defaults: Mapping[str, str],
         extra: Mapping[str, str],
         own: Mapping[str, str] | None = None,
@@ -89,7 +91,9 @@ class JobRun:
         self.remarks: list[str] = []
         """What people are to hear beside the events; whoever tells them takes it out."""
         self._folder = folder
-        self._place = Place(folder, options, environ, defaults, extra, own or {}, cpus or usable_cpus())
+        kept = files.kept.files if files.kept else ()
+        self._place = Place(folder, options, environ, defaults, extra, own or {}, cpus or usable_cpus(), kept)
+        self._files = files
         self._clock = clock
         self._starter = starter
         self._lease = lease
@@ -161,7 +165,7 @@ class JobRun:
         self.over = True
         for part in self._all():
             part.kill()
-        self._remove_volumes()
+        self._remove_volumes(begins_again=True)
 
     # Starting
 
@@ -227,7 +231,7 @@ class JobRun:
         # A guard takes 0 for none.
         deadline_s = 0.0 if self.job.deadline_s is None else max(0.001, self._left_s())
         part.start(
-            self._prepare(part.planned),
+            self._files.prepare(self._folder, self._prepare(part.planned)),
             self._folder / PODS / part.pod / part.name,
             attempt,
             self._starter,
@@ -373,10 +377,12 @@ class JobRun:
 
     def _ended(self, condition: str, reason: str, message: str) -> JobEnded:
         self.over = True
-        self._remove_volumes()
+        self._remove_volumes(begins_again=condition == "Stopped")
         return JobEnded(self._clock.now(), condition, reason, message)
 
-    def _remove_volumes(self) -> None:
+    def _remove_volumes(self, *, begins_again: bool) -> None:
+        with contextlib.suppress(OSError):
+            self._files.ended(self._folder, begins_again=begins_again)
         for replica in self.job.replicas:
             with contextlib.suppress(OSError):
                 PodVolumes(self._folder, replica, self._place.options).remove()

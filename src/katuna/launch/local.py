@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from katuna.contracts import Clock, LaunchEvent, TrialRequest
-from katuna.errors import LOCAL, Finding, KatunaError, LaunchFailed, StoreFailed
+from katuna.errors import LOCAL, FilesMixed, Finding, KatunaError, LaunchFailed, StoreFailed
 from katuna.jobs import STOPPED, ContainerExited, ContainerStarted, JobEnded, JobEvent
 from katuna.launch.command import option_problems, texts
 from katuna.launch.devices import DevicePool, Lease, cuda_devices, lease_folder, usable_cpus
 from katuna.launch.ending import Ending
+from katuna.launch.files import Files
 from katuna.launch.jobrun import JobRun, release
 from katuna.launch.options import LocalOptions
 from katuna.launch.plan import Place, Planned, gpus, job_problems
@@ -75,8 +76,8 @@ class LocalLauncher:
 
     So does one whose metrics are served at a port that a trial has. `trial_dir` gives a trial's folder by its name. `checkpoints`
     is the container's folder that a trial finds its parent's checkpoints in, "" where the search has no parents. `parallel` is how
-    many trials share the CPUs. `devices` and `environ` are this machine's and this process's unless given. `starter`, which `close`
-    closes, starts an interpreter for each process unless given.
+    many trials share the CPUs. `devices` and `environ` are this machine's and this process's unless given. `starter` and `files`, which
+    `close` closes, start an interpreter for each process, and share the folders, unless given.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class LocalLauncher:
         devices: DevicePool | None = None,
         environ: Mapping[str, str] | None = None,
         starter: Starter | None = None,
+        files: Files | None = None,
     ) -> None:
         self._trial_dir = trial_dir
         self._primary = primary_container
@@ -106,8 +108,12 @@ class LocalLauncher:
         self._environ = dict(os.environ if environ is None else environ)
         self._runs: dict[int, _Run] = {}
         self._ready: list[LaunchEvent] = []
-        self._failure: StoreFailed | None = None
+        self._failure: StoreFailed | FilesMixed | None = None
         self._starter: Starter = starter or ColdStarter()
+        self._files = files or Files(replace(self._options, files="shared"), Path())
+        self._parallel = parallel
+        self._written_beside: Callable[[], list[str]] | None = None
+        self._first_is_over = parallel == 1
 
     def preflight(self, requests: Sequence[TrialRequest]) -> list[Finding]:
         """Why these trials could not start here; nothing is run or written. The same remark on several trials comes once.
@@ -185,6 +191,7 @@ class LocalLauncher:
         for run in list(self._runs.values()):
             self._given_up(run, "")
         self._starter.close()
+        self._files.close()
         self._ready.clear()
         self._failure = None
 
@@ -204,7 +211,7 @@ class LocalLauncher:
                 self._admit(run)
             if run.jobrun is not None:
                 yield from self._observe(run, run.jobrun)
-        except StoreFailed as error:
+        except (StoreFailed, FilesMixed) as error:
             self._fail(run, error)
         except (KatunaError, OSError) as error:
             if isinstance(error, OSError) and is_of_the_disk(error):
@@ -212,13 +219,20 @@ class LocalLauncher:
             else:
                 yield self._given_up(run, _reason(error, run))
 
-    def _fail(self, run: _Run, failure: StoreFailed) -> None:
-        """Lets go of a trial that the disk has ended. It gets no Exited: to the journal it still runs, so it begins again."""
+    def _fail(self, run: _Run, failure: StoreFailed | FilesMixed) -> None:
+        """Lets go of a trial that is not to blame, or whose value is none. It gets no Exited: to the journal it still runs, so it
+        begins again."""
         self._given_up(run, "")
         self._failure = self._failure or failure
 
     def _admit(self, run: _Run) -> None:
-        """Starts a waiting trial, unless its devices, or its port, are still taken."""
+        """Starts a waiting trial, unless its devices, or its port, are still taken, or the first trial is to be alone."""
+        if self._failure is not None:
+            return
+        if not self._first_is_over and self._files.is_unwanted:
+            if any(other.jobrun for other in self._runs.values()):
+                return
+            self._written_beside = self._written_beside or self._files.watch()
         if run.job is None:
             run.job = self._job(run.request)
         run.lease = self._lease(run.job)
@@ -238,12 +252,26 @@ class LocalLauncher:
             clock=self._clock,
             starter=self._starter,
             lease=run.lease,
+            files=self._files,
             defaults=place.defaults,
             extra=place.extra,
             own=place.own,
             cpus=place.cpus,
             prepare=lambda planned: self._prepared(run, planned),
         )
+
+    def _see_what_the_first_wrote(self, run: _Run) -> None:
+        """Where trials share a folder for want of anything better, the first one runs alone: one that writes there refuses a second at a
+        time."""
+        if self._written_beside is None or self._first_is_over:
+            return
+        self._first_is_over = True
+        if written := self._written_beside():
+            more = f" and {len(written) - 1} more" if written[1:] else ""
+            self._failure = self._failure or FilesMixed(
+                f"trial {run.request.name} wrote {written[0]}{more}, where all trials write ({self._files.why}), so a second at a time "
+                f"could spoil its value. `katuna resume {self._files.run_name} --parallel 1` goes on with one at a time"
+            )
 
     def _prepared(self, run: _Run, planned: Planned) -> Planned:
         """Each time before a container starts: the metrics of an attempt are read from its beginning on."""
@@ -282,6 +310,7 @@ class LocalLauncher:
                 blame(run.folder, f"trial {run.request.name}", event.message)
         elif isinstance(event, JobEnded):
             yield self._exited(run, replace(jobrun.ending, message=event.message), event.at)
+            self._see_what_the_first_wrote(run)
 
     def _reported(self, run: _Run, reports: Sequence[Report], at: float) -> Iterator[LaunchEvent]:
         if reports:
@@ -308,7 +337,8 @@ class LocalLauncher:
     def _place(self, request: TrialRequest) -> Place:
         folder = self._trial_dir(request.name).absolute()
         own = self._volumes.maps(folder)
-        return Place(folder, self._options, self._environ, {"PYTHONUNBUFFERED": "1"}, {}, own, self._cpus)
+        kept = self._files.kept.files if self._files.kept else ()
+        return Place(folder, self._options, self._environ, {"PYTHONUNBUFFERED": "1"}, {}, own, self._cpus, kept)
 
     def _lease(self, job: Job) -> Lease | None:
         wanted = gpus(job, self._options)

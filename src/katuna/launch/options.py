@@ -12,6 +12,7 @@ from katuna.errors import InputRefused
 
 Device = Literal["job", "cpu", "cuda"]
 Restarts = Literal["local", "as-operator"]
+Files = Literal["own", "mirrored", "shared"]
 
 JOBS_OWN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK")
 JOBS_OWN_PREFIXES = ("MASTER_", "PET_", "TORCHELASTIC_")
@@ -44,6 +45,9 @@ class LocalOptions:
     """Every process starts an interpreter of its own."""
     restarts: Restarts = "local"
     """`local`: the first failure is final unless the file writes backoffLimit; `as-operator`: the cluster's own rules."""
+    files: Files = "own"
+    """`own`: each container writes into a layer of its own, or, where the kernel allows none, into a mirrored tree; `mirrored`: the
+    latter in any case; `shared`: all write into the folders themselves."""
 
     def __post_init__(self) -> None:
         for source, _ in self.maps:
@@ -72,6 +76,7 @@ class LocalOptions:
             "claims": dict(self.claims),
             "cold": self.cold,
             "restarts": self.restarts,
+            "files": self.files,
         }
 
     @classmethod
@@ -89,8 +94,15 @@ class LocalOptions:
             claims=dict(data.get("claims", {})),
             cold=data.get("cold", False),
             restarts=data.get("restarts", "local"),
+            files=data.get("files", "shared"),
         )
 
     def here(self, path: str) -> Path:
         """A path as the options write it, made absolute."""
         return Path(self.cwd).absolute() / Path(path).expanduser()
+
+    def folders(self) -> tuple[Path, ...]:
+        """The real paths of the working folder and of each --map that is a folder, the working folder first, none within another."""
+        named = [self.here("."), *(self.here(target) for _, target in self.maps)]
+        found = list(dict.fromkeys(folder.resolve() for folder in named if folder.is_dir()))
+        return tuple(folder for folder in found if not any(other in folder.parents for other in found))

@@ -32,6 +32,7 @@ class Part:
         self._claim: Claim | None = None
         self._limit: memory.MemoryLimit | None = None
         self._out_of_memory = False
+        self._files = ""
 
     @property
     def pod(self) -> str:
@@ -68,6 +69,7 @@ class Part:
         self._said = {}
         self.ending = None
         self._out_of_memory = False
+        self._files = given.files
         self._claim = claim(folder)
         try:
             with given.log.open("ab") as log:
@@ -98,7 +100,7 @@ class Part:
         limit = self.planned.container.memory_bytes
         if limit:
             self._limit = memory.MemoryLimit(limit, process.guard_pid, message["pid"], memory.delegated())
-        record = {"pid": message["pid"], "guard": process.guard_pid, **process.how}
+        record = {"pid": message["pid"], "guard": process.guard_pid, **process.how, "files": self._files}
         return ContainerStarted(message["at"], self.pod, self.name, self.restarts, record)
 
     def _exited(self, clock: Clock) -> ContainerExited:

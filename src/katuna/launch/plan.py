@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from katuna.launch.command import command, option_problems, problems
+from katuna.launch.command import FINE, Foresee, command, option_problems, problems
 from katuna.launch.devices import cuda_devices, usable_cpus
 from katuna.launch.options import LocalOptions
 from katuna.launch.process import Command
@@ -22,7 +23,8 @@ Stage = Literal["init", "main", "sidecar"]
 @dataclass(frozen=True)
 class Planned:
     """A container of pod `replica.pod_name`, ready to be started. `told` is its command as messages may show it, word for word: with a
-    mark for all that a Secret holds, and with paths in its volumes as the file has them."""
+    mark for all that a Secret holds, and with paths in its volumes as the file has them. `files` is the way in which it gets files of
+    its own (files.py), "" before it has been given any."""
 
     replica: Replica
     container: Container
@@ -30,6 +32,7 @@ class Planned:
     command: Command
     told: Command
     log: Path
+    files: str = ""
 
     @property
     def is_main(self) -> bool:
@@ -40,7 +43,8 @@ class Planned:
 class Place:
     """Where and how a job runs: its folder, and what the caller says of the environment, as `launch.command.command` takes it.
 
-    `cpus` are what all replicas share that ask for none of their own.
+    `cpus` are what all replicas share that ask for none of their own. `kept` are absolute paths that the job will find, whether they
+    are here now or not: those of the code that its run keeps.
     """
 
     folder: Path
@@ -50,6 +54,7 @@ class Place:
     extra: Mapping[str, str]
     own: Mapping[str, str]
     cpus: int
+    kept: Collection[str] = ()
 
 
 def log_of(folder: Path, job: Job, pod: str, container: str) -> Path:
@@ -139,13 +144,22 @@ def threads(job: Job, replica: Replica, cpus: int) -> int:
 
 
 def preflight(
-    job: Job, options: LocalOptions, environ: Mapping[str, str], *, devices: Sequence[str] | None = None
+    job: Job,
+    options: LocalOptions,
+    environ: Mapping[str, str],
+    *,
+    kept: Collection[str] = (),
+    devices: Sequence[str] | None = None,
 ) -> list[tuple[str, str]]:
     """Why a job that runs alone could not start here, and what of the options it has no use for, as (message, hint); nothing is
-    run or written. `devices` are this machine's unless given."""
-    place = Place(Path("/nonexistent"), options, environ, {}, {}, {}, usable_cpus())
+    run or written. `kept` is as in Place; `devices` are this machine's unless given."""
+    place = Place(Path("/nonexistent"), options, environ, {}, {}, {}, usable_cpus(), kept)
     found = [*job_problems(job, place, devices), *option_problems(options, [job], environ)]
     return list(dict.fromkeys(found))
+
+
+def _foreseen(place: Place, volumes: Foresee) -> Foresee:
+    return lambda path, runs: FINE if os.path.normpath(path) in place.kept else volumes(path, runs)
 
 
 def job_problems(job: Job, place: Place, devices: Sequence[str] | None = None) -> Iterator[tuple[str, str]]:
@@ -154,7 +168,7 @@ def job_problems(job: Job, place: Place, devices: Sequence[str] | None = None) -
         yield from PodVolumes(place.folder, replica, place.options).problems()
     for each in plan(job, place, (), MASTER_PORT):
         volumes = PodVolumes(place.folder, each.replica, place.options)
-        foresee = volumes.foresee(each.container, place.own.values())
+        foresee = _foreseen(place, volumes.foresee(each.container, place.own.values()))
         yield from problems(replace(each.replica, container=each.container), each.command, each.told, foresee)
     wanted = gpus(job, place.options)
     if wanted:

@@ -21,10 +21,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from katuna.errors import LaunchFailed
-from katuna.launch import guard
+from katuna.launch import guard, layers
+
+if TYPE_CHECKING:
+    from katuna.launch.layers import Step
 
 LOCK_NAME = ".guard"
 START_TIMEOUT_S = 30.0
@@ -33,11 +36,19 @@ KILL_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class Command:
-    """What to execute: argv[0] is looked up in the PATH of `env`, in `folder` when it is a relative path."""
+    """What to execute: argv[0] is looked up in the PATH of `env`, in `folder` when it is a relative path.
+
+    `view` are the mounts that the process makes before all else, see layers.py; the rest is meant as it sees it.
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     folder: Path
+    view: tuple[Step, ...] = ()
+
+    def trees(self, path: str | Path) -> list[Path]:
+        """Where the process would find an absolute path: the places as this process sees them, the first one first."""
+        return list(map(Path, layers.trees(self.view, os.path.abspath(path))))  # noqa: PTH100
 
 
 @dataclass(frozen=True)
@@ -123,7 +134,13 @@ class GuardedProcess:
         env = {**command.env, guard.TOKEN_VARIABLE: held.token}
         try:
             spec = guard.encode(
-                list(command.argv), env, folder=str(command.folder), parent=os.getpid(), deadline_s=deadline_s, grace_s=grace_s
+                command.argv,
+                env,
+                folder=str(command.folder),
+                view=command.view,
+                parent=os.getpid(),
+                deadline_s=deadline_s,
+                grace_s=grace_s,
             )
         except ValueError as error:
             raise LaunchFailed(f"the trial's command cannot be run: {error}") from error
@@ -158,7 +175,17 @@ class GuardedProcess:
 
     def _cold_guard(self, control: socket.socket, output: int) -> Handle:
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", guard.__file__, self._name, self._token, *map(str, self._kept)],
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                "-c",
+                guard.BOOT,
+                str(Path(guard.__file__).parent),
+                self._name,
+                self._token,
+                *map(str, self._kept),
+            ],
             stdin=control.fileno(),
             stdout=output,
             stderr=output,

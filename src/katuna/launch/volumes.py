@@ -125,6 +125,11 @@ class PodVolumes:
             posixpath.normpath(mount.path): str(self._place(volume) / mount.sub_path) for mount, volume in self._mounts(container)
         }
 
+    def elsewhere(self) -> list[Path]:
+        """Where volumes lie outside of the job's folder: what is written there is meant for others too."""
+        places = [self._place(volume) for volume in self.replica.volumes]
+        return [place for place in places if not place.is_relative_to(self.folder)]
+
     def scratch(self, container: Container) -> Mapping[str, str]:
         """`maps` of emptyDirs alone."""
         paths = {posixpath.normpath(mount.path) for mount, volume in self._mounts(container) if volume.kind == "emptyDir"}
@@ -193,8 +198,8 @@ class PodVolumes:
         """Raises OSError."""
         if self._own.is_dir():
             shutil.rmtree(self._own)
-        for hidden in _hidden_places(self.folder):
-            if _is_ours(hidden):
+        for hidden in memory_places(self.folder):
+            if is_ours(hidden):
                 shutil.rmtree(hidden / self.replica.pod_name, ignore_errors=True)
                 with contextlib.suppress(OSError):
                     hidden.rmdir()
@@ -208,19 +213,14 @@ class PodVolumes:
             return Path(volume.source)
         if volume.kind == "persistentVolumeClaim":
             return self.options.here(self.options.claims.get(volume.source, volume.source))
-        hidden = next(_hidden_places(self.folder), None) if volume.kind == "secret" else None
+        hidden = next(memory_places(self.folder), None) if volume.kind == "secret" else None
         return (hidden / self.replica.pod_name if hidden else self._own) / volume.name
 
     def _make_hidden(self) -> None:
         """The folder, if there is a place for one, that the Secrets of all pods of the job lie in."""
-        hidden = next(_hidden_places(self.folder), None)
+        hidden = next(memory_places(self.folder), None)
         if hidden:
-            with contextlib.suppress(FileExistsError):
-                hidden.mkdir(mode=0o700)
-            if not _is_ours(hidden):
-                raise LaunchFailed(
-                    f"{hidden}, where Secrets are to lie, belongs to somebody else or is open to others: remove it"
-                )
+            make_private(hidden)
 
     def _new_folders(self) -> Iterator[Path]:
         """Folders that the pod gets where they are not yet."""
@@ -243,21 +243,31 @@ class PodVolumes:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what a killed katuna left of Secrets for the jobs in `folder`, of which none runs."""
-    for hidden in _hidden_places(folder):
-        if _is_ours(hidden):
+    """Removes what a killed katuna left in memory for the job or run in `folder`, of which nothing runs."""
+    for hidden in memory_places(folder):
+        if is_ours(hidden):
             shutil.rmtree(hidden, ignore_errors=True)
 
 
-def _hidden_places(folder: Path) -> Iterator[Path]:
-    """Where the Secrets of the job in `folder` may lie: places in memory that this user can write to. The first is to be used."""
+def memory_places(folder: Path) -> Iterator[Path]:
+    """Where something of the job or run in `folder` may lie in memory: places that this user can write to. The first is to be used."""
     name = f"katuna-{hashlib.sha256(f'{os.geteuid()} {os.path.realpath(folder)}'.encode()).hexdigest()[:32]}"
     for base in (os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm"):  # noqa: S108
         if base.startswith("/") and Path(base).is_dir() and os.access(base, os.W_OK | os.X_OK):
             yield Path(base, name)
 
 
-def _is_ours(folder: Path) -> bool:
+def make_private(folder: Path) -> None:
+    """A folder of this user's alone, where others may write beside it. Raises LaunchFailed for one that somebody else has put there."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if not is_ours(folder):
+        raise LaunchFailed(
+            f"{folder}, where files of the run are to lie, belongs to somebody else or is open to others: remove it"
+        )
+
+
+def is_ours(folder: Path) -> bool:
     """Whether it is a folder, and this user's alone: others may write beside it."""
     try:
         found = folder.lstat()

@@ -84,13 +84,15 @@ class WarmStarter:
         """Raises ValueError or OSError with the reason why this command has to start cold."""
         program = program_of(command)
         paths = _paths(command)
-        file = source(program, command.folder, paths)
+        file = source(program, command.folder, paths, command.trees)
         if file is None:
             raise ValueError(f"{program.target} is not found as a Python file")
-        for folder in {file.resolve().parent, *map(Path, paths), *([command.folder] if program.is_module else [])}:
-            if name := hidden(folder):
-                raise ValueError(f"{folder} has a module {name} of its own")
-        needed = needs(file, paths)
+        own = command.folder if program.is_module else (command.folder / program.target).resolve().parent
+        for folder in {own, file.resolve().parent, *map(Path, paths)}:
+            for tree in command.trees(folder):
+                if name := hidden(tree):
+                    raise ValueError(f"{folder} has a module {name} of its own")
+        needed = needs(file, [str(tree) for path in paths for tree in command.trees(path)])
         for name, variable in needed.writes:
             if AT_START.fullmatch(variable) and not BEFORE_ALL.fullmatch(variable):
                 raise ValueError(f"{name} sets {variable} itself")

@@ -17,6 +17,17 @@ _KINDS: Mapping[str, type[Event | JobEvent]] = MappingProxyType({kind.__name__: 
 _PLAIN = (int, float, str, tuple)
 """Not looked at twice, as most values are one of these."""
 
+_LEFT_OUT: Mapping[type[Event | JobEvent], tuple[str, ...]] = MappingProxyType(
+    {
+        Asked: ("labels", "rules"),
+        Opened: ("code", "no_code"),
+        JobOpened: ("code", "no_code"),
+        Edited: ("code",),
+        JobResumed: ("code",),
+    }
+)
+"""Fields that are not written where there is nothing in them."""
+
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in _KINDS.values()}
 
 
@@ -29,7 +40,8 @@ def to_json(event: Event | JobEvent) -> dict[str, Any]:
         plain[name] = value if type(value) in _PLAIN or not isinstance(value, Mapping) else dict(value)
     if isinstance(event, Asked):
         plain["rules"] = [list(astuple(rule)) for rule in event.rules]
-        plain = {name: value for name, value in plain.items() if value or name not in ("labels", "rules")}
+    if kind in _LEFT_OUT:
+        plain = {name: value for name, value in plain.items() if value or name not in _LEFT_OUT[kind]}
     if isinstance(event, Reported | JobReported):
         plain["reports"] = [
             [report.metric, report.value] if report.time_us is None else [report.metric, report.value, report.time_us]

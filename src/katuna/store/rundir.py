@@ -3,6 +3,7 @@
 runs/digits-tpe/
   experiment.yaml   as given            defaulted.yaml   as run       journal.jsonl   the truth
   lock              one writer          report.html      when asked
+  code/             lists of the files that its trials read, by digest; what they held lies in runs/.code
   trials/digits-tpe-7q2mxk4d/
     job.yaml        as rendered         log              stdout and stderr
     events/         TensorBoard         ...              what the trial leaves (KATUNA_TRIAL_DIR)
@@ -31,7 +32,10 @@ from pathlib import Path
 
 from katuna.errors import InputRefused, RunLocked, RunNotFound, StoreFailed
 from katuna.store.journal import sync_folder
+from katuna.trees import remove
 
+CONTENTS = ".code"
+"""Beside the runs: what the files of their code held."""
 KEPT_FILES = ("job.yaml", "log", "events", "metrics")
 """What `--keep best:N` leaves of a trial that is not among the best: enough to explain it."""
 
@@ -85,6 +89,9 @@ class RunDir:
     @property
     def report(self) -> Path:
         return self.path / "report.html"
+
+    def code(self, digest: str) -> Path:
+        return self.path / "code" / f"{digest}.json"
 
     @property
     def lock(self) -> Path:
@@ -148,16 +155,14 @@ class RunDir:
             for entry in self.trial(name).iterdir():
                 if entry.name in KEPT_FILES or entry.name.startswith("."):
                     continue
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry, ignore_errors=True)
-                else:
-                    entry.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    remove(entry)
 
     def remove(self) -> None:
         """Removes the run; at once for whoever looks, then from the disk. Raises OSError."""
         gone = self.path.with_name(f".{self.name}-{secrets.token_hex(4)}.removed")
         self.path.rename(gone)
-        shutil.rmtree(gone)
+        remove(gone)
 
 
 def _take(fd: int) -> bool:

@@ -1,0 +1,41 @@
+"""What people are told of the files that trials and replicas have to themselves: which way, and what lies there afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from katuna.run import Run
+    from katuna.training import Training
+
+MOST_TOLD = 20
+"""How many files are named."""
+
+
+def introduced(run: Run | Training, place: str) -> list[str]:
+    """Where what is written goes, for a run that begins; `place` is the folder of one trial or job."""
+    from katuna.launch.files import in_words
+
+    return [in_words(run.files.way, run.files.why, place)] if run.files else []
+
+
+def left_lines(folder: Path) -> list[str]:
+    """The files that a trial or job has left, a line each, the largest first: `1,204 KB  work/model.pt`."""
+    from katuna.launch.files import left
+
+    found = sorted(left(folder), key=lambda each: (-(each[1] or 0), each[0]))
+    sizes = ["removed" if size is None else in_bytes(size) for _, size in found]
+    width = max(map(len, sizes), default=0)
+    lines = [f"{size.rjust(width)}  {path}" for size, (path, _) in zip(sizes, found, strict=True)]
+    return [*lines[:MOST_TOLD], *([f"and {len(lines) - MOST_TOLD} more"] if len(lines) > MOST_TOLD else [])]
+
+
+def in_bytes(size: int) -> str:
+    """`512 B`, `1.2 MB`."""
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"

@@ -1,0 +1,147 @@
+"""Files of its own for one process and all that it starts: the mounts of a view, made in a mount namespace of their own (Linux).
+
+A view is a list of steps, plain texts, so that it can travel to the process that makes it:
+
+    own TARGET SOURCE                     SOURCE is seen at TARGET: an empty /tmp, for one
+    layer TARGET UPPER INNER LOWER...     an overlay at TARGET: reads come from UPPER, then from each LOWER, writes go to UPPER
+    keep PATH                             what lies at PATH is seen there still, whatever the steps before have put over it
+
+INNER is an empty folder on the file system of UPPER, which the kernel needs. A LOWER may not lie below another folder of its step.
+Where the process is not root it makes a user namespace too, in which it stays the user that it was. The guard of a trial imports
+this file, so it imports next to nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+Step = tuple[str, ...]
+
+SEPARATOR = ""
+"""Between steps, where a view is one flat list of words: no path is empty."""
+
+CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
+MS_BIND, MS_REC, MS_SLAVE = 4096, 16384, 1 << 19
+CAPABILITY_VERSION = 0x20080522
+
+
+def flat(view: Sequence[Step]) -> list[str]:
+    """A view as words; `steps` is the inverse."""
+    return [word for step in view for word in (*step, SEPARATOR)]
+
+
+def steps(words: Sequence[str]) -> list[Step]:
+    found: list[Step] = []
+    current: list[str] = []
+    for word in words:
+        if word == SEPARATOR:
+            found.append(tuple(current))
+            current = []
+        else:
+            current.append(word)
+    return found
+
+
+def trees(view: Sequence[Step], path: str) -> Iterator[str]:
+    """Every place in which a process with this view would look for `path`, an absolute path, the first one first."""
+    around = [step for step in view if step[0] != "own" and (path == step[1] or path.startswith(step[1] + "/"))]
+    step = max(around, key=lambda each: len(each[1]), default=("keep", path))
+    for tree in (step[2], *step[4:]) if step[0] == "layer" else step[1:2]:
+        yield tree + path[len(step[1]) :]
+
+
+def enter(view: Sequence[Step]) -> None:
+    """Makes the view this process's own. Only for a process with one thread. Raises OSError, whose `filename` says at which step."""
+    with_user = _unshare()
+    # Each place is opened before a mount can hide it.
+    held = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for step in view for path in _opened(step)}
+    try:
+        _mount("none", "/", None, MS_REC | MS_SLAVE)
+        for step in view:
+            _make(step, held)
+    finally:
+        for fd in held.values():
+            os.close(fd)
+    if with_user:
+        _drop_capabilities()
+
+
+def _unshare() -> bool:
+    """Whether a user namespace was needed too."""
+    if os.geteuid() == 0 and _libc().unshare(CLONE_NEWNS) == 0:
+        return False
+    uid, gid = os.geteuid(), os.getegid()
+    if _libc().unshare(CLONE_NEWNS | CLONE_NEWUSER):
+        raise _error("a mount namespace")
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        fd = os.open(f"/proc/self/{name}", os.O_WRONLY)
+        os.write(fd, text.encode())
+        os.close(fd)
+    return True
+
+
+def _opened(step: Step) -> Sequence[str]:
+    return {"own": step[2:], "layer": step[2:], "keep": step[1:2]}[step[0]]
+
+
+def _make(step: Step, held: dict[str, int]) -> None:
+    kind, target = step[:2]
+    places = [f"/proc/self/fd/{held[path]}" for path in _opened(step)]
+    _make_point(target, is_folder=os.path.isdir(places[0]))  # noqa: PTH112
+    if kind == "layer":
+        upper, inner, *lowers = places
+        options = f"lowerdir={':'.join(lowers)},upperdir={upper},workdir={inner}"
+        # An ordinary user may keep the attributes of an overlay in `user.` alone, and rename no folder of a lower one.
+        more = ",redirect_dir=on,index=off" if os.geteuid() == 0 else ",userxattr"
+        try:
+            _mount("overlay", target, "overlay", 0, options + more)
+        except OSError:
+            # Root of a user namespace is an ordinary user to it, and an old kernel knows not all of these.
+            _mount("overlay", target, "overlay", 0, options + ",userxattr")
+    else:
+        _mount(places[0], target, None, MS_BIND | MS_REC)
+
+
+def _make_point(target: str, *, is_folder: bool) -> None:
+    """What a mount needs at its place; it is missing below a new /tmp alone."""
+    if os.path.lexists(target):
+        return
+    os.makedirs(target if is_folder else os.path.dirname(target), exist_ok=True)  # noqa: PTH103, PTH120
+    if not is_folder:
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+
+def _mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    words = [None if each is None else os.fsencode(each) for each in (source, target, kind)]
+    if _libc().mount(*words, ctypes.c_ulong(flags), None if options is None else os.fsencode(options)):
+        raise _error(target)
+
+
+def _drop_capabilities() -> None:
+    """What the user namespace gave goes: an ordinary user's program may not read a file that is closed to him."""
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
+    if _libc().capset(header, (ctypes.c_uint32 * 6)()):
+        raise _error("capabilities")
+
+
+def _error(what: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), what)
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+if __name__ == "__main__":
+    # Tries a view, for whoever has to know before anything runs: `python -I -S layers.py WORD...`.
+    try:
+        enter(steps(sys.argv[1:]))
+    except OSError as error:
+        sys.exit(f"{error.filename}: {error.strerror}")

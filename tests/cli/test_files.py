@@ -1,0 +1,217 @@
+"""Files of their own, as people meet them: what verbs say, what stays real, and what becomes of a run that can have none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import katuna
+from jobs import pytorchjob
+from katuna import conduct
+from katuna.errors import FilesMixed
+from katuna.launch import mirror
+from katuna.launch.options import LocalOptions
+from katuna.run import RunOptions
+from searches import KATUNA, journal_events, objects, write_experiment
+from searches import katuna as command
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mount namespaces are Linux's")
+
+WRITES = """\
+import os, sys
+lr = float(sys.argv[1])
+os.makedirs("out", exist_ok=True)
+open("out/model.bin", "wb").write(bytes(1200))
+open("seen.txt", "a").write("x")
+os.remove("input.txt")
+print(f"accuracy={1 - abs(lr - 0.3) - len(open('seen.txt').read()):.6f}")
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / "input.txt").write_text("input")
+    (folder / "program.py").write_text(WRITES)
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("KATUNA_HOME")
+    return folder
+
+
+def search(folder: Path, **changes: object) -> Path:
+    return write_experiment(folder, command=["python", "program.py", "${trialParameters.lr}"], **changes)
+
+
+def entries(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {"experiment.yaml", "job.yaml", "runs"}
+
+
+def ways(run: Path) -> set[str]:
+    started = ("Started", "ContainerStarted")
+    return {event["process"]["files"] for event in journal_events(run) if event["event"] in started}
+
+
+def test_what_a_trial_left_is_named(here: Path) -> None:
+    done = command("tune", str(search(here)))
+    assert done.returncode == 0, done.stderr
+    assert "what is written here goes to work/ in the trial's folder" in done.stdout
+    assert entries(here) == {"input.txt", "program.py"}
+    assert ways(here / "runs" / "toy") == {"layer"}
+    shown = command("show", "toy/2").stdout
+    assert [line.split(maxsplit=1)[1] for line in shown.splitlines() if line.startswith("Left")] == [
+        *("1.2 kB  work/out/model.bin", "   1 B  work/seen.txt".strip(), "removed  work/input.txt"),
+    ]
+    assert "Files     layer" in shown
+    assert "Files      layer" in command("show").stdout
+    best = objects("best", "toy")["metadata"]["name"]
+    assert command("best", "-o", "files").stdout.strip() == str(here / "runs" / "toy" / "trials" / best / "work")
+    assert objects("show", "toy/2")["kind"] == "Trial"
+
+
+def test_a_trial_that_is_none_is_told(here: Path) -> None:
+    assert command("tune", str(search(here))).returncode == 0
+    missing = command("show", "toy/99")
+    assert missing.returncode == 2
+    assert "no trial of toy fits '99'; `katuna trials toy` lists them" in missing.stderr
+
+
+def test_a_job_names_what_it_left_and_in_place_writes_into_the_folder(here: Path) -> None:
+    job = here / "job.yaml"
+    job.write_text(yaml.safe_dump(pytorchjob("", container={"command": ["python", "program.py", "0.5"]})))
+    done = command("train", "job.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "it wrote            1.2 kB  work/out/model.bin" in done.stdout
+    assert entries(here) == {"input.txt", "program.py"}
+    (run,) = (path for path in (here / "runs").iterdir() if not path.name.startswith("."))
+    assert "work/out/model.bin" in command("show").stdout
+    again = command("train", "job.yaml", "--in-place")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "all processes write into this folder itself" in again.stdout
+    assert entries(here) == {"out", "seen.txt", "program.py"}
+    assert (here / "seen.txt").read_text() == "x"
+    assert ways(run.with_name(f"{run.name}-2")) == {"shared"}
+
+
+def test_a_dry_run_says_the_way_and_leaves_nothing(here: Path) -> None:
+    (here / "job.yaml").write_text(yaml.safe_dump(pytorchjob("", container={"command": ["python", "program.py", "0.5"]})))
+    assert "# files         what is written here goes to work/" in command("tune", str(search(here)), "--dry-run").stdout
+    assert "what is written here goes to work/" in command("train", "job.yaml", "--dry-run").stdout
+    shared = command("tune", "experiment.yaml", "--dry-run", "--shared-files").stdout
+    assert "# files         all processes write into this folder itself" in shared
+    assert entries(here) == {"input.txt", "program.py"}
+
+
+def test_claims_and_the_trials_folder_are_real_and_data_is_only_read(here: Path) -> None:
+    (here / "claimed").mkdir()
+    (here / "data").mkdir()
+    (here / "data" / "rows.csv").write_text("1\n")
+    (here / "program.py").write_text(
+        "import os, pathlib\n"
+        "pathlib.Path('claimed/shared.txt').write_text('of the job')\n"
+        "rows = pathlib.Path(os.environ['KATUNA_DATA'], 'rows.csv')\n"
+        "print(f'rows={len(rows.read_text().splitlines())}')\n"
+        "rows.write_text('changed')\n"
+        "pathlib.Path(os.environ['KATUNA_TRIAL_DIR'], 'model.bin').write_text('model')\n"
+    )
+    volume = {"name": "v", "persistentVolumeClaim": {"claimName": "shared"}}
+    mount = {"name": "v", "mountPath": "/claimed"}
+    manifest = pytorchjob("", pod={"volumes": [volume]}, container={"command": ["python", "program.py"], "volumeMounts": [mount]})
+    (here / "job.yaml").write_text(yaml.safe_dump(manifest))
+    done = command("train", "job.yaml", "--claim", "shared=claimed", "--data", "data")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rows=1" in done.stdout
+    assert (here / "claimed" / "shared.txt").read_text() == "of the job"
+    assert (here / "data" / "rows.csv").read_text() == "1\n"
+    (run,) = (path for path in (here / "runs").iterdir() if not path.name.startswith("."))
+    assert (run / "model.bin").read_text() == "model"
+    assert (run / "work" / "data" / "rows.csv").read_text() == "changed"
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="mounting a file system needs root and unshare")
+def test_another_file_system_within_the_folder_is_still_seen(here: Path) -> None:
+    (here / "disk").mkdir()
+    (here / "program.py").write_text("print(f\"accuracy={len(open('disk/inside.txt').read())}\")")
+    search(here)
+    mounted = 'mount -t tmpfs none disk && echo -n four > disk/inside.txt && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mounted, "sh", *KATUNA, "tune", "experiment.yaml"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "accuracy=4 in" in done.stdout
+
+
+def test_a_search_goes_on_without_the_script_that_it_keeps(here: Path) -> None:
+    slow = "import time, sys; lr = float(sys.argv[1]); print(f'accuracy={1 - lr:.6f}', flush=True); time.sleep(1)"
+    (here / "program.py").write_text(slow)
+    planned = conduct.plan([search(here, parallelTrialCount=1)])
+    asked = iter([0, 0, 0, *[1] * 100_000])
+    run = conduct.start(planned, interruptions=lambda: next(asked))
+    assert run.search.ended is None
+    (here / "program.py").unlink()
+    done = command("resume")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 succeeded" in done.stdout
+
+
+# Where there can be no layers
+
+
+def mirrored(**more: object) -> RunOptions:
+    return RunOptions(LocalOptions(cwd=str(Path.cwd()), files="mirrored", **more))  # type: ignore[arg-type]
+
+
+def test_a_mirrored_trial_leaves_what_it_wrote_alone(here: Path) -> None:
+    (here / "program.py").write_text(WRITES.replace("os.remove", "open"))
+    run = katuna.tune(search(here), options=mirrored())
+    assert len(run.search.trials) == 4
+    assert ways(run.path) == {"mirrored"}
+    assert entries(here) == {"input.txt", "program.py"}
+    for trial in run.trials:
+        work = run.folder.trial(trial.name) / "work"
+        assert {str(path.relative_to(work)) for path in work.rglob("*")} == {"out", "out/model.bin", "seen.txt"}
+        assert not (run.folder.trial(trial.name) / ".own").exists()
+
+
+def test_a_large_file_that_a_mirrored_trial_changes_ends_the_search(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "SMALL_BYTES", 1000)
+    monkeypatch.setattr(mirror, "_clone", lambda *_: False)
+    (here / "large.bin").write_bytes(bytes(2000))
+    (here / "program.py").write_text("open('large.bin', 'ab').write(b'x'); print('accuracy=1')")
+    with pytest.raises(FilesMixed, match=r"has changed .*large\.bin, which is too large to be copied .*`katuna resume toy`"):
+        katuna.tune(search(here, parallelTrialCount=1), options=mirrored())
+    run = katuna.load("toy")
+    assert [trial.value(run.search.objective) for trial in run.trials] == [None]
+
+
+def test_a_folder_too_large_to_be_mirrored_is_shared_and_the_first_trial_runs_alone(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "MOST_ENTRIES", 1)
+    (here / "program.py").write_text("open('snapshot.pt', 'w').close(); print('accuracy=1')")
+    with pytest.raises(FilesMixed, match=r"wrote .*snapshot\.pt, where all trials write .*`katuna resume toy --parallel 1`"):
+        katuna.tune(search(here), options=mirrored())
+    run = katuna.load("toy")
+    assert ways(run.path) == {"shared"}
+    assert [trial.state.value for trial in run.trials if trial.started_at] == ["Succeeded"]
+    again = conduct.resume("toy", counts={"parallelTrialCount": 1})
+    assert again.search.ended is not None
+    assert len(again.trials) == 4
+
+
+def test_trials_that_share_a_folder_and_write_nothing_there_run_at_a_time(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "MOST_ENTRIES", 1)
+    (here / "program.py").write_text("print('accuracy=1')")
+    run = katuna.tune(search(here), options=mirrored())
+    assert run.search.ended is not None
+    assert len(run.trials) == 4

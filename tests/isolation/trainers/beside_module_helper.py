@@ -1,0 +1,3 @@
+"""The module that beside_module imports."""
+
+STEPS = 3

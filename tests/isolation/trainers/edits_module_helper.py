@@ -1,0 +1,3 @@
+"""The module that edits_module edits and imports."""
+
+STEPS = 3

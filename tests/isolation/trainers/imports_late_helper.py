@@ -1,0 +1,3 @@
+"""The module that imports_late imports."""
+
+EDITION = "old"
