@@ -111,7 +111,7 @@ def test_timeout_ends_the_search_in_good_order(tmp_path: Path) -> None:
     one_ends = "import os, time\nprint('accuracy=0.5', flush=True)\ntry: os.mkdir('ended')\nexcept OSError: time.sleep(100)"
     write_experiment(tmp_path, one_ends, maxTrialCount=50)
     began = time.monotonic()
-    done = katuna("tune", "experiment.yaml", "--timeout", "2s")
+    done = katuna("tune", "experiment.yaml", "--timeout", "2s", "--shared-files")
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - began < 30
     assert "--timeout has passed" in done.stdout
