@@ -17,7 +17,7 @@ from typing import Any
 from katuna import conduct
 from katuna.contracts import Launcher, LaunchEvent, NoSuggestion, Suggestion, TrialRequest
 from katuna.errors import InputRefused
-from katuna.run import Plan, Run
+from katuna.run import Plan, Run, files_of
 from katuna.search.engine import Watcher
 from katuna.spec.model import Experiment, Manifest, Objective, Parameter
 from katuna.store.journal import Journal
@@ -116,7 +116,8 @@ def smoke(
     kept = keep
     try:
         folder, _ = conduct.make_run(test, home)
-        launcher = conduct.launcher_for(test, folder.trial)
+        files = files_of(test.options.local, folder, Run(folder, test).code)
+        launcher = conduct.launcher_for(test, folder.trial, files)
         shortened = _Shortened(launcher, lambda manifest: shortening.apply(manifest, container))
         with folder.locked(), contextlib.closing(Journal(folder.journal)) as store:
             suggester = _Corners(corners(test.experiment))

@@ -18,7 +18,7 @@ from katuna.errors import FilesMixed
 from katuna.launch import mirror
 from katuna.launch.options import LocalOptions
 from katuna.run import RunOptions
-from searches import KATUNA, journal_events, objects, write_experiment
+from searches import KATUNA, await_line, journal_events, objects, spawn, write_experiment
 from searches import katuna as command
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mount namespaces are Linux's")
@@ -162,6 +162,38 @@ def test_a_search_goes_on_without_the_script_that_it_keeps(here: Path) -> None:
     done = command("resume")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 succeeded" in done.stdout
+
+
+def test_a_job_that_goes_on_finds_its_files_as_it_left_them(here: Path) -> None:
+    (here / "program.py").write_text(
+        "import os, time\n"
+        "places = ['checkpoint', '/tmp/checkpoint']\n"
+        "seen = [os.path.exists(place) for place in places]\n"
+        "for place in places: open(place, 'w').close()\n"
+        "print('seen', *seen, flush=True)\n"
+        "while not any(seen): time.sleep(1)\n"
+    )
+    (here / "job.yaml").write_text(yaml.safe_dump(pytorchjob("", container={"command": ["python", "program.py"]})))
+    process = spawn("train", "job.yaml")
+    await_line(here / "runs" / "toy" / "log", "seen False False")
+    assert command("stop", "toy").returncode == 0
+    process.communicate(timeout=30)
+    done = command("resume", "toy")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "seen True True" in done.stdout
+    assert not (here / "runs" / "toy" / ".own").exists()
+
+
+def test_a_smoke_test_leaves_the_folder_as_it_was(here: Path) -> None:
+    done = command("smoke", str(search(here)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert entries(here) == {"input.txt", "program.py"}
+
+
+def test_what_is_kept_of_the_best_alone_are_their_files_too(here: Path) -> None:
+    done = command("tune", str(search(here, parallelTrialCount=1)), "--keep", "best:1")
+    assert done.returncode == 0, done.stderr
+    assert len(list((here / "runs" / "toy" / "trials").glob("*/work"))) == 1
 
 
 # Where there can be no layers

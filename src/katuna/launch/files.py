@@ -29,7 +29,7 @@ from katuna.launch.layers import Step
 from katuna.launch.mirror import TooMany, changed, check, mirror, read, settle
 from katuna.launch.options import LocalOptions
 from katuna.launch.plan import Planned
-from katuna.launch.volumes import PodVolumes, is_ours, make_private, memory_places
+from katuna.launch.volumes import PodVolumes, is_ours, make_private, memory_places, private_name
 from katuna.trees import remove
 
 Way = Literal["layer", "mirrored", "shared"]
@@ -122,9 +122,9 @@ class Files:
         except (OSError, subprocess.SubprocessError) as error:
             return str(error)
         finally:
-            remove(self._run / OWN)
-            for name in _names("probe", self._folders):
-                remove(self._run / name)
+            for each in (place, *(self._run / name for name in _names("probe", self._folders))):
+                remove(each)
+            _remove_empty(place.parent)
 
     # A container
 
@@ -186,7 +186,8 @@ class Files:
         if shm := _shared_memory(folder):
             first.append(("own", SHM, str(shm)))
         hidden_by = [Path(path) for path in (*over, *(step[1] for step in first))]
-        kept = [folder, *volumes, *_caches(), *(Path(TMP, each) for each in SOCKETS), *_mounted()]
+        real = [folder, *volumes, *_caches(), *(Path(TMP, each) for each in SOCKETS), *_mounted()]
+        kept = [each.resolve() for each in real]
         keeps = {str(each) for each in kept if each.exists() and any(each != by and each.is_relative_to(by) for by in hidden_by)}
         rest = [*over.values(), *(("keep", path) for path in keeps if path not in over)]
         return (*first, *sorted(rest, key=lambda step: (step[1].count("/"), step[0] == "keep")))
@@ -205,7 +206,7 @@ class Files:
         """The kept code as files, for this process's time. A layer's parts may not lie within each other, so it lies in none of the folders."""
         assert self.kept is not None
         if self._unpacked is None:
-            places = [*memory_places(self._run), Path(tempfile.gettempdir(), next(memory_places(self._run)).name)]
+            places = [*memory_places(self._run), Path(tempfile.gettempdir(), private_name(self._run))]
             place = next((each for each in places if not any(each.is_relative_to(folder) for folder in self._folders)), None)
             if place is None:
                 raise LaunchFailed("there is no place for the run's code outside of the working folder")

@@ -251,10 +251,14 @@ def sweep(folder: Path) -> None:
 
 def memory_places(folder: Path) -> Iterator[Path]:
     """Where something of the job or run in `folder` may lie in memory: places that this user can write to. The first is to be used."""
-    name = f"katuna-{hashlib.sha256(f'{os.geteuid()} {os.path.realpath(folder)}'.encode()).hexdigest()[:32]}"
     for base in (os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm"):  # noqa: S108
         if base.startswith("/") and Path(base).is_dir() and os.access(base, os.W_OK | os.X_OK):
-            yield Path(base, name)
+            yield Path(base, private_name(folder))
+
+
+def private_name(folder: Path) -> str:
+    """What a place outside of a run folder is called that belongs to it, for this user."""
+    return f"katuna-{hashlib.sha256(f'{os.geteuid()} {os.path.realpath(folder)}'.encode()).hexdigest()[:32]}"
 
 
 def make_private(folder: Path) -> None:
