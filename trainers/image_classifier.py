@@ -177,7 +177,7 @@ def train(config: Config, here: World, report: Reporter, stop: Stop) -> None:
     state = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": speed.scaler, "order": order}
     place, keep = trial_folder(config.trial_dir, "checkpoints"), config.keep_checkpoints
     kept = Checkpoints(place, here, state, config=config, data=images.digest, keep=keep, asynchronous=config.async_checkpoints)
-    feed = partial(fed, world=here, ahead=0 if images.in_memory else 2, workers=config.workers)
+    feed = partial(fed, world=here, workers=config.workers)
     changed = augmentation(config.augment, shape["side"], shift=config.shift)
 
     step, values = kept.restore()

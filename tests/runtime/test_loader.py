@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import ranks
 from katuna.runtime.loader import Order, fed
 from katuna.runtime.world import World
 
@@ -127,17 +132,24 @@ def test_processes_leave_torchs_random_state_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_signal_to_the_processes_that_load(number: int) -> None:
-    """SIGTERM is what a launcher sends to the whole group: the training saves, and ends in its own time."""
+def test_processes_that_load_are_deaf_to_sigterm() -> None:
+    """It is what a launcher sends to the whole group: the training saves, and ends in its own time."""
     loaded = fed(Order(40, 2, place(), seed=0).batches(), lambda _: torch.tensor(os.getpid()), place(), workers=1)
     pid = int(next(loaded))
     assert pid != os.getpid()
-    os.kill(pid, number)
-    if number == signal.SIGTERM:
-        assert len(list(loaded)) == 19
-        return
-    with pytest.raises(SystemExit, match=r"^error: a process that loads data is gone: DataLoader worker.* --workers 0 has none$"):
+    os.kill(pid, signal.SIGTERM)
+    assert len(list(loaded)) == 19
+
+
+def test_a_killed_process_is_told_in_the_loop_and_nowhere_else() -> None:
+    """Where a trainer is when it happens, in its step or in an evaluation, it goes on."""
+    loaded = fed(Order(40, 2, place(), seed=0).batches(), lambda _: torch.tensor(os.getpid()), place(), workers=1)
+    os.kill(int(next(loaded)), signal.SIGKILL)
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        pass
+    says = r"^error: a process that loads data is gone: SIGKILL ended it; .*; load with fewer of them, --workers 0 has none$"
+    with pytest.raises(SystemExit, match=says):
         list(loaded)
 
 
@@ -148,3 +160,84 @@ def test_what_ends_the_program_while_loading_ends_it(workers: int) -> None:
 
     with pytest.raises(SystemExit, match=r"^error: picture 7 is torn$"):
         list(fed(Order(4, 2, place(), seed=0).batches(), load, place(), workers=workers))
+
+
+def program(load: str, loop: str) -> subprocess.Popen[str]:
+    """A training of 50 batches by two processes that load; `load` and `loop` are what stands in those two places."""
+    code = f"""
+import os, sys, time, torch
+from katuna.runtime.loader import Order, fed
+from katuna.runtime.world import World
+here = World(0, 0, 1, torch.device("cpu"), "")
+seen = []
+def load(which):
+    {load}
+def train():
+    for step, batch in enumerate(fed(Order(100, 2, here, seed=0).batches(), load, here, workers=2)):
+        {loop}
+train()
+"""
+    argv = [sys.executable, "-c", code]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ranks.environment())
+
+
+@pytest.mark.parametrize(
+    ("load", "loop", "says"),
+    [
+        (
+            "raise RuntimeError('Cannot re-initialize CUDA in forked subprocess.\\nTo use it')",
+            "pass",
+            "error: a process that loads data failed: RuntimeError: Cannot re-initialize CUDA in forked subprocess. To use it",
+        ),
+        ("if min(which) == 0: raise OSError(5, 'Input/output error')", "pass", "failed: OSError: [Errno 5] Input/output error"),
+        ("return lambda: 0", "pass", "error: a process that loads data failed: "),
+        ("return which", "if step == 2: raise ValueError('of the step')", "ValueError: of the step"),
+        (
+            "seen.append(1); time.sleep(600 * (len(seen) > 1)); return which",
+            "raise ValueError('of the step')",
+            "ValueError: of the step",
+        ),
+    ],
+)
+def test_an_exception_ends_a_training_whose_processes_load(load: str, loop: str, says: str) -> None:
+    """For ever it did not: the interpreter waited at its end for processes that are deaf to what should end them."""
+    with program(load, loop) as training:
+        try:
+            code, out, err = ranks.ended(training, timeout=60)
+        finally:
+            training.kill()
+    assert (code, out) == (1, "")
+    assert says in err.splitlines()[-1]
+    assert err.count(says) == 1
+
+
+def test_processes_that_load_end_with_a_training_that_is_killed() -> None:
+    with program("return torch.tensor(os.getpid())", "print(int(batch), flush=True); time.sleep(step * 600)") as training:
+        assert training.stdout is not None
+        pids = [int(training.stdout.readline()) for _ in range(2)]
+        training.kill()
+        training.stdout.read()  # which ends when nobody has the other end any more
+    assert len({*pids, training.pid}) == 3
+
+
+@dataclass
+class Held:
+    in_memory: bool
+
+    def load(self, which: Tensor) -> Tensor:
+        return torch.tensor(os.getpid())
+
+
+@pytest.mark.parametrize("as_method", [False, True])
+def test_data_in_memory_is_loaded_by_the_training_itself(as_method: bool) -> None:
+    """A forked process cannot read what lies on a GPU."""
+
+    def by(held: Held) -> int:
+        def load(which: Tensor) -> Tensor:
+            return held.load(which)
+
+        batches = Order(4, 2, place(), seed=0).batches()
+        return int(next(fed(batches, held.load if as_method else load, place(), workers=1)))
+
+    assert by(Held(in_memory=True)) == os.getpid()
+    assert by(Held(in_memory=False)) != os.getpid()

@@ -252,10 +252,12 @@ def test_a_resume_with_other_data_is_refused(main: Main, tmp_path: Path) -> None
 
 
 def test_a_resume_with_loading_processes_is_the_same_training(main: Main, tmp_path: Path) -> None:
-    flags = ["--width=4", "--epochs=2", "--batch-size=256", "--shift=1", "--workers=1"]
+    pictures(tmp_path / "data", COLOURS, 10)
+    flags = ["--dataset=folder", f"--data={tmp_path / 'data'}", "--size=16", "--width=4", "--epochs=2", "--batch-size=4"]
+    flags += ["--shift=1", "--workers=1"]
     whole = main(*flags)
-    assert main(*flags, f"--trial-dir={tmp_path}", "--max-steps=3")
-    assert main(*flags, f"--trial-dir={tmp_path}") == whole
+    assert main(*flags, f"--trial-dir={tmp_path / 'trial'}", "--max-steps=3")
+    assert main(*flags, f"--trial-dir={tmp_path / 'trial'}") == whole
 
 
 def test_a_time_limit_leaves_time_for_one_step(main: Main, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ world        rank, world size, device; collectives that are no-ops in one proces
 parallel     DDP or FSDP2 around a model, gradient accumulation, clipping
 precision    autocast, TF32, torch.compile, channels_last
 loader       which examples each rank sees in which step, and keeping the device fed
+workers      the processes that load, for the loader
 checkpoint   saving and restoring, bit for bit
 randomness   one seed for Python, NumPy and torch
 stop         step and time limits, SIGTERM

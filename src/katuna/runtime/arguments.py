@@ -48,7 +48,7 @@ class Common:
     strategy: Literal["ddp", "fsdp"] = flag("ddp", "how several processes share a model")
     accumulate: int = flag(1, "backward passes a step; their gradients add up to one batch")
     clip: float = flag(0.0, "largest norm of the gradients; 0 does not clip")
-    workers: int = flag(0, "processes that load data")
+    workers: int = flag(0, "processes that load data which is not in memory")
     max_steps: int = flag(0, "stop after so many optimizer steps; 0 is no limit")
     time_limit: float = flag(0.0, "stop after so many seconds; 0 is no limit")
     checkpoint_every: int = flag(0, "steps between checkpoints; 0 saves at the end of each epoch")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
 from itertools import islice, repeat
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from katuna.runtime.workers import by_processes
 from katuna.runtime.world import World
+
+Loaded = Generator[Any, None, None]
 
 
 class Order:
@@ -108,20 +111,30 @@ def fed(
 ) -> Iterator[Any]:
     """`load(indices)` for each batch, made in a thread up to `ahead` batches before it is asked for, and on the device; the
     position of an Order counts batches that were handed out. With `ahead` 0 nothing runs beside; with `workers`, so many processes
-    load. `load` must draw nothing from torch's random state: what it gives depends on the indices alone. A SystemExit of it ends the loop."""
+    load. Where `load` refers to something that says `in_memory`, as `Images` do, nothing runs beside either: no process that was
+    forked can read what lies on a GPU. `load` must draw nothing from torch's random state: what it gives depends on the indices
+    alone. A SystemExit of it ends the loop; so does any other exception in a process that loads, with one line."""
     coming = batches.coming() if isinstance(batches, Batches) else iter(batches)
     taken = batches if isinstance(batches, Batches) else repeat(None)
-    if workers:
-        loaded: Iterator[Any] = (moved(each, world) for each in _by_processes(coming, load, workers, ahead))
-    elif ahead:
+    beside = not in_memory(load)
+    if workers and beside:
+        loaded = _moving(by_processes(coming, load, workers, ahead), world)
+    elif ahead and beside:
         loaded = _by_thread(coming, lambda batch: moved(load(batch), world), ahead)
     else:
         loaded = (moved(load(batch), world) for batch in coming)
-    try:
+    with closing(loaded):
         for _, each in zip(taken, loaded, strict=False):  # first the position: at its end the epoch goes up
             yield each
-    finally:
-        loaded.close()  # type: ignore[attr-defined]
+
+
+def in_memory(load: Callable[[Tensor], Any]) -> bool:
+    """Whether something that `load` refers to, or is a method of, says of itself that it is `in_memory`."""
+    if not (inspect.isfunction(load) or inspect.ismethod(load)):
+        return False
+    seen = inspect.getclosurevars(load)
+    named = [*seen.nonlocals.values(), *seen.globals.values(), getattr(load, "__self__", None)]
+    return any(getattr(each, "in_memory", None) is True for each in named)
 
 
 def moved(batch: Any, world: World) -> Any:
@@ -137,7 +150,13 @@ def moved(batch: Any, world: World) -> Any:
     return batch
 
 
-def _by_thread(coming: Iterator[Tensor], load: Callable[[Tensor], Any], ahead: int) -> Iterator[Any]:
+def _moving(loaded: Loaded, world: World) -> Loaded:
+    with closing(loaded):
+        for each in loaded:
+            yield moved(each, world)
+
+
+def _by_thread(coming: Iterator[Tensor], load: Callable[[Tensor], Any], ahead: int) -> Loaded:
     pending: deque[Future[Any]] = deque()
     pool = ThreadPoolExecutor(1, "katuna-load")
     try:
@@ -148,56 +167,3 @@ def _by_thread(coming: Iterator[Tensor], load: Callable[[Tensor], Any], ahead: i
             yield each
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _by_processes(coming: Iterator[Tensor], load: Callable[[Tensor], Any], workers: int, ahead: int) -> Iterator[Any]:
-    from torch.utils.data import DataLoader
-
-    rows: Any = _Rows(load)
-    own = torch.Generator()  # else it draws from torch's, once an epoch and once a resume
-    made = DataLoader(
-        rows,
-        sampler=coming,
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=max(ahead, 1),
-        generator=own,
-        worker_init_fn=_deaf,
-    )
-    try:
-        for each in made:
-            if isinstance(each, _Ended):
-                raise SystemExit(each.says)
-            yield each
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        why = " ".join(str(error).split())
-        raise SystemExit(
-            f"error: a process that loads data is gone: {why}; load with fewer of them, --workers 0 has none"
-        ) from None
-
-
-def _deaf(_worker: int) -> None:
-    """A SIGTERM for the whole process group is for the training to answer, which needs its processes till the step's end."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """What a process says that `load` ended: DataLoader passes on no SystemExit."""
-
-    says: Any
-
-
-class _Rows:
-    """What DataLoader takes for a dataset: a batch of indices is one item."""
-
-    def __init__(self, load: Callable[[Tensor], Any]) -> None:
-        self._load = load
-
-    def __getitem__(self, batch: Tensor) -> Any:
-        try:
-            return self._load(batch)
-        except SystemExit as error:
-            return _Ended(error.code)
