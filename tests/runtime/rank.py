@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+import katuna.runtime.world
+from katuna.runtime import leaving
 from katuna.runtime.arguments import Common
-from katuna.runtime.parallel import wrap
+from katuna.runtime.parallel import clip, weights, wrap
 from katuna.runtime.stop import Stop
 from katuna.runtime.world import World, world
 
@@ -67,6 +70,27 @@ def train(here: World) -> None:
     model(torch.ones(2, 3)).sum().backward()
 
 
+def train_sharded(here: World) -> None:
+    model = wrap(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 1)), here, "fsdp", (torch.nn.Linear,))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(2, 3)).sum().backward()
+    clip(model, 1.0)
+    optimizer.step()
+    weights(model)
+
+
+def fail_where_destroying_waits(here: World) -> None:
+    """As it does under NCCL, for what peers have under way."""
+    dist.destroy_process_group = lambda: time.sleep(600)
+    fail(here)
+
+
+def fail_where_the_end_waits(here: World) -> None:
+    leaving.GRACE_S = 2
+    atexit.register(time.sleep, 600)
+    fail(here)
+
+
 def fail(here: World) -> None:
     here.barrier()
     if here.rank == 1:
@@ -75,8 +99,10 @@ def fail(here: World) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "of_other_kinds" and os.environ["RANK"] == "1":
+        katuna.runtime.world.device_for = lambda _wanted, _place: torch.device("cuda", 0)
     with world("cpu", timeout_s=float(sys.argv[2]), silence_s=float(sys.argv[3]) if sys.argv[3:] else 1800) as found:
         globals()[sys.argv[1]](found)
     assert not dist.is_initialized()
-    if sys.argv[1] == "train" and sys.platform == "linux":
+    if sys.argv[1].startswith("train") and sys.platform == "linux":
         print(*sorted(name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm") if "gloo" in name.read_text()))

@@ -81,6 +81,42 @@ def test_a_gpu_that_is_absent_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device_for("auto", Place()) == torch.device("cpu")
 
 
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+@pytest.mark.parametrize("visible", ["0", "GPU-1b2c,GPU-3d4e", "MIG-5f6a"])
+def test_a_gpu_that_was_given_and_cannot_be_used_is_never_trained_without(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, visible: str
+) -> None:
+    def init() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver.")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(SystemExit) as ended:
+        device_for(wanted, Place())
+    assert str(ended.value) == (
+        f"error: this process was given a GPU (CUDA_VISIBLE_DEVICES is {visible}) that PyTorch cannot use: The NVIDIA driver on "
+        "your system is too old (found version 11040); mend that, or take --device cpu"
+    )
+    assert device_for("cpu", Place()) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("visible", ["", "-1", "none", "NoDevFiles"])
+def test_a_process_that_was_given_no_gpu_trains_on_the_cpu(monkeypatch: pytest.MonkeyPatch, visible: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert device_for("auto", Place()) == torch.device("cpu")
+
+
+def test_a_job_that_asks_for_no_gpu_is_told_how_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("KATUNA_TRIAL_DIR", "/runs/digits")
+    with pytest.raises(SystemExit, match=r"its job asks for none, .* write `resources: \{limits: \{nvidia.com/gpu: 1\}\}`"):
+        device_for("cuda", Place())
+
+
 def test_each_local_rank_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -106,9 +142,18 @@ def test_two_processes_add_agree_and_stop_in_the_same_step() -> None:
         assert (code, err) == (143, "")
 
 
-def test_no_thread_of_gloos_outlives_the_block() -> None:
+@pytest.mark.parametrize("training", ["train", "train_sharded"])
+def test_no_thread_of_gloos_outlives_the_block(training: str) -> None:
     """One that met the end of the interpreter aborted the process."""
-    assert ranks.run([RANK, "train", "60"], 2) == [(0, "\n", "")] * 2
+    assert ranks.run([RANK, training, "60"], 2) == [(0, "\n", "")] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_hundred_ranks_that_shared_a_model_end_well() -> None:
+    """Of 20 that FSDP2 had sharded a model for, up to 4 were aborted after their good end."""
+    ends = [end for _ in range(50) for end in ranks.run([RANK, "train_sharded", "60"], 2)]
+    assert ends == [(0, "\n", "")] * 100
 
 
 def test_a_lost_peer_ends_the_process_with_one_line() -> None:
@@ -141,6 +186,24 @@ def test_a_peers_own_error_is_shown_where_it_happened() -> None:
     assert first[0] == 1
     assert first[2].startswith("error: rank 0 of 2 lost a peer: ")
     assert first[2].count("\n") == 1
+
+
+@pytest.mark.parametrize("way", ["fail_where_destroying_waits", "fail_where_the_end_waits"])
+def test_a_rank_that_fails_leaves_without_waiting(way: str) -> None:
+    """Who started the ranks ends the others when it hears of it."""
+    with ExitStack() as stack:
+        _, failing = ranks.start(stack, [RANK, way, "60"], 2)
+        code, out, err = ranks.ended(failing, timeout=60)
+    assert (code, out) == (1, "")
+    assert err.count("ValueError: of the trainer's own\n") == 1
+    assert way.endswith("end_waits") or err.endswith("ValueError: of the trainer's own\n")
+
+
+def test_ranks_with_different_kinds_of_device_end_with_one_line() -> None:
+    says = "error: the ranks have different kinds of device: ranks 0, 2 on cpu and rank 1 on cuda; ask for a GPU for each replica, .*\n"
+    for code, out, err in ranks.run([RANK, "of_other_kinds", "60"], 3):
+        assert (code, out) == (1, "")
+        assert re.fullmatch(says, err), err
 
 
 def test_a_rank_that_never_joins_ends_the_process_with_one_line() -> None:

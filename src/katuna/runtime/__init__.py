@@ -2,6 +2,7 @@
 
 arguments    a frozen dataclass is a trainer's flags
 world        rank, world size, device; collectives that are no-ops in one process
+leaving      the end of the ranks' group, for the world
 parallel     DDP or FSDP2 around a model, gradient accumulation, clipping
 precision    autocast, TF32, torch.compile, channels_last
 loader       which examples each rank sees in which step, and keeping the device fed

@@ -17,6 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
+from katuna.runtime.leaving import failed, leave
+
 LOST = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe")
 """What the text of torch's RuntimeError has, in lower case, when a collective failed for want of a peer."""
 
@@ -79,8 +81,10 @@ def world(device: str = "auto", timeout_s: float = 300.0, silence_s: float = 180
     """The process's place, from RANK, WORLD_SIZE, LOCAL_RANK and MASTER_* as torchrun and PyTorchJobs set them, or none.
 
     All ranks leave the block together. Raises SystemExit(1) with one line when the device is absent, when ranks do not join within
-    `timeout_s`, naming them, and when a peer is lost in the block. One that lives but does not come to a collective within `silence_s`
-    counts as lost; the default leaves rank 0 the time to download or to export. With NCCL its watchdog ends the process, in its own words.
+    `timeout_s`, naming them, when they have different kinds of device, and when a peer is lost in the block. One that lives but does
+    not come to a collective within `silence_s` counts as lost; the default leaves rank 0 the time to download or to export. With NCCL
+    its watchdog ends the process, in its own words. With several ranks an exception of the block's own is printed and becomes
+    SystemExit(1): whoever fails waits for no peer.
     """
     place = place_in(os.environ)
     found = device_for(device, place)
@@ -92,6 +96,7 @@ def world(device: str = "auto", timeout_s: float = 300.0, silence_s: float = 180
     # one of them that met the interpreter's end aborted the process.
     import_module("torch.distributed.nn")
     store = joined(place, place.at, timeout_s)
+    of_one_kind(store, place, found)
     here = World(place.rank, place.local_rank, place.size, found, backend)
     try:
         both = "cpu:gloo,cuda:nccl" if backend == "nccl" else backend
@@ -99,14 +104,12 @@ def world(device: str = "auto", timeout_s: float = 300.0, silence_s: float = 180
         yield here
         with suppress(RuntimeError):  # a peer that leaves at once could take from this one the last bytes it sent
             here.barrier()
-    except RuntimeError as error:
-        if not lost(error):
-            raise
-        said = f"one did not answer for {silence_s:g} s" if "timed out" in str(error).lower() else why(error)
-        raise SystemExit(f"error: rank {place.rank} of {place.size} lost a peer: {said}") from None
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    except BaseException as error:  # noqa: BLE001
+        if isinstance(error, RuntimeError) and lost(error):
+            said = f"one did not answer for {silence_s:g} s" if "timed out" in str(error).lower() else why(error)
+            error = SystemExit(f"error: rank {place.rank} of {place.size} lost a peer: {said}")
+        raise failed(error) from None
+    leave()
 
 
 def place_in(environ: Mapping[str, str]) -> Place:
@@ -138,12 +141,17 @@ def place_in(environ: Mapping[str, str]) -> Place:
 
 def device_for(wanted: str, place: Place) -> torch.device:
     """Raises SystemExit(1) with one line for a device that is not here."""
-    alone = place.size == 1
+    alone, visible = place.size == 1, os.environ.get("CUDA_VISIBLE_DEVICES")
     usable = {"cuda": torch.cuda.is_available(), "mps": alone and torch.backends.mps.is_available(), "cpu": True}
     kind = next(name for name, there in usable.items() if there) if wanted == "auto" else wanted
+    if wanted in ("auto", "cuda") and not usable["cuda"] and names_a_gpu(visible):
+        raise SystemExit(
+            f"error: this process was given a GPU (CUDA_VISIBLE_DEVICES is {visible}) that PyTorch cannot use: {cuda_fault()}; "
+            "mend that, or take --device cpu"
+        )
     if not usable[kind]:
         names = ", ".join(name for name, there in usable.items() if there)
-        raise SystemExit(f"error: --device {kind} is not usable here; these are: {names}")
+        raise SystemExit(f"error: --device {kind} is not usable here; these are: {names}{_no_gpu_hint(kind, os.environ)}")
     if kind != "cuda":
         return torch.device(kind)
     if place.local_rank >= torch.cuda.device_count():
@@ -156,6 +164,40 @@ def device_for(wanted: str, place: Place) -> torch.device:
     return found
 
 
+def names_a_gpu(visible: str | None) -> bool:
+    """Whether CUDA_VISIBLE_DEVICES names one, as it does where one was leased; CUDA stops at the first entry that is none."""
+    return re.match(r"\s*(\d|GPU-|MIG-)", visible or "") is not None
+
+
+def cuda_fault() -> str:
+    """Why there is no CUDA, in PyTorch's words."""
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return " ".join(str(error).split()).partition(". ")[0]
+    return "it finds no device there"
+
+
+def of_one_kind(store: Store, place: Place, found: torch.device) -> None:
+    """Raises SystemExit(1) with one line, in each rank, when ranks have different kinds of device: no backend joins those."""
+    store.set(f"device/{place.rank}", found.type)
+    try:
+        kinds = [store.get(f"device/{rank}").decode() for rank in range(place.size)]
+    except RuntimeError as error:
+        raise SystemExit(
+            f"error: rank {place.rank} of {place.size}: a rank left while devices were compared: {why(error)}"
+        ) from None
+    if len({*kinds}) == 1:
+        return
+    give_up(store, place, [], holds=_serves(place))
+    named = " and ".join(
+        f"{_ranks([at for at, each in enumerate(kinds) if each == kind])} on {kind}" for kind in sorted({*kinds})
+    )
+    raise SystemExit(
+        f"error: the ranks have different kinds of device: {named}; ask for a GPU for each replica, or take --device cpu for all"
+    )
+
+
 def joined(place: Place, at: tuple[str, int], timeout_s: float) -> Store:
     """The ranks' common store, once all of them have said that they are there.
 
@@ -163,7 +205,7 @@ def joined(place: Place, at: tuple[str, int], timeout_s: float) -> Store:
     """
     deadline = time.monotonic() + timeout_s
     me, where = f"rank {place.rank} of {place.size}", f"{at[0]}:{at[1]}"
-    serves = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    serves = _serves(place)
     if not serves and not answers(at, deadline):
         raise SystemExit(f"error: {me}: rank 0 did not join within {timeout_s:g} s at {where}")
     missing = list(range(place.size))
@@ -227,8 +269,23 @@ def _number(environ: Mapping[str, str], name: str) -> int:
     return int(text)
 
 
+def _serves(place: Place) -> bool:
+    """Whether this rank holds the store."""
+    return place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+
+
 def _ranks(ranks: list[int]) -> str:
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
+def _no_gpu_hint(kind: str, environ: Mapping[str, str]) -> str:
+    """A job's container sees the GPUs that are leased to it, and no other."""
+    if kind != "cuda" or "KATUNA_TRIAL_DIR" not in environ or environ.get("CUDA_VISIBLE_DEVICES", "-") != "":
+        return ""
+    return (
+        ". This container was given no GPU: its job asks for none, or katuna was told --device cpu; write "
+        "`resources: {limits: {nvidia.com/gpu: 1}}`, tell katuna --device cuda, or take --device cpu for the training"
+    )
 
 
 def _hint(environ: Mapping[str, str]) -> str:
