@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import ranks
-from katuna.runtime.world import Place, World, device_for, joined, place_in, world
+from katuna.runtime.world import Place, World, device_for, joined, lost, place_in, why, world
 
 RANK = Path(__file__).with_name("rank.py")
 HERE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "23456"}
@@ -172,6 +172,28 @@ def test_a_peer_that_hangs_ends_the_process_with_one_line() -> None:
         code, out, err = ranks.ended(waiting, timeout=50)
     assert (code, out) == (1, "")
     assert err == "error: rank 0 of 2 lost a peer: one did not answer for 2 s\n"
+
+
+NCCL = "NCCL error in: NCCLUtils.cpp:94, {}, NCCL version 2.28.9\n{}\nLast error:\n{}"
+DUPLICATE = "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 3b000"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lost", "says"),
+    [
+        (torch.distributed.DistBackendError(NCCL.format("invalid usage", "ncclInvalidUsage: ...", DUPLICATE)), False, DUPLICATE),
+        (
+            torch.distributed.DistBackendError(NCCL.format("remote error", "ncclRemoteError: ...", "socket closed by 10.0.0.1")),
+            True,
+            "socket closed by 10.0.0.1",
+        ),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer [::1]:7"), True, "connection closed by peer"),
+        (RuntimeError("The size of tensor a (3) must match; see /data/nccl-tests/x"), False, ""),
+    ],
+)
+def test_a_peer_is_lost_only_when_it_was(error: RuntimeError, is_lost: bool, says: str) -> None:
+    assert lost(error) == is_lost
+    assert not says or why(error) == says
 
 
 def test_two_processes_leave_an_evaluation_after_the_same_batch() -> None:

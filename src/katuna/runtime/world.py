@@ -19,8 +19,10 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from katuna.runtime.leaving import failed, leave
 
-LOST = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe")
+LOST = ("gloo", "connection closed by peer", "connection reset by peer", "broken pipe")
 """What the text of torch's RuntimeError has, in lower case, when a collective failed for want of a peer."""
+LOST_BY_NCCL = ("ncclremoteerror", "timeout", "timed out", *LOST[1:])
+"""The same for NCCL, whose other errors are about this machine."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ def world(device: str = "auto", timeout_s: float = 300.0, silence_s: float = 180
         if isinstance(error, RuntimeError) and lost(error):
             said = f"one did not answer for {silence_s:g} s" if "timed out" in str(error).lower() else why(error)
             error = SystemExit(f"error: rank {place.rank} of {place.size} lost a peer: {said}")
+        elif isinstance(error, dist.DistBackendError):
+            error = SystemExit(f"error: rank {place.rank} of {place.size}: {backend}: {why(error)}")
         raise failed(error) from None
     leave()
 
@@ -252,11 +256,16 @@ def answers(at: tuple[str, int], deadline: float) -> bool:
 def lost(error: RuntimeError) -> bool:
     """Whether a collective failed because a peer is gone."""
     text = str(error).lower()
+    if isinstance(error, dist.DistBackendError) and "nccl" in text:
+        return any(word in text for word in LOST_BY_NCCL)
     return isinstance(error, dist.DistError) or any(word in text for word in LOST)
 
 
 def why(error: Exception) -> str:
-    """What the transport says, without the sources' names before and the advice behind."""
+    """What the transport says, without the sources' names before and the advice behind; of NCCL what follows "Last error:"."""
+    _, _, last = str(error).partition("Last error:")
+    if last.strip():
+        return " ".join(last.split())
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     said = re.search(r"connection (closed|reset) by peer|broken pipe|address already in use|timed out[^.]*", text, re.IGNORECASE)
     return said[0].lower() if said else text
