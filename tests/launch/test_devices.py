@@ -71,6 +71,31 @@ def test_an_empty_cuda_visible_devices_asks_nobody() -> None:
     assert cuda_devices({"CUDA_VISIBLE_DEVICES": "", "PATH": "/nowhere"}) == ()
 
 
+def nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, prints: str, code: int) -> Path:
+    """One that prints and ends so; the log of its calls."""
+    tool, log = folder / "nvidia-smi", folder / "log"
+    tool.write_text(f"#!/bin/sh\necho asked >> {log}\ncat <<'E'\n{prints}\nE\nexit {code}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    return log
+
+
+def test_nvidia_smi_is_asked_once_and_only_when_gpus_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = nvidia_smi(tmp_path, monkeypatch, LISTING, 0)
+    pool = DevicePool(cuda_devices({}), tmp_path / "leases")
+    assert pool.lease(0) is not None
+    assert not log.exists()
+    assert [len(pool.devices), len(cuda_devices({"CUDA_VISIBLE_DEVICES": "0"}))] == [4, 1]
+    assert pool.devices[0] == "GPU-aaaa-01"
+    assert log.read_text() == "asked\n"
+
+
+def test_good_gpus_stay_where_one_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = "GPU 0: A6000 (UUID: GPU-aaaa-01)\nUnable to determine the device handle for GPU1: 0000:3B:00.0: Unknown Error"
+    nvidia_smi(tmp_path, monkeypatch, broken, 15)
+    assert tuple(cuda_devices({})) == ("GPU-aaaa-01",)
+
+
 def test_the_folder_is_the_users_own() -> None:
     assert lease_folder({"XDG_RUNTIME_DIR": "/run/user/7"}) == Path("/run/user/7/katuna")
     assert lease_folder({}).name == f"katuna-{os.getuid()}"

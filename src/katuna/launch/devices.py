@@ -17,7 +17,9 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
+from typing import overload
 
 from katuna.errors import LaunchFailed
 
@@ -41,7 +43,7 @@ class DevicePool:
     """The devices that this process may hand out. `folder` holds the locks and is the same for all katuna processes of a user."""
 
     def __init__(self, devices: Sequence[str], folder: Path) -> None:
-        self.devices = tuple(devices)
+        self.devices = devices
         self._folder = folder
 
     def lease(self, count: int) -> Lease | None:
@@ -66,15 +68,39 @@ def lease_folder(environ: Mapping[str, str]) -> Path:
     return Path(runtime, "katuna") if runtime else Path(tempfile.gettempdir(), f"katuna-{os.getuid()}")
 
 
-def cuda_devices(environ: Mapping[str, str]) -> tuple[str, ...]:
+class Found(Sequence[str]):
+    """Devices that are looked for when somebody wants to know: nvidia-smi can take seconds, and a job without GPUs need not wait."""
+
+    def __init__(self, visible: str | None) -> None:
+        self._visible = visible
+
+    @cached_property
+    def _devices(self) -> tuple[str, ...]:
+        return allowed(_installed(), self._visible)
+
+    def __len__(self) -> int:
+        return len(self._devices)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        return self._devices[index]
+
+
+def cuda_devices(environ: Mapping[str, str]) -> Sequence[str]:
     """The devices of this machine that `environ` lets its processes see, by UUID where nvidia-smi gives one, else by number.
+    nvidia-smi is asked when they are first looked at, and once in a process.
 
     Numbers in CUDA_VISIBLE_DEVICES count as nvidia-smi counts (CUDA_DEVICE_ORDER=PCI_BUS_ID).
     """
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and not visible.strip():
         return ()
-    return allowed(_installed(), visible)
+    return Found(visible)
 
 
 def allowed(installed: Mapping[str, Sequence[str]], visible: str | None) -> tuple[str, ...]:
@@ -107,12 +133,17 @@ def parse_listing(text: str) -> dict[str, list[str]]:
 def _installed() -> Mapping[str, Sequence[str]]:
     command = shutil.which("nvidia-smi")
     if command:
-        try:
-            listing = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
-        except (OSError, subprocess.SubprocessError):
-            return {}
-        return parse_listing(listing)
+        return _listed_by(command)
     return {name: [name] for name in _numbers(Path("/dev").glob("nvidia[0-9]*"))}
+
+
+@cache
+def _listed_by(command: str) -> Mapping[str, Sequence[str]]:
+    """Where one GPU is broken nvidia-smi fails, and lists the others all the same."""
+    try:
+        return parse_listing(subprocess.run([command, "-L"], capture_output=True, text=True, timeout=30, check=False).stdout)
+    except (OSError, subprocess.SubprocessError):
+        return {}
 
 
 def _numbers(paths: Iterable[Path]) -> list[str]:
