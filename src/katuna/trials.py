@@ -27,6 +27,7 @@ EARLY_STOPPED = "TrialEarlyStopped"
 """The reason of a Stopping by which the trial counts as early stopped; with any other it is killed."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_WILD = re.compile(r"[+-]?(nan|inf(inity)?)", re.ASCII | re.IGNORECASE)
 
 
 class TrialState(Enum):
@@ -122,6 +123,11 @@ class Trial:
     def summary(self, metric: str) -> Summary:
         return self.summaries.get(metric, UNREPORTED)
 
+    @property
+    def remark(self) -> str:
+        """What a person should read of its end: why it has no value, and what is doubtful about one that has."""
+        return "" if self.state is TrialState.SUCCEEDED else self.message
+
     def value(self, objective: Objective) -> float | None:
         """The number that the search compares; None for a trial that did not come to an end of its own (running, failed, killed)."""
         if self.state not in (TrialState.SUCCEEDED, TrialState.EARLY_STOPPED):
@@ -147,6 +153,11 @@ def number(text: str) -> float | None:
         return None
     value = float(text)
     return value if math.isfinite(value) else None
+
+
+def is_diverged(text: str) -> bool:
+    """Whether it is the text of nan or an infinity, as of a training that diverged; 1e400 is one too, thousands of digits are noise."""
+    return len(text) < 400 and bool(_WILD.fullmatch(text) or _NUMBER.fullmatch(text)) and number(text) is None
 
 
 # Events: the journal is a list of these and nothing else. `at` is seconds since the epoch.
@@ -301,21 +312,33 @@ def advance(trial: Trial | None, event: TrialEvent, objective: Objective) -> Tri
 def _ended(trial: Trial, event: Exited, objective: Objective) -> Trial:
     metric = objective.metric
     reason, message = event.reason, event.message
+    picked = trial.summary(metric).pick(objective.strategy)
     if trial.stop_reason == EARLY_STOPPED:
         state, reason = TrialState.EARLY_STOPPED, EARLY_STOPPED
+        message = _diverged(trial, objective)
     elif trial.stop_reason:
         state, reason = TrialState.KILLED, trial.stop_reason
         message = message or "stopped by the search"
     elif event.code != 0:
         state = TrialState.FAILED
-    elif trial.summary(metric).pick(objective.strategy) == UNAVAILABLE:
+    elif picked == UNAVAILABLE or is_diverged(picked):
         state, reason = TrialState.METRICS_UNAVAILABLE, "MetricsUnavailable"
-        message = f"it never reported a number for {metric!r}"
+        message = _diverged(trial, objective) or f"it never reported a number for {metric!r}"
         if event.nearest:
             message += "; nearest: " + " | ".join(event.nearest)
     else:
         state = TrialState.SUCCEEDED
     return _changed(trial, state=state, reason=reason, message=message, exit_code=event.code, ended_at=event.at)
+
+
+def _diverged(trial: Trial, objective: Objective) -> str:
+    """That the training diverged, where its reports say so and leave the trial without a value; else nothing."""
+    summary = trial.summary(objective.metric)
+    if not is_diverged(summary.pick(objective.strategy)):
+        return ""
+    never = summary.minimum == UNAVAILABLE
+    said = f"it reported only {summary.latest}" if never else f"its last report is {summary.latest}"
+    return f"the training diverged: {said} for {objective.metric!r}"
 
 
 @dataclass

@@ -159,10 +159,10 @@ def test_a_giant_record_is_passed_over_unread(tmp_path: Path, monkeypatch: pytes
     assert values(EventFiles(tmp_path, METRICS, FOLDER)) == [("loss", "0.5")]
 
 
-def test_only_single_finite_numbers_count(tmp_path: Path) -> None:
+def test_only_single_numbers_count(tmp_path: Path) -> None:
     tensors: list[object] = [np.array([0.5], np.float32), "high", np.float64(0.25), np.int64(3)]
     put(tmp_path, "a", *(an_event("loss", each, tensor=True) for each in tensors), an_event("loss", float("nan")))
-    assert values(EventFiles(tmp_path, METRICS, FOLDER)) == [("loss", "0.25"), ("loss", "3")]
+    assert values(EventFiles(tmp_path, METRICS, FOLDER)) == [("loss", "0.25"), ("loss", "3"), ("loss", "nan")]
 
 
 def test_a_file_of_the_same_name_written_anew_is_read_anew(tmp_path: Path) -> None:

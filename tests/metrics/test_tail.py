@@ -71,8 +71,22 @@ def test_begins_where_it_is_told(tmp_path: Path) -> None:
     assert read_all(LogTail(path, METRICS, offset=7)) == [("loss", "2")]
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "", "-", "1e400", "None", "tensor(0.5)"])
-def test_drops_what_is_no_finite_number_and_keeps_its_line(tmp_path: Path, value: str) -> None:
+@pytest.mark.parametrize("value", ["nan", "NaN", "inf", "-Infinity", "1e400"])
+def test_nan_and_infinities_are_reports_and_their_line_is_kept(tmp_path: Path, value: str) -> None:
+    tail = LogTail(log_of(tmp_path, f"epoch=1 loss={value} accuracy=0.5\n".encode()), METRICS)
+    assert read_all(tail) == [("loss", value), ("accuracy", "0.5")]
+    assert tail.nearest == (f"epoch=1 loss={value} accuracy=0.5",)
+
+
+def test_nan_is_read_where_an_own_filter_reads_a_number(tmp_path: Path) -> None:
+    own = compile_filter(r"{metricName: ([\w|-]+), metricValue: ((-?\d+)(\.\d+)?)}")
+    log = b"{metricName: loss, metricValue: 0.5}\r{metricName: loss, metricValue: nan}\nloss=inf nanloss=3 loss=1.nan\n"
+    assert read_all(LogTail(log_of(tmp_path, log), METRICS, [own])) == [("loss", "0.5"), ("loss", "nan")]
+    assert read_all(LogTail(log_of(tmp_path, b"info=nano loss=0.5, inf, loss=tensor(nan)"), METRICS)) == [("loss", "0.5")]
+
+
+@pytest.mark.parametrize("value", ["", "-", "None", "tensor(0.5)", "nano", "infty"])
+def test_drops_what_is_no_number_and_keeps_its_line(tmp_path: Path, value: str) -> None:
     tail = LogTail(log_of(tmp_path, f"epoch=1 loss={value}\n".encode()), METRICS)
     assert read_all(tail) == []
     assert tail.nearest == (f"epoch=1 loss={value}",)

@@ -15,7 +15,7 @@ from katuna.cli.statusline import heard
 from katuna.errors import Finding
 from katuna.spec.model import Experiment
 from katuna.text import printable
-from katuna.trials import Event, Exited, Reported, Resumed, Search, Started, Trial, TrialState, best_trial, number, ranking
+from katuna.trials import Event, Exited, Reported, Resumed, Search, Started, Trial, TrialState, best_trial, ranking
 
 if TYPE_CHECKING:
     from katuna.run import Run
@@ -194,11 +194,7 @@ class LiveScreen(Screen):
         self._trials = tuple(search.trials.values())
         match event:
             case Reported():
-                latest = {
-                    report.metric: f"{report.metric}={report.value}"
-                    for report in event.reports
-                    if number(report.value) is not None
-                }
+                latest = {report.metric: f"{report.metric}={report.value}" for report in event.reports}
                 self._last[event.number] = " ".join(latest.values())
             case Exited():
                 self._last.pop(event.number, None)

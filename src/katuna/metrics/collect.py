@@ -20,7 +20,7 @@ PUSH_FILE = "pushed.jsonl"
 
 
 class MetricSource(Protocol):
-    """Where one attempt of a trial leaves its metrics. Values that are no finite numbers never come out of it."""
+    """Where one attempt of a trial leaves its metrics. Values that are no numbers never come out of it; nan and infinities do."""
 
     @property
     def at_end(self) -> bool:

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from katuna.metrics.follow import Follower
-from katuna.metrics.line import DEFAULT_FILTER, Report, read_metrics
+from katuna.metrics.line import DEFAULT_FILTER, Report, timestamp_us
 from katuna.metrics.near import Sieve
+from katuna.metrics.reading import found_in
 from katuna.text import printable, shorten
 
 PIECE_BYTES = 8192
@@ -88,7 +89,9 @@ class LogTail(FileTail):
 
     def _reports(self, line: bytes) -> list[Report]:
         text = line.decode("utf-8", errors="replace")
-        return self._sieve.sift(read_metrics(text, self._metrics, self._filters), text)
+        time_us = timestamp_us(text.partition(" ")[0])
+        found = found_in(text, self._metrics, self._filters)
+        return self._sieve.sift((Report(each.name, each.value, time_us) for each in found), text)
 
 
 def _pieces(line: bytes) -> Iterator[bytes]:
