@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
@@ -148,6 +149,13 @@ def test_a_diverged_trial_that_is_stopped_early_says_so() -> None:
     trial = fold([*before, Stopping(2.5, 0, EARLY_STOPPED), end], LATEST).trials[0]
     assert (trial.state, trial.value(LATEST)) == (TrialState.EARLY_STOPPED, None)
     assert "diverged" in trial.message
+
+
+def test_what_is_doubtful_is_a_remark_on_a_trial_that_ended_well() -> None:
+    *before, end = reported("0.5")
+    assert isinstance(end, Exited)
+    trial = fold([*before, replace(end, warnings=("accuracy was read short",))], OBJECTIVE).trials[0]
+    assert (trial.state, trial.remark) == (TrialState.SUCCEEDED, "warning: accuracy was read short")
 
 
 def test_a_final_state_is_never_left() -> None:

@@ -114,6 +114,7 @@ class Trial:
     labels: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     rules: tuple[StopRule, ...] = ()
     summaries: Mapping[str, Summary] = field(default_factory=lambda: NOTHING)
+    warnings: tuple[str, ...] = ()
 
     @property
     def duration_s(self) -> float | None:
@@ -125,8 +126,8 @@ class Trial:
 
     @property
     def remark(self) -> str:
-        """What a person should read of its end: why it has no value, and what is doubtful about one that has."""
-        return "" if self.state is TrialState.SUCCEEDED else self.message
+        """What a person should read of its end: its message, and what is doubtful about its value."""
+        return "; ".join(filter(None, (self.message, *(f"warning: {each}" for each in self.warnings))))
 
     def value(self, objective: Objective) -> float | None:
         """The number that the search compares; None for a trial that did not come to an end of its own (running, failed, killed)."""
@@ -228,7 +229,8 @@ class Exited:
     """A trial's job is over. `code` is the exit code as a container reports it (128 + signal), None when it never ran.
 
     `reason` is a CamelCase word (`Completed`, `Error`, `OOMKilled`, `DeadlineExceeded`, `StartError`, ...), `message` the
-    sentence for a person. `nearest` are log lines that look like the objective metric, kept when it was not found.
+    sentence for a person. `nearest` are log lines that look like the objective metric, kept when it was not found. `warnings` say
+    what is doubtful about its reports.
     """
 
     at: float
@@ -237,6 +239,7 @@ class Exited:
     reason: str
     message: str = ""
     nearest: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +331,8 @@ def _ended(trial: Trial, event: Exited, objective: Objective) -> Trial:
             message += "; nearest: " + " | ".join(event.nearest)
     else:
         state = TrialState.SUCCEEDED
-    return _changed(trial, state=state, reason=reason, message=message, exit_code=event.code, ended_at=event.at)
+    end = {"state": state, "reason": reason, "message": message, "exit_code": event.code, "ended_at": event.at}
+    return _changed(trial, **end, warnings=event.warnings)
 
 
 def _diverged(trial: Trial, objective: Objective) -> str:

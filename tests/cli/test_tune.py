@@ -222,6 +222,8 @@ FAULTS = {
     "NaN": ("print('accuracy=nan')", "MetricsUnavailable", r"accuracy=nan"),
     "another metric": ("print('acuracy=0.5')", "MetricsUnavailable", r"acuracy=0\.5"),
     "silent": ("pass", "MetricsUnavailable", r"never reported"),
+    "a decimal comma": ("print('accuracy=0,45')", "Succeeded", r"warning: accuracy was read as 0, .*accuracy=0,45"),
+    "a longer name": ("print('train/accuracy=0.5')", "Succeeded", r"warning: accuracy was read from train/accuracy"),
     "10 MB without newline": ("print('x' * 10_000_000, end=''); print(); print('accuracy=0.5')", "Succeeded", ""),
     "invalid UTF-8": (r"import sys; sys.stdout.buffer.write(b'\xff\xfe accuracy=0.5\n')", "Succeeded", ""),
     "terminal escapes": (r"import sys; print('\x1b[2J\x1b]0;title\x07'); sys.exit('\x1b[31mboom')", "Failed", r"\\x1b\[31mboom"),

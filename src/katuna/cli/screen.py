@@ -122,8 +122,9 @@ def ended_line(trial: Trial, search: Search) -> str:
         best = search.best
         star = "  stopped early" if trial.state is TrialState.EARLY_STOPPED else ""
         star += "  best so far" if best is not None and best.number == trial.number else ""
-        return f"trial {trial.number} {search.objective.metric}={figure(value)} in {took}{star}"
-    return f"trial {trial.number} {PLURALS.get(trial.state, trial.state.value)}: {trial.message or trial.reason}"
+        remark = f"; {trial.remark}" if trial.remark else ""
+        return f"trial {trial.number} {search.objective.metric}={figure(value)} in {took}{star}{remark}"
+    return f"trial {trial.number} {PLURALS.get(trial.state, trial.state.value)}: {trial.remark or trial.reason}"
 
 
 def tally(search: Search) -> str:
@@ -159,7 +160,7 @@ def no_best(run: Run) -> list[str]:
     if ended:
         last = ended[-1]
         why += [
-            f"the last, trial {last.number}: {last.message or last.reason}",
+            f"the last, trial {last.number}: {last.remark or last.reason}",
             f"its output             katuna logs {run.folder.handle}/{last.name}",
         ]
     return [*why, f"everything lies in     {run.path}"]

@@ -297,8 +297,8 @@ class LocalLauncher:
     def _exited(self, run: _Run, end: Ending, at: float) -> Exited:
         run.release()
         del self._runs[run.request.number]
-        nearest = run.source.nearest if run.source else ()
-        return Exited(run.at(at), run.request.number, end.code, end.reason, end.message, nearest)
+        nearest, warnings = (run.source.nearest, run.source.warnings) if run.source else ((), ())
+        return Exited(run.at(at), run.request.number, end.code, end.reason, end.message, nearest, warnings)
 
     # From a manifest to a job in its place
 

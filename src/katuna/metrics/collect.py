@@ -30,6 +30,10 @@ class MetricSource(Protocol):
     def nearest(self) -> tuple[str, ...]:
         """Up to three texts that say why the objective was not found, those that look most like it; none once it was."""
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes the reports doubtful, in sentences for the trial's owner."""
+
     def read(self) -> list[Report]:
         """What came since the last call, a bounded amount of it; does not wait. Raises OSError."""
 

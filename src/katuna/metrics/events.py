@@ -64,6 +64,10 @@ class EventFiles:
             return self._sieve.nearest
         return (f"no event file was written below {self._folder}, which stands for {self._stands_for}",)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self._sieve.warnings
+
     def _paths(self) -> Iterator[Path]:
         for folder, folders, names in os.walk(self._folder):
             folders.sort()

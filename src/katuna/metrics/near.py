@@ -27,11 +27,22 @@ class Sieve:
     def __init__(self, metrics: Sequence[str]) -> None:
         self._objective = metrics[0]
         self._near: _NearLines | None = _NearLines(metrics[0])
+        self._warnings: dict[tuple[str, str], str] = {}
 
     @property
     def nearest(self) -> tuple[str, ...]:
         """Up to three texts; none once the objective was found."""
         return self._near.best() if self._near else ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is doubtful about reports that count, each with the first line that it was seen in."""
+        return tuple(self._warnings.values())
+
+    def warn(self, kind: tuple[str, str], sentence: str, line: str) -> None:
+        """Said once of a kind."""
+        if kind not in self._warnings:
+            self._warnings[kind] = f"{sentence}: {shown(line, _SHOWN)}"
 
     @property
     def is_looking(self) -> bool:

@@ -56,7 +56,7 @@ def to_dataframe(experiment: Experiment, search: Search) -> pd.DataFrame:
     columns["duration_s"] = _floats([_duration_s(trial) for trial in rows])
     columns["exit_code"] = pd.array([trial.exit_code for trial in rows], dtype="Int64")
     columns["reason"] = _texts([trial.reason for trial in rows])
-    columns["message"] = _texts([trial.message for trial in rows])
+    columns["message"] = _texts([trial.remark for trial in rows])
     return pd.DataFrame(columns)
 
 

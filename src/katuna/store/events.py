@@ -30,6 +30,8 @@ def to_json(event: Event | JobEvent) -> dict[str, Any]:
     if isinstance(event, Asked):
         plain["rules"] = [list(astuple(rule)) for rule in event.rules]
         plain = {name: value for name, value in plain.items() if value or name not in ("labels", "rules")}
+    if isinstance(event, Exited) and not event.warnings:
+        del plain["warnings"]
     if isinstance(event, Reported | JobReported):
         plain["reports"] = [
             [report.metric, report.value] if report.time_us is None else [report.metric, report.value, report.time_us]
