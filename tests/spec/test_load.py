@@ -136,6 +136,31 @@ def test_a_placeholder_never_declared() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("${trialparameters.lr}", "did you mean ${trialParameters.lr}?"),
+        ("${trialParameter.layer}", "did you mean ${trialParameters.layers}?"),
+        ("${trialParameters[lr]}", "did you mean ${trialParameters.lr}?"),
+        ("$(trialParameters.lr)", "did you mean ${trialParameters.lr}?"),
+        ("{{trialParameters.lr}}", "did you mean ${trialParameters.lr}?"),
+        ("$trialParameters.lr", "did you mean ${trialParameters.lr}?"),
+        ("${trialSpec.Name}", "reference is ${trialSpec.Name}"),
+        ("${trialspec.namespace}", "reference is ${trialSpec.Namespace}"),
+    ],
+)
+def test_text_that_looks_like_a_placeholder_and_is_none(text: str, meant: str) -> None:
+    finding = only(findings_of(changed(JOB, '"--lr=', f'"--out=ckpt/{text}", "--lr=')))
+    assert (finding.code, finding.level, finding.on) == ("no-placeholder", "error", EVERYWHERE)
+    assert f"{text!r} is no placeholder" in finding.message
+    assert meant in finding.hint
+
+
+@pytest.mark.parametrize("text", ["$HOME/trial", "${TRIAL}", "$(TRIAL_NAME)", "trialParameters.lr", "${trials}", "{trialSpec}"])
+def test_other_text_is_no_placeholder_that_was_meant(text: str) -> None:
+    assert [each.code for each in findings_of(changed(JOB, '"--lr=', f'"--out={text}", "--lr=')) if each.level == "error"] == []
+
+
+@pytest.mark.parametrize(
     ("old", "new", "words"),
     [
         ("kind: Experiment", "kind: Experimnt", "did you mean Experiment"),
