@@ -17,6 +17,7 @@ TRAINERS = Path(__file__).parents[1] / "trainers"
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "text": set(),
+    "clock": set(),
     "metrics.line": set(),
     "spec.model": set(),
     "trials": {"metrics.line", "spec.model"},
@@ -28,7 +29,7 @@ LAYERS: dict[str, set[str]] = {
     "jobs": {"errors", "metrics.line", "spec.model", "spec"},
     "jobstatus": {"spec", "jobs"},
     "store": {"errors", "metrics.line", "trials", "jobs"},
-    "launch": {"errors", "text", "metrics.line", "metrics", "spec.model", "spec", "trials", "contracts", "jobs"},
+    "launch": {"errors", "text", "clock", "metrics.line", "metrics", "spec.model", "spec", "trials", "contracts", "jobs"},
     "search": {"errors", "metrics.line", "spec.model", "spec", "trials", "contracts"},
     "status": {"spec.model", "spec", "trials", "search", "jobstatus"},
     "report": {"text", "spec.model", "trials", "search", "status"},
@@ -38,6 +39,7 @@ LAYERS: dict[str, set[str]] = {
     "conduct": {
         *(
             "errors",
+            "clock",
             "spec.model",
             "spec",
             "trials",
@@ -52,11 +54,11 @@ LAYERS: dict[str, set[str]] = {
         ),
     },
     "training": {"errors", "spec.model", "spec", "jobs", "jobstatus", "store", "launch"},
-    "conductjob": {"errors", "metrics", "spec", "jobs", "dataset", "store", "launch", "run", "training"},
+    "conductjob": {"errors", "clock", "metrics", "spec", "jobs", "dataset", "store", "launch", "run", "training"},
     "asktell": {"errors", "metrics.line", "spec.model", "spec", "trials", "contracts", "search", "run", "conduct"},
     "smoke": {"errors", "spec.model", "trials", "contracts", "store", "search", "run", "conduct"},
     "cli": {
-        *("errors", "text", "spec.model", "spec", "trials", "store", "launch", "search", "status", "report"),
+        *("errors", "text", "clock", "spec.model", "spec", "trials", "store", "launch", "search", "status", "report"),
         *("metrics", "jobs", "dataset", "run", "outlook", "conduct", "training", "conductjob", "smoke"),
     },
 }

@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from katuna.clock import SystemClock
 from katuna.dataset import check_same
 from katuna.errors import InputRefused, refuse_all
 from katuna.run import PathLike, Plan, Run, RunOptions, read_experiment, read_sources, versions
-from katuna.search.budget import check_edit, edited
+from katuna.search.budget import check_edit, edited, timed_out
 from katuna.search.given import Taken, checked_tries
 from katuna.spec.dump import to_yaml
 from katuna.spec.model import Experiment, Manifest, ObjectiveType
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
     from katuna.contracts import Launcher, Store, Suggester
     from katuna.launch.local import LocalLauncher
     from katuna.search.engine import Engine, Watcher
-
-
-class SystemClock:
-    def now(self) -> float:
-        return time.time()
 
 
 def plan(
@@ -177,6 +173,8 @@ def resume(
 ) -> Run:
     """Goes on with a search that was interrupted or killed; one that has ended is returned as it is.
 
+    One that its --timeout has ended goes on too: the trials that this stopped begin again.
+
     `counts` sets parallelTrialCount, maxTrialCount or maxFailedTrialCount anew, as an edit of the Experiment would on a cluster:
     a search that has ended goes on where Katib's rules let it. `drop_after` keeps that many lines of a damaged journal. Raises
     RunNotFound, RunLocked, JournalDamaged, and InputRefused when the counts cannot be set, the dataset is another by now or the trials
@@ -202,12 +200,11 @@ def resume(
 
 
 def _edit(found: Run, counts: Mapping[str, int]) -> Edited | None:
-    """The change of the budget; None where it changes nothing. Raises InputRefused."""
-    if not counts:
-        return None
+    """The change of the budget; of none, where it only takes up a search that its --timeout has ended; None where there is nothing
+    to change. Raises InputRefused."""
     spec = found.experiment.manifest["spec"]
     changed = {name: count for name, count in counts.items() if spec.get(name) != count}
-    if not changed:
+    if not changed and not timed_out(found.search):
         return None
     check_edit(found.plan.experiment, found.search, changed)
     return Edited(time.time(), changed)
@@ -298,7 +295,7 @@ def engine(
         stopper=stopper_for(planned.experiment),
         let_running_finish=planned.options.let_running_finish,
         tries=planned.tries,
-        deadline=None if timeout_s is None else clock.now() + timeout_s,
+        deadline=None if timeout_s is None else clock.elapsed() + timeout_s,
         interruptions=interruptions,
         watch=watch,
     )

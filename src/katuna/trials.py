@@ -276,7 +276,7 @@ TrialEvent = Asked | Started | Reported | Stopping | Exited
 def advance(trial: Trial | None, event: TrialEvent, objective: Objective) -> Trial:
     """The trial after `event`: the one place where trial states change.
 
-    A final state is never left, so replaying a journal twice gives the same trials. A trial that is being stopped stays as it
+    A final state is never left but by Resumed, so replaying a journal twice gives the same trials. A trial that is being stopped stays as it
     was when that was decided until it exits: its value does not hang on how soon it ends, and a retry begins nothing anew.
     """
     if isinstance(event, Asked):
@@ -410,7 +410,8 @@ class Search:
 
 
 def _anew(trial: Trial) -> Trial:
-    return _changed(trial, state=TrialState.CREATED, started_at=None, summaries=NOTHING, stop_reason="")
+    fresh = {"state": TrialState.CREATED, "started_at": None, "summaries": NOTHING, "stop_reason": "", "warnings": ()}
+    return _changed(trial, **fresh, ended_at=None, reason="", message="", exit_code=None)
 
 
 def fold(events: Iterable[Event], objective: Objective) -> Search:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
@@ -12,6 +11,7 @@ import click
 
 from katuna.cli.output import duration, figure
 from katuna.cli.statusline import heard
+from katuna.clock import SystemClock
 from katuna.errors import Finding
 from katuna.spec.model import Experiment
 from katuna.text import printable
@@ -175,6 +175,7 @@ class LiveScreen(Screen):
         from rich.live import Live
 
         self._stop = stop
+        self._clock = SystemClock()
         self._trials: Sequence[Trial] = ()
         self._last: dict[int, str] = {}
         self._console = Console(highlight=False, markup=False, emoji=False)
@@ -214,7 +215,7 @@ class LiveScreen(Screen):
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=True, header_style="bold")
         for heading in ("trial", "for", "last report", "parameters"):
             table.add_column(heading, no_wrap=True, overflow="ellipsis")
-        now = time.time()
+        now = self._clock.now()
         for trial in trials:
             if not trial.state.is_final:
                 since = duration(now - trial.started_at) if trial.started_at else "waiting"
