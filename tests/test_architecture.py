@@ -33,7 +33,7 @@ LAYERS: dict[str, set[str]] = {
     "search": {"errors", "metrics.line", "spec.model", "spec", "trials", "contracts"},
     "status": {"spec.model", "spec", "trials", "search", "jobstatus"},
     "report": {"text", "spec.model", "trials", "search", "status"},
-    "run": {"errors", "spec.model", "spec", "trials", "store", "launch", "search", "report"},
+    "run": {"errors", "spec.model", "spec", "trials", "contracts", "store", "launch", "search", "report"},
     "warmstart": {"errors", "spec.model", "spec", "trials", "store", "search", "run"},
     "outlook": {"spec.model", "spec", "launch", "search", "run"},
     "conduct": {

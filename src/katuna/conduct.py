@@ -304,6 +304,7 @@ def engine(
 def launcher_for(planned: Plan, trial_dir: Callable[[str], Path]) -> LocalLauncher:
     """What runs a plan's trials on this machine; `trial_dir` gives a trial's folder by its name."""
     from katuna.launch.local import LocalLauncher
+    from katuna.launch.volumes import Volumes
     from katuna.launch.warm import WarmStarter
     from katuna.metrics.collect import Collecting
 
@@ -313,7 +314,7 @@ def launcher_for(planned: Plan, trial_dir: Callable[[str], Path]) -> LocalLaunch
         experiment.template.primary_container,
         Collecting.of(experiment),
         SystemClock(),
-        checkpoints=experiment.settings.get("suggestion_trial_dir", "") if experiment.algorithm == "pbt" else "",
+        checkpoints=Volumes.of(experiment).checkpoints,
         options=planned.options.local,
         parallel=experiment.parallel_trials,
         beside=planned.loaded.config_maps,

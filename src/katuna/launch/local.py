@@ -17,7 +17,7 @@ from katuna.launch.devices import DevicePool, Lease, cuda_devices, lease_folder,
 from katuna.launch.ending import Ending
 from katuna.launch.jobrun import JobRun, release
 from katuna.launch.options import LocalOptions
-from katuna.launch.plan import Place, Planned, gpus, job_problems
+from katuna.launch.plan import Place, Planned, gpus, job_problems, trial_place
 from katuna.launch.ports import check_unused
 from katuna.launch.process import ColdStarter, Starter, await_any
 from katuna.launch.storage import blame, is_of_the_disk, store_failed
@@ -308,7 +308,7 @@ class LocalLauncher:
     def _place(self, request: TrialRequest) -> Place:
         folder = self._trial_dir(request.name).absolute()
         own = self._volumes.maps(folder)
-        return Place(folder, self._options, self._environ, {"PYTHONUNBUFFERED": "1"}, {}, own, self._cpus)
+        return trial_place(folder, self._options, self._environ, own, self._cpus)
 
     def _lease(self, job: Job) -> Lease | None:
         wanted = gpus(job, self._options)

@@ -52,6 +52,11 @@ class Place:
     cpus: int
 
 
+def trial_place(folder: Path, options: LocalOptions, environ: Mapping[str, str], own: Mapping[str, str], cpus: int) -> Place:
+    """Where and how a trial runs whose folder this is."""
+    return Place(folder, options, environ, {"PYTHONUNBUFFERED": "1"}, {}, own, cpus)
+
+
 def log_of(folder: Path, job: Job, pod: str, container: str) -> Path:
     """`log` for the first replica's training container; in `logs/` the other replicas' POD.log, and POD.CONTAINER.log."""
     first = job.replicas[0]
