@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import pickle
 import subprocess
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from katuna.errors import InputRefused, RunNotFound, SpecRefused
 from katuna.launch.options import LocalOptions
 from katuna.run import RunOptions
 from katuna.trials import Event, Exited, Search
-from searches import experiment_yaml, write_experiment
+from searches import KATUNA, experiment_yaml, write_experiment
+from searches import katuna as katuna_command
 
 
 def test_tune_returns_the_run_and_load_finds_it_again(tmp_path: Path) -> None:
@@ -146,3 +149,36 @@ def test_the_command_line_is_one_line_whatever_is_in_it(tmp_path: Path) -> None:
     assert line.isprintable()
     again = subprocess.run(["/bin/bash", "-c", line], capture_output=True, check=True)
     assert again.stdout == run.folder.log(run.best.name).read_bytes()
+
+
+def test_a_run_and_its_trials_go_to_other_processes_and_are_copied(tmp_path: Path) -> None:
+    run = katuna.tune(write_experiment(tmp_path, maxTrialCount=2), home=tmp_path)
+    loaded = katuna.load(run.name, home=tmp_path)
+    for each in (run, loaded):
+        assert len(each.trials) == 2
+        for sent in (pickle.loads(pickle.dumps(each)), copy.deepcopy(each)):  # noqa: S301
+            assert (sent.trials, sent.best, sent.state) == (run.trials, run.best, "Succeeded")
+            assert sent.experiment.name == "toy"
+    ask = katuna.Search(tmp_path / "experiment.yaml").ask()
+    assert pickle.loads(pickle.dumps(ask)) == ask  # noqa: S301
+
+
+def test_a_folder_whose_name_is_not_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    place.mkdir()
+    monkeypatch.chdir(place)
+    write_experiment(place)
+    done = katuna_command("tune", "experiment.yaml", env={"KATUNA_HOME": ""})
+    assert done.returncode == 0, done.stderr
+    for words in (
+        ["resume"],
+        ["ls"],
+        ["show"],
+        ["trials", "-o", "json"],
+        ["best", "-o", "command"],
+        ["export", "--format", "csv"],
+    ):
+        done = katuna_command(*words, env={"KATUNA_HOME": ""})
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), (words, done.stderr)
+    page = subprocess.run([*KATUNA, "report"], capture_output=True, check=True, env={**os.environ, "KATUNA_HOME": ""})
+    assert Path(os.fsdecode(page.stdout.rstrip(b"\n"))).is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import math
 import re
 from collections import Counter
@@ -22,6 +23,14 @@ UNAVAILABLE = "unavailable"
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 """The one empty mapping that all trials without labels or reports share."""
+
+
+def _proxied(mapping: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+    return MappingProxyType(mapping)
+
+
+# Trials, and all that holds some, go to other processes and are copied; Python alone cannot do that with these mappings.
+copyreg.pickle(MappingProxyType, lambda mapping: (_proxied, (dict(mapping),)))
 
 EARLY_STOPPED = "TrialEarlyStopped"
 """The reason of a Stopping by which the trial counts as early stopped; with any other it is killed."""

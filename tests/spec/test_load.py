@@ -491,3 +491,19 @@ def test_loading_is_quick_and_imports_little() -> None:
     code = "import sys, katuna.spec.load; print(*[name for name in ('torch', 'optuna', 'pandas', 'numpy', 'kubernetes') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.strip() == ""
+
+
+def test_a_double_that_has_bounds_and_a_list_is_one_error() -> None:
+    finding = only(findings_of(changed(JOB, 'min: "1e-4", max: "0.1"', 'min: "1e-4", max: "0.1", list: ["0.5", "a b"]')))
+    assert "a double has no list" in finding.message
+
+
+def test_a_long_list_takes_linear_time() -> None:
+    def seconds(count: int) -> float:
+        text = changed(JOB, "[sgd, adam]", json.dumps([f"choice number {n}" for n in range(count)]))
+        began = time.process_time()
+        assert findings_of(text) == []
+        return time.process_time() - began
+
+    seconds(100)
+    assert seconds(20_000) < 60 * max(0.05, seconds(1000))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO, cast
 
 import click
 
 from katuna.cli.output import duration, figure
-from katuna.cli.statusline import heard
+from katuna.cli.statusline import Stdout, heard
 from katuna.clock import SystemClock
 from katuna.errors import Finding
 from katuna.spec.model import Experiment
@@ -178,7 +178,7 @@ class LiveScreen(Screen):
         self._clock = SystemClock()
         self._trials: Sequence[Trial] = ()
         self._last: dict[int, str] = {}
-        self._console = Console(highlight=False, markup=False, emoji=False)
+        self._console = Console(file=cast("TextIO", Stdout()), highlight=False, markup=False, emoji=False)
         self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:

@@ -262,7 +262,8 @@ def sweep(folder: Path) -> None:
 
 def _hidden_places(folder: Path) -> Iterator[Path]:
     """Where the Secrets of the job in `folder` may lie: places in memory that this user can write to. The first is to be used."""
-    name = f"katuna-{hashlib.sha256(f'{os.geteuid()} {os.path.realpath(folder)}'.encode()).hexdigest()[:32]}"
+    owned = os.fsencode(f"{os.geteuid()} {os.path.realpath(folder)}")
+    name = f"katuna-{hashlib.sha256(owned).hexdigest()[:32]}"
     for base in (os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm"):  # noqa: S108
         if base.startswith("/") and Path(base).is_dir() and os.access(base, os.W_OK | os.X_OK):
             yield Path(base, name)

@@ -100,10 +100,11 @@ def _dtype(parameter: Parameter) -> str:
         return "float64"
     if parameter.type == "categorical":
         return "str"
-    values = (parameter.minimum, parameter.maximum) if parameter.is_numeric else parameter.choices
-    if all(_is_int64(text) for text in values):
+    if parameter.type == "int":
+        return "Int64" if all(-(2**63) <= bound < 2**63 for bound in parameter.bounds) else "float64"
+    if all(_is_int64(text) for text in parameter.choices):
         return "Int64"
-    return "float64" if all(number(text) is not None for text in values) else "str"
+    return "float64" if all(number(text) is not None for text in parameter.choices) else "str"
 
 
 def _is_int64(text: str) -> bool:
