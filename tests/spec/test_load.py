@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+import yaml
 from spec_examples import JOB, PYTORCHJOB, changed, findings_of, only
 
 from katuna.errors import EVERYWHERE, KATIB, KATUNA, LOCAL, SpecRefused
@@ -507,3 +508,37 @@ def test_a_long_list_takes_linear_time() -> None:
 
     seconds(100)
     assert seconds(20_000) < 60 * max(0.05, seconds(1000))
+
+
+def test_a_grid_over_a_log_scale_from_zero_never_starts_on_katib() -> None:
+    text = changed(
+        changed(JOB, "algorithmName: tpe", "algorithmName: grid"), 'min: "1e-4", max: "0.1"', 'min: "0", max: "0.1", step: "0.1"'
+    )
+    text = (
+        changed(text, '    algorithmSettings:\n      - name: random_state\n        value: "7"\n', "")
+        if "random_state" in text
+        else text
+    )
+    found = [each for each in findings_of(text) if each.code == "log-of-zero"]
+    assert [(each.on, each.path) for each in found] == [(KATIB, "spec.parameters[0].feasibleSpace.min")]
+
+
+def test_a_template_that_is_not_in_its_config_map() -> None:
+    whole = yaml.safe_load(JOB)
+    template = whole["spec"]["trialTemplate"]
+    template["configMap"] = {"configMapName": "templates", "configMapNamespace": "team", "templatePath": "toy.yaml"}
+    template |= {
+        "successCondition": 'status.conditions.#(type=="Complete")',
+        "failureCondition": 'status.conditions.#(type=="Failed")',
+    }
+    trial = template.pop("trialSpec")
+    held = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "templates", "namespace": "team"}}
+    beside = yaml.safe_dump({**held, "data": {"tony.yaml": yaml.safe_dump(trial)}})
+    finding = only(findings_of(yaml.safe_dump(whole), beside))
+    assert (finding.code, finding.path, finding.on) == (
+        "no-config-map-key",
+        "spec.trialTemplate.configMap.templatePath",
+        EVERYWHERE,
+    )
+    assert "it has: tony.yaml" in finding.hint
+    assert findings_of(yaml.safe_dump(whole), beside.replace("tony.yaml", "toy.yaml")) == []
