@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copyreg
 import math
 import re
 from collections import Counter
@@ -23,14 +22,6 @@ UNAVAILABLE = "unavailable"
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 """The one empty mapping that all trials without labels or reports share."""
-
-
-def _proxied(mapping: dict[Any, Any]) -> MappingProxyType[Any, Any]:
-    return MappingProxyType(mapping)
-
-
-# Trials, and all that holds some, go to other processes and are copied; Python alone cannot do that with these mappings.
-copyreg.pickle(MappingProxyType, lambda mapping: (_proxied, (dict(mapping),)))
 
 EARLY_STOPPED = "TrialEarlyStopped"
 """The reason of a Stopping by which the trial counts as early stopped; with any other it is killed."""
@@ -349,8 +340,7 @@ def _diverged(trial: Trial, objective: Objective) -> str:
     summary = trial.summary(objective.metric)
     if not is_diverged(summary.pick(objective.strategy)):
         return ""
-    never = summary.minimum == UNAVAILABLE
-    said = f"it reported only {summary.latest}" if never else f"its last report is {summary.latest}"
+    said = f"{'it reported only' if summary.minimum == UNAVAILABLE else 'its last report is'} {summary.latest}"
     return f"the training diverged: {said} for {objective.metric!r}"
 
 
