@@ -23,6 +23,9 @@ class VirtualClock:
     def now(self) -> float:
         return self._now
 
+    def elapsed(self) -> float:
+        return self._now
+
     def advance(self, seconds: float) -> None:
         self._now += seconds
 

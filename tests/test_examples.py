@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import socket
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 
 import katuna
+from katuna.launch.volumes import METRICS
+from katuna.metrics.collect import Collecting
 from katuna.spec.load import Source, load_experiment
 from katuna.spec.model import Experiment
 from katuna.trials import Asked, Edited, TrialState, number
@@ -268,11 +271,33 @@ def check_grid(run: katuna.Run) -> None:
 CHECKS = {"medianstop": check_rules, "pbt": check_lineage, "hyperband": check_rungs, "grid": check_grid}
 
 
+def check_command(run: katuna.Run, folder: Path) -> None:
+    """That `best -o command` trains the winner again, in a folder of its own, to the same value."""
+    search, best = run.experiment, run.best
+    assert best is not None
+    before = sorted(path for path in run.folder.trial(best.name).iterdir() if not path.name.startswith("again-"))
+    again = subprocess.run(
+        ["/bin/bash", "-c", run.command(best)], capture_output=True, text=True, check=False, cwd="/", timeout=100
+    )
+    assert again.returncode == 0, (run.command(best), again.stdout, again.stderr)
+    assert sorted(path for path in run.folder.trial(best.name).iterdir() if not path.name.startswith("again-")) == before
+    if search.collector.kind == "PrometheusMetric":
+        return
+    (folder / "again.log").write_text(re.sub(r"^\S+ \| ", "", again.stdout, flags=re.MULTILINE))
+    made = next(run.folder.trial(best.name).glob("again-*"), folder)
+    source = Collecting.of(search).source(made / METRICS, folder / "again.log", 0)
+    reports = [*source.read(), *source.finish()]
+    source.close()
+    values = [float(report.value) for report in reports if report.metric == search.objective.metric]
+    assert best.value(search.objective) in values
+
+
 @pytest.mark.parametrize("file", cases(slow=False))
 def test_it_runs_with_its_budget_cut(file: Path, tmp_path: Path) -> None:
     run_cut(file, tmp_path)
     run = katuna.load(file.stem)
     check(run)
+    check_command(run, tmp_path)
     words = [word for command in commands(file) for word in command]
     if "resume" in words:
         assert [event.counts["maxTrialCount"] for event in run.events if isinstance(event, Edited)] == [len(run.trials)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
@@ -15,6 +16,7 @@ from katuna.trials import (
     Asked,
     Edited,
     Ended,
+    Event,
     Exited,
     Reported,
     Resumed,
@@ -104,6 +106,56 @@ def test_ending_well_without_the_metric_says_which_lines_were_near() -> None:
     assert trial.state is TrialState.METRICS_UNAVAILABLE
     assert "'accuracy'" in trial.message
     assert "acuracy=0.9" in trial.message
+
+
+LATEST = make_objective(strategies={"accuracy": "latest"})
+
+
+def reported(*texts: str, code: int = 0) -> list[Event]:
+    first, second, *_ = a_life(0, {"lr": "0.1"}, 0.5)
+    reports = [Reported(2.0, 0, (Report("accuracy", text),)) for text in texts]
+    return [opened(), first, second, *reports, Exited(3.0, 0, code, "Completed")]
+
+
+@pytest.mark.parametrize("wild", ["nan", "NaN", "-inf", "Infinity", "1e999"])
+def test_a_diverged_trial_is_not_the_best_where_its_last_report_counts(wild: str) -> None:
+    search = fold(reported("0.99", wild), LATEST)
+    trial = search.trials[0]
+    assert search.best is None
+    assert (trial.state, trial.value(LATEST)) == (TrialState.METRICS_UNAVAILABLE, None)
+    assert trial.message == f"the training diverged: its last report is {wild} for 'accuracy'"
+
+
+def test_a_trial_that_came_back_from_nan_has_its_last_value() -> None:
+    assert fold(reported("nan", "0.5"), LATEST).trials[0].value(LATEST) == 0.5
+
+
+def test_where_the_best_report_counts_a_trial_keeps_it() -> None:
+    best = fold(reported("0.99", "nan"), OBJECTIVE).best
+    assert best is not None
+    assert best.value(OBJECTIVE) == 0.99
+
+
+def test_a_trial_of_nan_alone_diverged() -> None:
+    trial = fold(reported("nan", "nan"), OBJECTIVE).trials[0]
+    assert (trial.state, trial.message) == (
+        TrialState.METRICS_UNAVAILABLE,
+        "the training diverged: it reported only nan for 'accuracy'",
+    )
+
+
+def test_a_diverged_trial_that_is_stopped_early_says_so() -> None:
+    *before, end = reported("0.99", "nan", code=143)
+    trial = fold([*before, Stopping(2.5, 0, EARLY_STOPPED), end], LATEST).trials[0]
+    assert (trial.state, trial.value(LATEST)) == (TrialState.EARLY_STOPPED, None)
+    assert "diverged" in trial.message
+
+
+def test_what_is_doubtful_is_a_remark_on_a_trial_that_ended_well() -> None:
+    *before, end = reported("0.5")
+    assert isinstance(end, Exited)
+    trial = fold([*before, replace(end, warnings=("accuracy was read short",))], OBJECTIVE).trials[0]
+    assert (trial.state, trial.remark) == (TrialState.SUCCEEDED, "warning: accuracy was read short")
 
 
 def test_a_final_state_is_never_left() -> None:

@@ -140,7 +140,7 @@ class Search:
                 f"tell: no value for {objective.metric}, the objective; metrics given: {listed(metrics) or 'none'}"
             )
         texts = {name: repr(_real("tell", name, each)) for name, each in metrics.items()}
-        return tuple(Report(name, text) for name, text in texts.items() if number(text) is not None)
+        return tuple(Report(name, text) for name, text in texts.items())
 
     def _open(self) -> tuple[int, ...]:
         return tuple(trial.number for trial in self._search.unfinished)

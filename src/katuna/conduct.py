@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from katuna.clock import SystemClock
 from katuna.dataset import check_same
 from katuna.errors import FilesMixed, InputRefused, refuse_all
 from katuna.run import PathLike, Plan, Run, RunOptions, files_of, read_experiment, read_sources, versions
-from katuna.search.budget import check_edit, edited
+from katuna.search.budget import check_edit, edited, timed_out
 from katuna.search.given import Taken, checked_tries
 from katuna.snapshot import Which, in_force, taking, todays
 from katuna.spec.dump import to_yaml
@@ -31,11 +32,6 @@ if TYPE_CHECKING:
     from katuna.launch.files import Files
     from katuna.launch.local import LocalLauncher
     from katuna.search.engine import Engine, Watcher
-
-
-class SystemClock:
-    def now(self) -> float:
-        return time.time()
 
 
 def plan(
@@ -186,6 +182,8 @@ def resume(
 ) -> Run:
     """Goes on with a search that was interrupted or killed; one that has ended is returned as it is.
 
+    One that its --timeout has ended goes on too: the trials that this stopped begin again.
+
     `counts` sets parallelTrialCount, maxTrialCount or maxFailedTrialCount anew, as an edit of the Experiment would on a cluster:
     a search that has ended goes on where Katib's rules let it. `drop_after` keeps that many lines of a damaged journal. With `code`
     "new" trials read the files as they are now, else as they were. Raises RunNotFound, RunLocked, JournalDamaged, and InputRefused
@@ -198,12 +196,13 @@ def resume(
             journal.drop_after(folder.journal, drop_after)
         found = Run(folder)
         events, changed = deque(found.events), _changed(found, counts or {})
-        if isinstance(events[-1], Ended) and not changed:
+        again = timed_out(found.search)
+        if isinstance(events[-1], Ended) and not changed and not again:
             return found
         taken = todays(found.options.local, folder.path.parent) if code == "new" else None
         digest = found.code_digest if taken is None else taken.digest
         edit = Edited(time.time(), changed, digest if digest != found.code_digest else "")
-        is_edited = bool(changed or edit.code)
+        is_edited = bool(changed or edit.code or again)
         if is_edited:
             events.append(edit)
         edits = fold((event for event in events if isinstance(event, Edited)), found.plan.experiment.objective)
@@ -218,12 +217,10 @@ def resume(
 
 
 def _changed(found: Run, counts: Mapping[str, int]) -> dict[str, int]:
-    """Those that change the budget. Raises InputRefused."""
-    if not counts:
-        return {}
+    """Those that change the budget. Raises InputRefused where they, or a --timeout that has ended the search, may not be."""
     spec = found.experiment.manifest["spec"]
     changed = {name: count for name, count in counts.items() if spec.get(name) != count}
-    if changed:
+    if changed or timed_out(found.search):
         check_edit(found.plan.experiment, found.search, changed)
     return changed
 
@@ -319,7 +316,7 @@ def engine(
         stopper=stopper_for(planned.experiment),
         let_running_finish=planned.options.let_running_finish,
         tries=planned.tries,
-        deadline=None if timeout_s is None else clock.now() + timeout_s,
+        deadline=None if timeout_s is None else clock.elapsed() + timeout_s,
         interruptions=interruptions,
         watch=watch,
     )
@@ -328,6 +325,7 @@ def engine(
 def launcher_for(planned: Plan, trial_dir: Callable[[str], Path], files: Files | None = None) -> LocalLauncher:
     """What runs a plan's trials on this machine; `trial_dir` gives a trial's folder by its name, `files` what each has to itself."""
     from katuna.launch.local import LocalLauncher
+    from katuna.launch.volumes import Volumes
     from katuna.launch.warm import WarmStarter
     from katuna.metrics.collect import Collecting
 
@@ -337,7 +335,7 @@ def launcher_for(planned: Plan, trial_dir: Callable[[str], Path], files: Files |
         experiment.template.primary_container,
         Collecting.of(experiment),
         SystemClock(),
-        checkpoints=experiment.settings.get("suggestion_trial_dir", "") if experiment.algorithm == "pbt" else "",
+        checkpoints=Volumes.of(experiment).checkpoints,
         options=planned.options.local,
         parallel=experiment.parallel_trials,
         beside=planned.loaded.config_maps,

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from katuna.clock import SystemClock
 from katuna.dataset import check_same
 from katuna.errors import InputRefused, refuse_all
 from katuna.jobs import ContainerExited, ContainerStarted, JobEvent, JobOpened, JobReported, JobResumed
@@ -211,6 +212,7 @@ class _Conductor:
         self._interruptions = interruptions
         self._watcher: Watcher = watch(training) if watch else lambda _: None
         self._heeded = 0
+        self._clock = SystemClock()
 
     def run(self, resumed: JobResumed | None = None) -> None:
         with contextlib.ExitStack() as stack:
@@ -255,7 +257,7 @@ class _Conductor:
             self._folder.path.absolute(),
             options=self._planned.options.local,
             environ=os.environ,
-            clock=_SystemClock(),
+            clock=self._clock,
             starter=starter,
             lease=lease,
             files=self._files,
@@ -286,7 +288,7 @@ class _Conductor:
                 reports += tail.finish()
             # The log has every value; the journal has one of each name a look, however fast they come.
             latest = {report.metric: report for report in reports}
-            told = [JobReported(time.time(), tuple(latest.values()))] if latest else []
+            told = [JobReported(self._clock.now(), tuple(latest.values()))] if latest else []
             self._tell([*told, *events])
             if job.over:
                 return
@@ -336,11 +338,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-class _SystemClock:
-    def now(self) -> float:
-        return time.time()
 
 
 def _holds_secret(source: Source) -> bool:

@@ -121,5 +121,10 @@ class Store(Protocol):
 
 
 class Clock(Protocol):
+    """Neither goes back or jumps when somebody sets the machine's clock."""
+
     def now(self) -> float:
         """Seconds since the epoch."""
+
+    def elapsed(self) -> float:
+        """Seconds from some moment on, without those in which the machine slept."""

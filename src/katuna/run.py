@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -294,52 +292,26 @@ class Run:
         return "Running" if self.folder.holder() is not None else "Interrupted"
 
     def command(self, trial: Trial) -> str:
-        """One shell line that runs a trial's command again: its arguments, the variables that the file sets, in the same folder.
+        """One shell line that runs a trial again as it was run, in a new folder (`launch.again`)."""
+        from katuna.contracts import PARENT_LABEL
+        from katuna.launch.again import again
+        from katuna.launch.volumes import Volumes
+        from katuna.spec.job import job_from_manifest
 
-        What came from the calling shell (`--pass-env`) is not in it; the shell that runs the line has to have it. A trial of several
-        replicas is trained again by `katuna train` of its job.
-        """
-        from katuna.launch.command import command
-        from katuna.spec.job import MASTER_PORT, job_from_manifest
-
-        manifest = render(self.experiment, trial.name, trial.assignments)
-        job = job_from_manifest(manifest, self.experiment.template.primary_container, self.plan.loaded.config_maps, trial.name)
-        if len(job.replicas) > 1:
-            return self._train(trial)
-        replica = job.replicas[0]
-        here = command(job, replica, self.options.local, {}, port=MASTER_PORT, defaults={}, extra={})
-        words = [f"{name}={here.env[name]}" for name in dict(replica.container.env)]
-        words += [f"KATUNA_DATA={self.options.local.data}"] if self.options.local.data else []
-        line = " ".join(map(_shell_word, [*(["env", *words] if words else []), *here.argv]))
-        return f"cd {_shell_word(str(here.folder))} && {line}"
-
-    def _train(self, trial: Trial) -> str:
-        local, beside = self.options.local, self.folder.sources[1:]
-        words = [sys.executable, "-m", "katuna", "train", str(self.folder.trial(trial.name) / "job.yaml")]
-        words += [f"--values={path}" for path in beside]
-        words += [f"--map={source}={target}" for source, target in local.maps]
-        words += [f"--entrypoint={image}={shlex.join(argv)}" for image, argv in local.entrypoints.items()]
-        words += [f"--python={image}={path}" for image, path in local.pythons.items()]
-        words += [f"--claim={name}={folder}" for name, folder in local.claims.items()]
-        words += [f"--pass-env={name}" for name in local.pass_env]
-        words += [f"--data={local.data}"] if local.data else []
-        words += [f"--device={local.device}"] if local.device != "job" else []
-        return f"cd {_shell_word(local.cwd)} && {' '.join(map(_shell_word, words))}"
+        experiment, parent = self.experiment, trial.labels.get(PARENT_LABEL)
+        manifest = render(experiment, trial.name, trial.assignments)
+        return again(
+            job_from_manifest(manifest, experiment.template.primary_container, self.plan.loaded.config_maps, trial.name),
+            self.folder.trial(trial.name).absolute(),
+            self.options.local,
+            Volumes.of(experiment),
+            parent=self.folder.trial(parent).absolute() if parent else None,
+            beside=self.folder.sources[1:],
+            parallel=experiment.parallel_trials,
+        )
 
     def to_dataframe(self) -> pandas.DataFrame:
         """One row a trial; see `katuna.report.tables.to_dataframe` for the columns."""
         from katuna.report.tables import to_dataframe
 
         return to_dataframe(self.experiment, self.search)
-
-
-def _shell_word(word: str) -> str:
-    """The word quoted for bash, zsh or ksh, on one line and without anything that a terminal would obey."""
-    if word.isprintable():
-        return shlex.quote(word)
-    escaped = "".join(char if char.isprintable() and char not in "\\'" else _escaped(char) for char in word)
-    return f"$'{escaped}'"
-
-
-def _escaped(char: str) -> str:
-    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))

@@ -189,7 +189,7 @@ def _trial_conditions(trial: Trial) -> list[Json]:
         if trial.state is not TrialState.EARLY_STOPPED:
             if trial.reason and trial.reason != reason:
                 reason = f"{reason}. Job reason: {trial.reason}"
-            if trial.message:
-                message = f"{message}. Job message: {trial.message}"
+            if trial.remark:
+                message = f"{message}. Job message: {trial.remark}"
         conditions.append(_condition(trial.state.value, reason, message, trial.ended_at or trial.created_at))
     return conditions

@@ -27,6 +27,7 @@ EARLY_STOPPED = "TrialEarlyStopped"
 """The reason of a Stopping by which the trial counts as early stopped; with any other it is killed."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_WILD = re.compile(r"[+-]?(nan|inf(inity)?)", re.ASCII | re.IGNORECASE)
 
 
 class TrialState(Enum):
@@ -113,6 +114,7 @@ class Trial:
     labels: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     rules: tuple[StopRule, ...] = ()
     summaries: Mapping[str, Summary] = field(default_factory=lambda: NOTHING)
+    warnings: tuple[str, ...] = ()
 
     @property
     def duration_s(self) -> float | None:
@@ -121,6 +123,11 @@ class Trial:
 
     def summary(self, metric: str) -> Summary:
         return self.summaries.get(metric, UNREPORTED)
+
+    @property
+    def remark(self) -> str:
+        """What a person should read of its end: its message, and what is doubtful about its value."""
+        return "; ".join(filter(None, (self.message, *(f"warning: {each}" for each in self.warnings))))
 
     def value(self, objective: Objective) -> float | None:
         """The number that the search compares; None for a trial that did not come to an end of its own (running, failed, killed)."""
@@ -147,6 +154,11 @@ def number(text: str) -> float | None:
         return None
     value = float(text)
     return value if math.isfinite(value) else None
+
+
+def is_diverged(text: str) -> bool:
+    """Whether it is the text of nan or an infinity, as of a training that diverged; 1e400 is one too, thousands of digits are noise."""
+    return len(text) < 400 and bool(_WILD.fullmatch(text) or _NUMBER.fullmatch(text)) and number(text) is None
 
 
 # Events: the journal is a list of these and nothing else. `at` is seconds since the epoch.
@@ -222,7 +234,8 @@ class Exited:
     """A trial's job is over. `code` is the exit code as a container reports it (128 + signal), None when it never ran.
 
     `reason` is a CamelCase word (`Completed`, `Error`, `OOMKilled`, `DeadlineExceeded`, `StartError`, ...), `message` the
-    sentence for a person. `nearest` are log lines that look like the objective metric, kept when it was not found.
+    sentence for a person. `nearest` are log lines that look like the objective metric, kept when it was not found. `warnings` say
+    what is doubtful about its reports.
     """
 
     at: float
@@ -231,6 +244,7 @@ class Exited:
     reason: str
     message: str = ""
     nearest: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +283,7 @@ TrialEvent = Asked | Started | Reported | Stopping | Exited
 def advance(trial: Trial | None, event: TrialEvent, objective: Objective) -> Trial:
     """The trial after `event`: the one place where trial states change.
 
-    A final state is never left, so replaying a journal twice gives the same trials. A trial that is being stopped stays as it
+    A final state is never left but by Resumed, so replaying a journal twice gives the same trials. A trial that is being stopped stays as it
     was when that was decided until it exits: its value does not hang on how soon it ends, and a retry begins nothing anew.
     """
     if isinstance(event, Asked):
@@ -308,21 +322,33 @@ def advance(trial: Trial | None, event: TrialEvent, objective: Objective) -> Tri
 def _ended(trial: Trial, event: Exited, objective: Objective) -> Trial:
     metric = objective.metric
     reason, message = event.reason, event.message
+    picked = trial.summary(metric).pick(objective.strategy)
     if trial.stop_reason == EARLY_STOPPED:
         state, reason = TrialState.EARLY_STOPPED, EARLY_STOPPED
+        message = _diverged(trial, objective)
     elif trial.stop_reason:
         state, reason = TrialState.KILLED, trial.stop_reason
         message = message or "stopped by the search"
     elif event.code != 0:
         state = TrialState.FAILED
-    elif trial.summary(metric).pick(objective.strategy) == UNAVAILABLE:
+    elif picked == UNAVAILABLE or is_diverged(picked):
         state, reason = TrialState.METRICS_UNAVAILABLE, "MetricsUnavailable"
-        message = f"it never reported a number for {metric!r}"
+        message = _diverged(trial, objective) or f"it never reported a number for {metric!r}"
         if event.nearest:
             message += "; nearest: " + " | ".join(event.nearest)
     else:
         state = TrialState.SUCCEEDED
-    return _changed(trial, state=state, reason=reason, message=message, exit_code=event.code, ended_at=event.at)
+    end = {"state": state, "reason": reason, "message": message, "exit_code": event.code, "ended_at": event.at}
+    return _changed(trial, **end, warnings=event.warnings)
+
+
+def _diverged(trial: Trial, objective: Objective) -> str:
+    """That the training diverged, where its reports say so and leave the trial without a value; else nothing."""
+    summary = trial.summary(objective.metric)
+    if not is_diverged(summary.pick(objective.strategy)):
+        return ""
+    said = f"{'it reported only' if summary.minimum == UNAVAILABLE else 'its last report is'} {summary.latest}"
+    return f"the training diverged: {said} for {objective.metric!r}"
 
 
 @dataclass
@@ -390,7 +416,8 @@ class Search:
 
 
 def _anew(trial: Trial) -> Trial:
-    return _changed(trial, state=TrialState.CREATED, started_at=None, summaries=NOTHING, stop_reason="")
+    fresh = {"state": TrialState.CREATED, "started_at": None, "summaries": NOTHING, "stop_reason": "", "warnings": ()}
+    return _changed(trial, **fresh, ended_at=None, reason="", message="", exit_code=None)
 
 
 def fold(events: Iterable[Event], objective: Objective) -> Search:

@@ -222,6 +222,8 @@ FAULTS = {
     "NaN": ("print('accuracy=nan')", "MetricsUnavailable", r"accuracy=nan"),
     "another metric": ("print('acuracy=0.5')", "MetricsUnavailable", r"acuracy=0\.5"),
     "silent": ("pass", "MetricsUnavailable", r"never reported"),
+    "a decimal comma": ("print('accuracy=0,45')", "Succeeded", r"warning: accuracy was read as 0, .*accuracy=0,45"),
+    "a longer name": ("print('train/accuracy=0.5')", "Succeeded", r"warning: accuracy was read from train/accuracy"),
     "10 MB without newline": ("print('x' * 10_000_000, end=''); print(); print('accuracy=0.5')", "Succeeded", ""),
     "invalid UTF-8": (r"import sys; sys.stdout.buffer.write(b'\xff\xfe accuracy=0.5\n')", "Succeeded", ""),
     "terminal escapes": (r"import sys; print('\x1b[2J\x1b]0;title\x07'); sys.exit('\x1b[31mboom')", "Failed", r"\\x1b\[31mboom"),
@@ -565,3 +567,18 @@ def test_each_choice_is_looked_at_before_a_search(tmp_path: Path) -> None:
     one = ("--map", "/opt/a.py=./a.py")
     assert "/opt/b.py" in refused("experiment.yaml", *one)
     assert "4 succeeded" in katuna("tune", "experiment.yaml", *one, "--map", "/opt/b.py=./b.py").stdout
+
+
+@pytest.mark.parametrize("hang_up", [signal.SIG_IGN, signal.SIG_DFL])
+def test_a_terminal_that_goes_away(tmp_path: Path, hang_up: signal.Handlers) -> None:
+    """With hang-ups ignored (nohup, disown) the search goes on without its reader; else it is paused, with the signal's exit code."""
+    write_experiment(tmp_path, "import time; time.sleep(1); print('accuracy=0.5')", parallelTrialCount=1, maxTrialCount=3)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        signal.signal(signal.SIGHUP, hang_up)
+        os.execvpe(KATUNA[0], [*KATUNA, "tune", "experiment.yaml"], {**os.environ, "TERM": "xterm"})  # noqa: S606
+    await_line(tmp_path / "runs/toy/journal.jsonl", '"Started"')
+    os.close(terminal)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    kinds = [event["event"] for event in journal_events(tmp_path / "runs/toy")]
+    assert (code, kinds[-1] == "Ended") == ((0, True) if hang_up is signal.SIG_IGN else (129, False))

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from random import Random
 from types import MappingProxyType
 
+import pytest
+
 from factories import make_objective
 from katuna.contracts import Stopper
 from katuna.metrics.line import Report
@@ -165,6 +167,28 @@ class StopperContract:
                 search.apply(event)
                 assert not stopper.see(event, search.trials[0]), "there is no other trial"
 
+    @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e400"])
+    @pytest.mark.parametrize("objective", [MAXIMIZE, MINIMIZE])
+    def test_a_trial_that_reports_no_number_at_all_is_stopped(self, objective: Objective, text: str) -> None:
+        assert self.stops_after(objective, [text] * 40) == 1
+
+    def test_a_trial_that_diverges_is_stopped_where_the_last_report_counts(self) -> None:
+        """Its values were good before; where the best report counts, they still are."""
+        texts = ["9", *["nan"] * 39]
+        assert self.stops_after(make_objective(strategies={"accuracy": "latest"}), texts) == 1
+        assert self.stops_after(MAXIMIZE, texts) == 0
+
+    def stops_after(self, objective: Objective, texts: Sequence[str]) -> int:
+        """How often a trial that reports so is told to stop, after thirty others of numbers."""
+        before = self.play(curves(30), objective)
+        stopper, search = show(self.make_stopper(objective), before.events, objective), before.search
+        asked = Asked(0.0, 30, "t", MappingProxyType({}), MappingProxyType({}), stopper.rules())
+        answers = []
+        for event in (asked, Started(0.0, 30, 1, {}), *[Reported(0.0, 30, (Report("accuracy", text),)) for text in texts]):
+            search.apply(event)
+            answers.append(stopper.see(event, search.trials[30]))
+        return answers.count(True)
+
     def test_both_directions_are_alike(self) -> None:
         series = curves(30)
         negated = [[-value for value in one] for one in series]
@@ -182,6 +206,6 @@ class StopperContract:
             if isinstance(event, TrialEvent):
                 trial = search.trials[event.number]
                 if isinstance(event, Reported):
-                    assert not noisy.see(Reported(0.0, event.number, (Report("accuracy", "nan"), Report("loss", "1"))), trial)
+                    assert not noisy.see(Reported(0.0, event.number, (Report("accuracy", "none"), Report("loss", "1"))), trial)
                 assert noisy.see(event, trial) == quiet.see(event, trial)
                 assert noisy.rules() == quiet.rules()

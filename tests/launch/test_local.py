@@ -78,7 +78,7 @@ def test_attempts_share_a_log_and_not_their_metrics(tmp_path: Path) -> None:
     script = f"if [ -e {tmp_path}/again ]; then echo accuracy=0.2; else touch {tmp_path}/again; echo loss=nan; exit 200; fi"
     events = run_one(launcher, a_request(0, "sh", "-c", script, backoffLimit=1))
     assert [event.attempt for event in events if isinstance(event, Started)] == [1, 2]
-    assert [report.value for event in events if isinstance(event, Reported) for report in event.reports] == ["0.2"]
+    assert [report.value for event in events if isinstance(event, Reported) for report in event.reports] == ["nan", "0.2"]
     assert (tmp_path / "t0" / "log").read_text() == "loss=nan\n\n--- katuna: attempt 2 ---\naccuracy=0.2\n"
     launcher.close()
 

@@ -159,10 +159,10 @@ def test_a_giant_record_is_passed_over_unread(tmp_path: Path, monkeypatch: pytes
     assert values(EventFiles(tmp_path, METRICS, FOLDER)) == [("loss", "0.5")]
 
 
-def test_only_single_finite_numbers_count(tmp_path: Path) -> None:
+def test_only_single_numbers_count(tmp_path: Path) -> None:
     tensors: list[object] = [np.array([0.5], np.float32), "high", np.float64(0.25), np.int64(3)]
     put(tmp_path, "a", *(an_event("loss", each, tensor=True) for each in tensors), an_event("loss", float("nan")))
-    assert values(EventFiles(tmp_path, METRICS, FOLDER)) == [("loss", "0.25"), ("loss", "3")]
+    assert values(EventFiles(tmp_path, METRICS, FOLDER)) == [("loss", "0.25"), ("loss", "3"), ("loss", "nan")]
 
 
 def test_a_file_of_the_same_name_written_anew_is_read_anew(tmp_path: Path) -> None:
@@ -200,3 +200,25 @@ def test_tags_that_came_near(tmp_path: Path) -> None:
     put(tmp_path, "a", an_event("loss", 0.5))
     assert len(read_all(source)) == 1
     assert source.nearest == ()
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_damaged_record_is_told_with_its_file_and_place(tmp_path: Path, place: int) -> None:
+    records = [an_event("loss", 1.0), an_event("loss", 0.5), an_event("loss", 0.25)]
+    whole = b"".join(records)
+    at = sum(map(len, records[:place]))
+    data = bytearray(whole)
+    data[at + 20] ^= 255
+    (tmp_path / "events.out.tfevents.1").write_bytes(data)
+    source = EventFiles(tmp_path, METRICS, FOLDER)
+    assert [report.value for report in read_all(source)] == ["1.0", "0.5"][:place]
+    (warning,) = source.warnings
+    assert f"{tmp_path}/events.out.tfevents.1 is damaged at byte {at}" in warning
+
+
+def test_a_whole_file_half_a_record_and_another_file_are_not_damaged(tmp_path: Path) -> None:
+    put(tmp_path, "events.out.tfevents.1", an_event("loss", 1.0), an_event("loss", 0.5)[:-3])
+    (tmp_path / "model.bin").write_bytes(b"x" * 100)
+    source = EventFiles(tmp_path, METRICS, FOLDER)
+    read_all(source)
+    assert source.warnings == ()

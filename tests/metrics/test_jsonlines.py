@@ -28,6 +28,7 @@ def test_numbers_and_texts_keep_the_form_that_the_trial_gave_them(tmp_path: Path
         ("loss", "1.50e-3"),
         ("accuracy", "0.90"),
         ("loss", "7"),
+        ("loss", "NaN"),
     ]
 
 

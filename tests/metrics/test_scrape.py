@@ -138,6 +138,7 @@ def test_values_are_reported_when_they_change(server: Server) -> None:
         ("acc", "0.1"),
         ("acc", "0.2"),
         ("loss", "0.25"),
+        ("acc", "NaN"),
     ]
 
 

@@ -77,7 +77,12 @@ report_metrics({"loss": 3, "accuracy": float("nan")}, "katib-db-manager.kubeflow
     before = time.time_ns() // 1000
     _, reports = said_by(code, tmp_path)
     after = time.time_ns() // 1000
-    assert [(report.metric, report.value) for report in reports] == [("loss", "0.5"), ("accuracy", "0.25"), ("loss", "3")]
+    assert [(report.metric, report.value) for report in reports] == [
+        ("loss", "0.5"),
+        ("accuracy", "0.25"),
+        ("loss", "3"),
+        ("accuracy", "nan"),
+    ]
     times = [report.time_us or 0 for report in reports]
     assert times == sorted(times)
     assert before <= times[0] < times[2] <= after

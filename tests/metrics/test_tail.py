@@ -30,6 +30,60 @@ def log_of(folder: Path, data: bytes) -> Path:
     return path
 
 
+def warnings_of(folder: Path, line: str, *filters: str, metrics: tuple[str, ...] = METRICS) -> tuple[str, ...]:
+    tail = LogTail(log_of(folder, line.encode()), metrics, [compile_filter(text) for text in filters])
+    read_all(tail)
+    return tail.warnings
+
+
+NO_EXPONENT = r"([\w|-]+)\s*:\s*((-?\d+)(\.\d+)?)"
+
+
+@pytest.mark.parametrize(
+    ("line", "value", "filters"),
+    [
+        ("loss: 1.5e-05", "1.5", [NO_EXPONENT]),
+        ("loss: 2.5e+03", "2.5", [NO_EXPONENT]),
+        ("loss: 0.45", "0", [r"(\w+): (\d+)"]),
+        ("loss: -0.45", "0.45", [r"(\w+): -?([\d.]+)"]),
+        ("loss = 12", "2", [r"(\w+) = .*(\d+)"]),
+        ("loss=0,45", "0", []),
+        ("loss=1,234.5", "1", []),
+        ("loss=1_000", "1", []),
+        ("loss=0x1p-2", "0", []),
+    ],
+)
+def test_a_number_that_is_read_short_is_told_with_its_line(tmp_path: Path, line: str, value: str, filters: list[str]) -> None:
+    assert warnings_of(tmp_path, f"{line}\n{line}\n", *filters) == (
+        f"loss was read as {value}, which is only a part of the number: {line}",
+    )
+
+
+@pytest.mark.parametrize("name", ["train/loss", "reg.loss", "val/head.loss", "größe.loss"])
+def test_a_metric_that_is_the_tail_of_a_longer_name_is_told_with_its_line(tmp_path: Path, name: str) -> None:
+    line = f"[3/10] {name}=0.5"
+    assert warnings_of(tmp_path, f"{line}\nloss=0.25") == (f"loss was read from {name}, a longer name that ends like it: {line}",)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "loss=0.25, accuracy=0.5",
+        "loss=0.25,accuracy=0.5",
+        "loss=25% accuracy=3ms",
+        "loss=25. accuracy=.5",
+        "INFO:root:loss=0.5",
+        "[1/10]loss=1e-3 nan accuracy=nan",
+        "2026-01-01 10:00:00,123 loss=-0.5|lr=1",
+        "{loss=0.25}",
+        "loss=-1",
+        "saved to out/net.pt loss=0.5",
+    ],
+)
+def test_a_number_that_is_read_whole_is_not_doubted(tmp_path: Path, line: str) -> None:
+    assert warnings_of(tmp_path, line) == ()
+
+
 def test_follows_a_growing_log(tmp_path: Path) -> None:
     path = tmp_path / "log"
     tail = LogTail(path, METRICS)
@@ -71,8 +125,22 @@ def test_begins_where_it_is_told(tmp_path: Path) -> None:
     assert read_all(LogTail(path, METRICS, offset=7)) == [("loss", "2")]
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "", "-", "1e400", "None", "tensor(0.5)"])
-def test_drops_what_is_no_finite_number_and_keeps_its_line(tmp_path: Path, value: str) -> None:
+@pytest.mark.parametrize("value", ["nan", "NaN", "inf", "-Infinity", "1e400"])
+def test_nan_and_infinities_are_reports_and_their_line_is_kept(tmp_path: Path, value: str) -> None:
+    tail = LogTail(log_of(tmp_path, f"epoch=1 loss={value} accuracy=0.5\n".encode()), METRICS)
+    assert read_all(tail) == [("loss", value), ("accuracy", "0.5")]
+    assert tail.nearest == (f"epoch=1 loss={value} accuracy=0.5",)
+
+
+def test_nan_is_read_where_an_own_filter_reads_a_number(tmp_path: Path) -> None:
+    own = compile_filter(r"{metricName: ([\w|-]+), metricValue: ((-?\d+)(\.\d+)?)}")
+    log = b"{metricName: loss, metricValue: 0.5}\r{metricName: loss, metricValue: nan}\nloss=inf nanloss=3 loss=1.nan\n"
+    assert read_all(LogTail(log_of(tmp_path, log), METRICS, [own])) == [("loss", "0.5"), ("loss", "nan")]
+    assert read_all(LogTail(log_of(tmp_path, b"info=nano loss=0.5, inf, loss=tensor(nan)"), METRICS)) == [("loss", "0.5")]
+
+
+@pytest.mark.parametrize("value", ["", "-", "None", "tensor(0.5)", "nano", "infty"])
+def test_drops_what_is_no_number_and_keeps_its_line(tmp_path: Path, value: str) -> None:
     tail = LogTail(log_of(tmp_path, f"epoch=1 loss={value}\n".encode()), METRICS)
     assert read_all(tail) == []
     assert tail.nearest == (f"epoch=1 loss={value}",)

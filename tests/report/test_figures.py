@@ -4,13 +4,15 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from random import Random
 
 import pytest
 from synthetic import make_run, tuning
 
+from factories import a_life, make_experiment, make_objective, opened
 from katuna.metrics.line import Report
 from katuna.report import figures as subject
-from katuna.report.figures import Figure, figures, label, learning_curves
+from katuna.report.figures import Figure, figures, label, leading, learning_curves
 from katuna.spec.model import Parameter
 from katuna.trials import Asked, Event, Exited, Opened, Reported, Resumed, Started, fold
 
@@ -178,3 +180,28 @@ def test_optuna_stays_quiet(capfd: pytest.CaptureFixture[str]) -> None:
     figures(*make_run(8))
     figures(*make_run(0))
     assert capfd.readouterr() == ("", "")
+
+
+def test_of_hundreds_of_parameters_and_metrics_the_leading_ones_are_drawn() -> None:
+    """In seconds, and the page says how many are left out."""
+    parameters = (
+        *(Parameter(f"p{n}", "double", "0", "1") for n in range(300)),
+        Parameter("kind", "categorical", choices=("a", "b")),
+    )
+    metrics = tuple(f"m{n}" for n in range(2000))
+    experiment = make_experiment(parameters=parameters, objective=make_objective(additional=metrics))
+    draws, events = Random(1), [opened()]
+    for number in range(25):
+        point = {each.name: repr(draws.random()) if each.is_numeric else draws.choice("ab") for each in parameters}
+        value = float(point["p7"]) + (2 if point["kind"] == "a" else 0)
+        *begin, end = a_life(number, point, value)
+        events += [*begin, Reported(2.0, number, tuple(Report(name, "1") for name in metrics)), end]
+    search = fold(events, experiment.objective)
+    shown = [parameter.name for parameter in leading(experiment, search)]
+    assert (len(shown), {"p7", "kind"} <= set(shown)) == (30, True)
+    began = time.process_time()
+    drawn = figures(experiment, search, events)
+    assert time.process_time() - began < 30
+    assert len(drawn) == 3 + 20 + 1
+    assert all("Of 301 parameters the 30 that go most with the objective" in each.caption for each in drawn[1:3])
+    assert "1981 more metrics" in drawn[-1].caption

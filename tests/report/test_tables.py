@@ -88,6 +88,7 @@ def test_a_failed_trial_keeps_what_it_reported_but_has_no_objective() -> None:
         (Parameter("p", "discrete", choices=("small", "2")), "2", "str", "2"),
         (Parameter("p", "categorical", choices=("1", "2")), "2", "str", "2"),
         (Parameter("p", "int", "0", "1" + 18 * "0"), "1" + 18 * "0", "Int64", 10**18),
+        (Parameter("p", "int", "1e0", "1e3"), "41", "Int64", 41),
         (Parameter("p", "int", "0", "1" + 30 * "0"), "1" + 30 * "0", "float64", 1e30),
     ],
 )

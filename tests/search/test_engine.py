@@ -12,7 +12,7 @@ import pytest
 
 from contracts.store_contract import StoreContract
 from contracts.suggester_contract import SuggesterContract
-from factories import a_life, make_experiment, make_objective, opened
+from factories import LR, WIDTH, a_life, make_experiment, make_objective, opened
 from fakes import FakeLauncher, ListSuggester, MemoryStore, Script, VirtualClock, arguments, reports
 from katuna.contracts import Stopper, Suggester, Suggestion, TrialRequest
 from katuna.errors import InputRefused, StoreFailed
@@ -20,6 +20,7 @@ from katuna.metrics.line import Report
 from katuna.search.budget import MAX_TRIALS, End, check_edit, edited
 from katuna.search.engine import Engine
 from katuna.search.stopping import stopper_for
+from katuna.search.suggest import suggester_for
 from katuna.spec.model import EarlyStopping, Experiment, ObjectiveType
 from katuna.store.events import from_json, to_json
 from katuna.trials import (
@@ -228,6 +229,29 @@ def test_timeout_stops_what_runs() -> None:
     assert (end.succeeded, end.reason) == (True, "ExperimentTimeoutReached")
     assert world.clock.now() - began == pytest.approx(25.0, abs=0.01)
     assert world.states == ["Succeeded"] * 4 + ["Killed"] * 2
+
+
+@pytest.mark.parametrize("name", ["random", "tpe", "grid", "hyperband", "pbt"])
+def test_after_a_timeout_the_search_goes_on_as_if_it_had_not_been(name: str) -> None:
+    """What it stopped begins again with its number and its point, and nobody has heard of its end."""
+    settings = {"hyperband": {"r_l": "4", "resource_name": "width"}, "pbt": {"n_population": "5", "truncation_threshold": "0.2"}}
+    experiment = make_experiment(
+        parameters=(replace(LR, step="0.0111"), WIDTH),
+        algorithm=name,
+        settings=settings.get(name, {}),
+        max_trials=8,
+        parallel_trials=2,
+    )
+    whole = World(experiment, scored)
+    its_end = whole.run(suggester_for(experiment, 1))
+    first = World(experiment, scored, deadline_s=15.0)
+    first.run(suggester_for(experiment, 1))
+    assert set(first.states) == {"Succeeded", "Killed"}
+    again = World(experiment, scored, store=MemoryStore([*first.store.events, Edited(0.0, {})]))
+    assert again.run(suggester_for(experiment, 1)) == its_end
+    assert again.states == whole.states
+    asked = [event.assignments for event in again.store.events if isinstance(event, Asked)]
+    assert asked == [event.assignments for event in whole.store.events if isinstance(event, Asked)]
 
 
 def test_timeout_before_any_value_is_a_failure() -> None:

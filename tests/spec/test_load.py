@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+import yaml
 from spec_examples import JOB, PYTORCHJOB, changed, findings_of, only
 
 from katuna.errors import EVERYWHERE, KATIB, KATUNA, LOCAL, SpecRefused
@@ -133,6 +134,31 @@ def test_a_parameter_never_used_in_the_template() -> None:
 def test_a_placeholder_never_declared() -> None:
     finding = only(findings_of(changed(JOB, '"--lr=', '"--m=${trialParameters.momentum}", "--lr=')))
     assert "${trialParameters.momentum} is not declared" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("${trialparameters.lr}", "did you mean ${trialParameters.lr}?"),
+        ("${trialParameter.layer}", "did you mean ${trialParameters.layers}?"),
+        ("${trialParameters[lr]}", "did you mean ${trialParameters.lr}?"),
+        ("$(trialParameters.lr)", "did you mean ${trialParameters.lr}?"),
+        ("{{trialParameters.lr}}", "did you mean ${trialParameters.lr}?"),
+        ("$trialParameters.lr", "did you mean ${trialParameters.lr}?"),
+        ("${trialSpec.Name}", "reference is ${trialSpec.Name}"),
+        ("${trialspec.namespace}", "reference is ${trialSpec.Namespace}"),
+    ],
+)
+def test_text_that_looks_like_a_placeholder_and_is_none(text: str, meant: str) -> None:
+    finding = only(findings_of(changed(JOB, '"--lr=', f'"--out=ckpt/{text}", "--lr=')))
+    assert (finding.code, finding.level, finding.on) == ("no-placeholder", "error", EVERYWHERE)
+    assert f"{text!r} is no placeholder" in finding.message
+    assert meant in finding.hint
+
+
+@pytest.mark.parametrize("text", ["$HOME/trial", "${TRIAL}", "$(TRIAL_NAME)", "trialParameters.lr", "${trials}", "{trialSpec}"])
+def test_other_text_is_no_placeholder_that_was_meant(text: str) -> None:
+    assert [each.code for each in findings_of(changed(JOB, '"--lr=', f'"--out={text}", "--lr=')) if each.level == "error"] == []
 
 
 @pytest.mark.parametrize(
@@ -466,3 +492,53 @@ def test_loading_is_quick_and_imports_little() -> None:
     code = "import sys, katuna.spec.load; print(*[name for name in ('torch', 'optuna', 'pandas', 'numpy', 'kubernetes') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.strip() == ""
+
+
+def test_a_double_that_has_bounds_and_a_list_is_one_error() -> None:
+    finding = only(findings_of(changed(JOB, 'min: "1e-4", max: "0.1"', 'min: "1e-4", max: "0.1", list: ["0.5", "a b"]')))
+    assert "a double has no list" in finding.message
+
+
+def test_a_long_list_takes_linear_time() -> None:
+    def seconds(count: int) -> float:
+        text = changed(JOB, "[sgd, adam]", json.dumps([f"choice number {n}" for n in range(count)]))
+        began = time.process_time()
+        assert findings_of(text) == []
+        return time.process_time() - began
+
+    seconds(100)
+    assert seconds(20_000) < 60 * max(0.05, seconds(1000))
+
+
+def test_a_grid_over_a_log_scale_from_zero_never_starts_on_katib() -> None:
+    text = changed(
+        changed(JOB, "algorithmName: tpe", "algorithmName: grid"), 'min: "1e-4", max: "0.1"', 'min: "0", max: "0.1", step: "0.1"'
+    )
+    text = (
+        changed(text, '    algorithmSettings:\n      - name: random_state\n        value: "7"\n', "")
+        if "random_state" in text
+        else text
+    )
+    found = [each for each in findings_of(text) if each.code == "log-of-zero"]
+    assert [(each.on, each.path) for each in found] == [(KATIB, "spec.parameters[0].feasibleSpace.min")]
+
+
+def test_a_template_that_is_not_in_its_config_map() -> None:
+    whole = yaml.safe_load(JOB)
+    template = whole["spec"]["trialTemplate"]
+    template["configMap"] = {"configMapName": "templates", "configMapNamespace": "team", "templatePath": "toy.yaml"}
+    template |= {
+        "successCondition": 'status.conditions.#(type=="Complete")',
+        "failureCondition": 'status.conditions.#(type=="Failed")',
+    }
+    trial = template.pop("trialSpec")
+    held = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "templates", "namespace": "team"}}
+    beside = json.dumps({**held, "data": {"tony.yaml": json.dumps(trial)}})
+    finding = only(findings_of(json.dumps(whole), beside))
+    assert (finding.code, finding.path, finding.on) == (
+        "no-config-map-key",
+        "spec.trialTemplate.configMap.templatePath",
+        EVERYWHERE,
+    )
+    assert "it has: tony.yaml" in finding.hint
+    assert findings_of(json.dumps(whole), beside.replace("tony.yaml", "toy.yaml")) == []

@@ -47,6 +47,8 @@ TRAPS = [
     ("unseen-by-early-stopping", collector("{collector: {kind: Push}}", with_spec(MEDIAN, RETAINED)), "spec.earlyStopping", KATIB),
     ("early-stopping-too-late", changed(with_spec(MEDIAN, RETAINED), "maxTrialCount: 12", "maxTrialCount: 4"), "spec.earlyStopping", EVERYWHERE),
     ("unreadable-metric", changed(JOB, "objectiveMetricName: accuracy", "objectiveMetricName: val/accuracy"), "spec.objective.objectiveMetricName", EVERYWHERE),
+    ("number-cut-short", collector(r"{collector: {kind: StdOut}, source: {filter: {metricsFormat: ['([\w|-]+)\s*:\s*((-?\d+)(\.\d+)?)']}}}"), "spec.metricsCollectorSpec.source.filter.metricsFormat[0]", EVERYWHERE),
+    ("number-cut-short", collector(r"{collector: {kind: File}, source: {fileSystemPath: {path: /a/b, kind: File, format: TEXT}, filter: {metricsFormat: ['(\w+)=(\d+)']}}}"), "spec.metricsCollectorSpec.source.filter.metricsFormat[0]", EVERYWHERE),
     ("semicolon", collector(r"{collector: {kind: StdOut}, source: {filter: {metricsFormat: ['(\w+);(\d+)']}}}"), "spec.metricsCollectorSpec.source.filter.metricsFormat[0]", KATIB),
     ("ignored-field", collector("{collector: {kind: StdOut}, source: {fileSystemPath: {path: /a, kind: File}}}"), "spec.metricsCollectorSpec.source.fileSystemPath", EVERYWHERE),
     ("condition-never-true", changed(JOB, "    primaryContainerName", "    successCondition: nonsense\n    primaryContainerName"), "spec.trialTemplate.successCondition", KATIB),
@@ -73,7 +75,7 @@ GOOD = {
     "unbounded with a goal": changed(JOB, "  maxTrialCount: 12\n", ""),
     "early stopping": with_spec(MEDIAN, RETAINED),
     "metric with a slash and a filter": collector(
-        r"{collector: {kind: StdOut}, source: {filter: {metricsFormat: ['([\w/]+)=(\d+)']}}}",
+        r"{collector: {kind: StdOut}, source: {filter: {metricsFormat: ['([\w/]+)=([-+.\deE]+)']}}}",
         changed(JOB, "objectiveMetricName: accuracy", "objectiveMetricName: val/accuracy"),
     ),
     "conditions of its own": changed(

@@ -46,7 +46,7 @@ def command(run: str | None, timeout: float | None, drop_after: int | None, code
     A job's replicas begin anew in the same folder, where trainers find their checkpoints. Of a search,
     trials that had ended stay as they are; those that were running begin again with the same parameters. A new budget is what
     an edit of the Experiment is on a cluster: allowed while the search has not ended, and after it has ended by its number of
-    trials under resumePolicy LongRunning or FromVolume.
+    trials under resumePolicy LongRunning or FromVolume. A search that its --timeout has ended goes on: what that stopped begins again.
     """
     from katuna.cli.code import code_before, say_changes, say_missing
     from katuna.store.rundir import find

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO, cast
 
 import click
 
 from katuna.cli.files import introduced
 from katuna.cli.output import duration, figure
-from katuna.cli.statusline import heard
+from katuna.cli.statusline import Stdout, heard
+from katuna.clock import SystemClock
 from katuna.errors import Finding
 from katuna.spec.model import Experiment
 from katuna.text import printable
-from katuna.trials import Event, Exited, Reported, Resumed, Search, Started, Trial, TrialState, best_trial, number, ranking
+from katuna.trials import Event, Exited, Reported, Resumed, Search, Started, Trial, TrialState, best_trial, ranking
 
 if TYPE_CHECKING:
     from katuna.run import Run
@@ -124,8 +124,9 @@ def ended_line(trial: Trial, search: Search) -> str:
         best = search.best
         star = "  stopped early" if trial.state is TrialState.EARLY_STOPPED else ""
         star += "  best so far" if best is not None and best.number == trial.number else ""
-        return f"trial {trial.number} {search.objective.metric}={figure(value)} in {took}{star}"
-    return f"trial {trial.number} {PLURALS.get(trial.state, trial.state.value)}: {trial.message or trial.reason}"
+        remark = f"; {trial.remark}" if trial.remark else ""
+        return f"trial {trial.number} {search.objective.metric}={figure(value)} in {took}{star}{remark}"
+    return f"trial {trial.number} {PLURALS.get(trial.state, trial.state.value)}: {trial.remark or trial.reason}"
 
 
 def tally(search: Search) -> str:
@@ -161,7 +162,7 @@ def no_best(run: Run) -> list[str]:
     if ended:
         last = ended[-1]
         why += [
-            f"the last, trial {last.number}: {last.message or last.reason}",
+            f"the last, trial {last.number}: {last.remark or last.reason}",
             f"its output             katuna logs {run.folder.handle}/{last.name}",
         ]
     return [*why, f"everything lies in     {run.path}"]
@@ -176,9 +177,10 @@ class LiveScreen(Screen):
         from rich.live import Live
 
         self._stop = stop
+        self._clock = SystemClock()
         self._trials: Sequence[Trial] = ()
         self._last: dict[int, str] = {}
-        self._console = Console(highlight=False, markup=False, emoji=False)
+        self._console = Console(file=cast("TextIO", Stdout()), highlight=False, markup=False, emoji=False)
         self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:
@@ -196,11 +198,7 @@ class LiveScreen(Screen):
         self._trials = tuple(search.trials.values())
         match event:
             case Reported():
-                latest = {
-                    report.metric: f"{report.metric}={report.value}"
-                    for report in event.reports
-                    if number(report.value) is not None
-                }
+                latest = {report.metric: f"{report.metric}={report.value}" for report in event.reports}
                 self._last[event.number] = " ".join(latest.values())
             case Exited():
                 self._last.pop(event.number, None)
@@ -219,7 +217,7 @@ class LiveScreen(Screen):
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=True, header_style="bold")
         for heading in ("trial", "for", "last report", "parameters"):
             table.add_column(heading, no_wrap=True, overflow="ellipsis")
-        now = time.time()
+        now = self._clock.now()
         for trial in trials:
             if not trial.state.is_final:
                 since = duration(now - trial.started_at) if trial.started_at else "waiting"

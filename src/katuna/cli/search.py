@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -78,5 +79,6 @@ def attend(search: Callable[..., Run], begun: Callable[[Run], None] = say_missin
 def interruption(run: Any) -> str:
     done, unfinished = run.search.finished, len(run.search.unfinished)
     stopped = f", {unfinished} stopped on the way and will begin again" if unfinished else ""
-    click.echo("", err=True)
+    with contextlib.suppress(OSError):
+        click.echo("", err=True)
     return f"interrupted: {done} trial{'s' if done != 1 else ''} done{stopped}. Nothing is lost; go on with `katuna resume {run.folder.handle}`"

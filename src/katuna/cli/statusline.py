@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
@@ -46,9 +47,44 @@ def heard(text: str, *, color: bool | None = None) -> bool:
         click.echo(text, nl=False, color=color)
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            with contextlib.suppress(OSError):
-                click.echo(f"output: {error.strerror}; nothing more is shown, the run goes on and its folder has all", err=True)
+        _nobody_reads(error, sys.stdout.fileno())
         return False
     return True
+
+
+def _nobody_reads(error: OSError, file: int) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file)
+    if not isinstance(error, BrokenPipeError):
+        with contextlib.suppress(OSError):
+            click.echo(f"output: {error.strerror}; nothing more is shown, the run goes on and its folder has all", err=True)
+
+
+class Stdout(io.TextIOBase):
+    """Standard output for a library that draws on it; it survives what `heard` survives."""
+
+    def __init__(self) -> None:
+        # The library may put something of its own in the place of sys.stdout.
+        self._file = sys.stdout
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._file.encoding
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._file.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._file.flush)
+
+    def isatty(self) -> bool:
+        return self._file.isatty()
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def _try(self, output: Callable[[], object]) -> None:
+        try:
+            output()
+        except OSError as error:
+            _nobody_reads(error, self._file.fileno())

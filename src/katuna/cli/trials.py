@@ -33,7 +33,7 @@ def command(run: str | None, output: str) -> None:
             figure(trial.value(experiment.objective)),
             *(trial.assignments.get(name, "") for name in parameters),
             duration(trial.duration_s),
-            "" if trial.state.value in ("Succeeded", "EarlyStopped") else shorten(trial.message or trial.reason, 160),
+            shorten(trial.remark or ("" if trial.state.value in ("Succeeded", "EarlyStopped") else trial.reason), 160),
         ]
         for trial in trials
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -103,7 +104,9 @@ def run(argv: Sequence[str] | None) -> None:
         click.echo("interrupted", err=True)
         sys.exit(130)
     except KatunaError as error:
-        _say(str(error), error)
+        # A terminal that has gone away takes the message, not the exit code.
+        with contextlib.suppress(OSError):
+            _say(str(error), error)
         sys.exit(error.exit_code)
     except OSError as error:
         click.echo(f"error: {error.filename or _nameless()}: {error.strerror or error}", err=True)

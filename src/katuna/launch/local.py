@@ -18,7 +18,7 @@ from katuna.launch.ending import Ending
 from katuna.launch.files import Files
 from katuna.launch.jobrun import JobRun, release
 from katuna.launch.options import LocalOptions
-from katuna.launch.plan import Place, Planned, gpus, job_problems
+from katuna.launch.plan import Place, Planned, gpus, job_problems, trial_place
 from katuna.launch.ports import check_unused
 from katuna.launch.process import ColdStarter, Starter, await_any
 from katuna.launch.storage import blame, is_of_the_disk, store_failed
@@ -326,8 +326,8 @@ class LocalLauncher:
     def _exited(self, run: _Run, end: Ending, at: float) -> Exited:
         run.release()
         del self._runs[run.request.number]
-        nearest = run.source.nearest if run.source else ()
-        return Exited(run.at(at), run.request.number, end.code, end.reason, end.message, nearest)
+        nearest, warnings = (run.source.nearest, run.source.warnings) if run.source else ((), ())
+        return Exited(run.at(at), run.request.number, end.code, end.reason, end.message, nearest, warnings)
 
     # From a manifest to a job in its place
 
@@ -338,7 +338,7 @@ class LocalLauncher:
         folder = self._trial_dir(request.name).absolute()
         own = self._volumes.maps(folder)
         kept = self._files.kept.files if self._files.kept else ()
-        return Place(folder, self._options, self._environ, {"PYTHONUNBUFFERED": "1"}, {}, own, self._cpus, kept)
+        return trial_place(folder, self._options, self._environ, own, self._cpus, kept)
 
     def _lease(self, job: Job) -> Lease | None:
         wanted = gpus(job, self._options)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from katuna.clock import on_clock
 from katuna.contracts import Clock
 from katuna.jobs import COMPLETED, ContainerExited, ContainerStarted
 from katuna.launch import memory
@@ -92,16 +94,16 @@ class Part:
         for message in self.process.read():
             self._said[message["event"]] = message
             if message["event"] == "started":
-                yield self._started(self.process, message)
+                yield self._started(self.process, message, clock)
         if self.process.over:
             yield self._exited(clock)
 
-    def _started(self, process: GuardedProcess, message: Mapping[str, Any]) -> ContainerStarted:
+    def _started(self, process: GuardedProcess, message: Mapping[str, Any], clock: Clock) -> ContainerStarted:
         limit = self.planned.container.memory_bytes
         if limit:
             self._limit = memory.MemoryLimit(limit, process.guard_pid, message["pid"], memory.delegated())
         record = {"pid": message["pid"], "guard": process.guard_pid, **process.how, "files": self._files}
-        return ContainerStarted(message["at"], self.pod, self.name, self.restarts, record)
+        return ContainerStarted(on_clock(clock.now(), message["at"]), self.pod, self.name, self.restarts, record)
 
     def _exited(self, clock: Clock) -> ContainerExited:
         end = ending(self._said, self.planned.told.argv, self.planned.log, self.log_start)
@@ -110,7 +112,7 @@ class Part:
             end = Ending(137, OUT_OF_MEMORY, f"it used more than its memory limit of {limit:g} MiB and was ended")
         self.ending = end
         self.release()
-        at = self._said.get("exited", {}).get("at") or clock.now()
+        at = on_clock(clock.now(), self._said.get("exited", {}).get("at") or time.time())
         return ContainerExited(at, self.pod, self.name, self.restarts, end.code, end.reason, end.message)
 
     def kill(self) -> None:

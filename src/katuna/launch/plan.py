@@ -57,6 +57,18 @@ class Place:
     kept: Collection[str] = ()
 
 
+def trial_place(
+    folder: Path,
+    options: LocalOptions,
+    environ: Mapping[str, str],
+    own: Mapping[str, str],
+    cpus: int,
+    kept: Collection[str] = (),
+) -> Place:
+    """Where and how a trial runs whose folder this is."""
+    return Place(folder, options, environ, {"PYTHONUNBUFFERED": "1"}, {}, own, cpus, kept)
+
+
 def log_of(folder: Path, job: Job, pod: str, container: str) -> Path:
     """`log` for the first replica's training container; in `logs/` the other replicas' POD.log, and POD.CONTAINER.log."""
     first = job.replicas[0]

@@ -22,6 +22,7 @@ from katuna.launch.command import FINE, Foresee, map_paths
 from katuna.launch.options import LocalOptions
 from katuna.metrics.collect import Collecting
 from katuna.spec.job import Container, Mount, Replica, Volume
+from katuna.spec.model import Experiment
 from katuna.spec.remark import listed
 from katuna.spec.volumes import DEFAULT_MODE, HeldFiles, HostPath
 
@@ -38,6 +39,16 @@ class Volumes:
 
     collecting: Collecting
     checkpoints: str = ""
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Volumes:
+        """Those of an Experiment's trials."""
+        handed = experiment.settings.get("suggestion_trial_dir", "") if experiment.algorithm == "pbt" else ""
+        return cls(Collecting.of(experiment), handed)
+
+    @property
+    def has_metrics_folder(self) -> bool:
+        return self.collecting.collector.kind not in ("StdOut", "PrometheusMetric")
 
     def maps(self, trial: Path) -> Mapping[str, str]:
         """Paths of the container to where they lie when `trial` is the trial's folder."""
@@ -76,7 +87,7 @@ class Volumes:
 
     def begin_attempt(self, trial: Path) -> None:
         """Raises OSError."""
-        if self.collecting.collector.kind not in ("StdOut", "PrometheusMetric"):
+        if self.has_metrics_folder:
             _remove(trial / METRICS)
             (trial / METRICS).mkdir()
 
@@ -258,7 +269,8 @@ def memory_places(folder: Path) -> Iterator[Path]:
 
 def private_name(folder: Path) -> str:
     """What a place outside of a run folder is called that belongs to it, for this user."""
-    return f"katuna-{hashlib.sha256(f'{os.geteuid()} {os.path.realpath(folder)}'.encode()).hexdigest()[:32]}"
+    owned = os.fsencode(f"{os.geteuid()} {os.path.realpath(folder)}")
+    return f"katuna-{hashlib.sha256(owned).hexdigest()[:32]}"
 
 
 def make_private(folder: Path) -> None:

@@ -20,7 +20,7 @@ PUSH_FILE = "pushed.jsonl"
 
 
 class MetricSource(Protocol):
-    """Where one attempt of a trial leaves its metrics. Values that are no finite numbers never come out of it."""
+    """Where one attempt of a trial leaves its metrics. Values that are no numbers never come out of it; nan and infinities do."""
 
     @property
     def at_end(self) -> bool:
@@ -29,6 +29,10 @@ class MetricSource(Protocol):
     @property
     def nearest(self) -> tuple[str, ...]:
         """Up to three texts that say why the objective was not found, those that look most like it; none once it was."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes the reports doubtful, in sentences for the trial's owner."""
 
     def read(self) -> list[Report]:
         """What came since the last call, a bounded amount of it; does not wait. Raises OSError."""

@@ -28,7 +28,7 @@ class EventFiles:
     A metric `dir/name` is every tag that begins with `name` in files whose folder's path ends in `dir`; without a `/`, every tag that
     begins with it. The time is the event's, cut to a second. The text of a value is that of Katib: a `simple_value` is a float32
     written out as a double (0.10000000149011612), a tensor of no dimension as NumPy writes it (0.1). Of what is read at once,
-    tensors come first in each file. A file that is none, or is damaged, is left from there on.
+    tensors come first in each file. A file that is none, or is damaged, is left from there on; of a damaged one there is a warning.
     """
 
     def __init__(self, folder: Path, metrics: Sequence[str], stands_for: str) -> None:
@@ -63,6 +63,11 @@ class EventFiles:
         if any(file.has_events for file in self._files.values()):
             return self._sieve.nearest
         return (f"no event file was written below {self._folder}, which stands for {self._stands_for}",)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        damaged = [(path, file.damaged_at) for path, file in self._files.items() if file.damaged_at is not None]
+        return tuple(f"{path} is damaged at byte {at}: nothing of it was read from there on" for path, at in damaged)
 
     def _paths(self) -> Iterator[Path]:
         for folder, folders, names in os.walk(self._folder):
@@ -105,6 +110,11 @@ class _EventFile:
         self._given_up = False
         self.has_events = False
         self.at_end = True
+
+    @property
+    def damaged_at(self) -> int | None:
+        """Where a record is not what its checksum says; None for a whole file, and for one that was never of events."""
+        return self._offset if self._given_up and (self.has_events or "tfevents" in self._path.name) else None
 
     def records(self, budget_bytes: int) -> Iterator[bytes]:
         """The whole records that came since the last call, until they make up `budget_bytes`."""

@@ -29,6 +29,17 @@ _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:[.,](\d+))?(Z|[+-]\d\
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A metric that a filter found in a line: `begin` and `end` are where its value stands, `start` where its name does."""
+
+    name: str
+    value: str
+    start: int
+    begin: int
+    end: int
+
+
 @dataclass(frozen=True)
 class Report:
     """One value of one metric as a trial reported it: the text as printed.
@@ -62,9 +73,14 @@ def metric_line(values: Mapping[str, SupportsFloat], *, time: float | None = Non
 
 def read_metrics(line: str, metrics: Sequence[str], filters: Iterable[re.Pattern[str]] = (DEFAULT_FILTER,)) -> list[Report]:
     """All reports in a line, as Katib's TEXT parser finds them (katib.md 4.2): any text as value, the empty one too."""
+    time_us = timestamp_us(line.partition(" ")[0])
+    return [Report(each.name, each.value, time_us) for each in find(line, metrics, filters)]
+
+
+def find(line: str, metrics: Sequence[str], filters: Iterable[re.Pattern[str]] = (DEFAULT_FILTER,)) -> list[Found]:
+    """What `read_metrics` reports, with its places."""
     if not any(metric in line for metric in metrics):
         return []
-    time_us = timestamp_us(line.partition(" ")[0])
     found = []
     for pattern in filters:
         if pattern.groups < 2:
@@ -72,7 +88,7 @@ def read_metrics(line: str, metrics: Sequence[str], filters: Iterable[re.Pattern
         for match in pattern.finditer(line):
             name = (match[1] or "").strip()
             if name in metrics:
-                found.append(Report(name, (match[2] or "").strip(), time_us))
+                found.append(Found(name, (match[2] or "").strip(), match.start(1), *match.span(2)))
     return found
 
 

@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 
 from katuna.metrics.line import Report
 from katuna.text import printable, shorten
-from katuna.trials import number
+from katuna.trials import is_diverged, number
 
 _LOOKED_AT = 512
 _SHOWN = 100
@@ -21,17 +21,28 @@ _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Sieve:
-    """Lets through the reports whose value is a finite number (katib.md 10, B11), and keeps texts that look most like the
-    objective metric, the first of `metrics`, until that was found."""
+    """Lets through the reports whose value is a number, nan and infinities included, and keeps texts that look most like the
+    objective metric, the first of `metrics`, until a finite value of that was found."""
 
     def __init__(self, metrics: Sequence[str]) -> None:
         self._objective = metrics[0]
         self._near: _NearLines | None = _NearLines(metrics[0])
+        self._warnings: dict[tuple[str, str], str] = {}
 
     @property
     def nearest(self) -> tuple[str, ...]:
         """Up to three texts; none once the objective was found."""
         return self._near.best() if self._near else ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is doubtful about reports that count, each with the first line that it was seen in."""
+        return tuple(self._warnings.values())
+
+    def warn(self, kind: tuple[str, str], sentence: str, line: str) -> None:
+        """Said once of a kind."""
+        if kind not in self._warnings:
+            self._warnings[kind] = f"{sentence}: {shown(line, _SHOWN)}"
 
     @property
     def is_looking(self) -> bool:
@@ -40,9 +51,9 @@ class Sieve:
 
     def sift(self, reports: Iterable[Report], line: str = "") -> list[Report]:
         """The reports that count of those found in `line`."""
-        kept = [report for report in reports if number(report.value) is not None]
+        kept = [report for report in reports if number(report.value) is not None or is_diverged(report.value)]
         if self._near:
-            if any(report.metric == self._objective for report in kept):
+            if any(report.metric == self._objective and not is_diverged(report.value) for report in kept):
                 self._near = None
             else:
                 self._near.look_at(line[:_LOOKED_AT])

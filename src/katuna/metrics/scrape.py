@@ -92,6 +92,10 @@ class Scraper:
     def nearest(self) -> tuple[str, ...]:
         return self._sieve.nearest if not self._answer else (f"{self._answer} at http://{HOST}:{self._port}{self._path}",)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self._sieve.warnings
+
     # In the thread
 
     def _run(self) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from katuna.metrics.follow import Follower
-from katuna.metrics.line import DEFAULT_FILTER, Report, read_metrics
+from katuna.metrics.line import DEFAULT_FILTER, Report, timestamp_us
 from katuna.metrics.near import Sieve
+from katuna.metrics.reading import read_line
 from katuna.text import printable, shorten
 
 PIECE_BYTES = 8192
@@ -60,6 +61,10 @@ class FileTail:
         )
         return (f"nothing was written to {self._file.path}, which stands for {self._stands_for}{literally}",)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self._sieve.warnings
+
     def _parts(self, lines: list[bytes]) -> list[bytes]:
         """What is to be read now: whole lines, and where `_pending` grows too long, something of that."""
         raise NotImplementedError
@@ -88,7 +93,11 @@ class LogTail(FileTail):
 
     def _reports(self, line: bytes) -> list[Report]:
         text = line.decode("utf-8", errors="replace")
-        return self._sieve.sift(read_metrics(text, self._metrics, self._filters), text)
+        time_us = timestamp_us(text.partition(" ")[0])
+        reading = read_line(text, self._metrics, self._filters)
+        for kind, sentence in reading.doubts():
+            self._sieve.warn(kind, sentence, text)
+        return self._sieve.sift((Report(each.name, each.value, time_us) for each in reading.found), text)
 
 
 def _pieces(line: bytes) -> Iterator[bytes]:

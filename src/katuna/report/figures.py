@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from katuna.spec.model import Experiment, Objective, ObjectiveType
+from katuna.spec.model import Experiment, Objective, ObjectiveType, Parameter
 from katuna.text import printable
 from katuna.trials import Event, Reported, Resumed, Search, Started, Trial, number
 
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 MAX_CURVE_POINTS = 60_000
 """All learning curves of one metric together; beyond it every n-th report is drawn (a browser draws this many in a second)."""
+
+MOST_PARAMETERS = 30
+"""More than these are not drawn: a plot of hundreds of axes tells nobody anything, and importances take minutes."""
+
+MOST_METRICS = 20
+"""So many learning curves are drawn, those of the objective first."""
 
 IMPORTANCE_TRIALS = 5
 """Below this many completed trials an importance is noise."""
@@ -45,11 +51,18 @@ def figures(experiment: Experiment, search: Search, events: Iterable[Event]) -> 
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     metric = experiment.objective.metric
-    study = study_of(_for_plotly(experiment), [_trial_for_plotly(trial) for trial in search.trials.values()])
+    shown = leading(experiment, search)
+    if left := len(experiment.parameters) - len(shown):
+        note = f" Of {len(experiment.parameters)} parameters the {len(shown)} that go most with the objective are drawn, {left} are not."
+        experiment = replace(experiment, parameters=shown)
+    else:
+        note = ""
+    study = study_of(_for_plotly(experiment), [_trial_for_plotly(trial, shown) for trial in search.trials.values()])
+    parallel, importance = _parallel(study, metric), _importance(study, experiment)
     return [
         _history(study, metric),
-        _parallel(study, metric),
-        _importance(study, experiment),
+        replace(parallel, caption=parallel.caption + note),
+        replace(importance, caption=importance.caption + note),
         *_learning_curves(experiment, search, list(events)),
     ]
 
@@ -69,8 +82,33 @@ def _for_plotly(experiment: Experiment) -> Experiment:
     return replace(experiment, objective=safe, parameters=parameters)
 
 
-def _trial_for_plotly(trial: Trial) -> Trial:
-    assignments = {label(name): label(value) for name, value in trial.assignments.items()}
+def leading(experiment: Experiment, search: Search) -> tuple[Parameter, ...]:
+    """The parameters that are drawn, in the file's order: all, or the MOST_PARAMETERS that explain most of the objective by
+    themselves, by rank of a number and by group of a list."""
+    import numpy as np
+
+    parameters, objective = experiment.parameters, experiment.objective
+    if len(parameters) <= MOST_PARAMETERS:
+        return parameters
+    valued = [(trial.assignments, value) for trial in search.trials.values() if (value := trial.value(objective)) is not None]
+    order = np.argsort(np.argsort([value for _, value in valued], kind="stable"), kind="stable").astype(float)
+
+    def share(parameter: Parameter) -> float:
+        texts = [assignments.get(parameter.name, "") for assignments, _ in valued]
+        if len(set(texts)) < 2:
+            return 0.0
+        if parameter.is_numeric:
+            places = np.argsort(np.argsort([float(text or "nan") for text in texts], kind="stable"), kind="stable")
+            return float(np.corrcoef(places, order)[0, 1] ** 2)
+        groups = [order[[text == each for text in texts]] for each in set(texts)]
+        return float(sum(len(group) * (group.mean() - order.mean()) ** 2 for group in groups) / (len(order) * order.var()))
+
+    best = sorted(parameters, key=share, reverse=True)[:MOST_PARAMETERS]
+    return tuple(parameter for parameter in parameters if parameter in best)
+
+
+def _trial_for_plotly(trial: Trial, parameters: Sequence[Parameter]) -> Trial:
+    assignments = {label(each.name): label(trial.assignments[each.name]) for each in parameters if each.name in trial.assignments}
     summaries = {label(name): summary for name, summary in trial.summaries.items()}
     return replace(trial, name=label(trial.name), assignments=assignments, summaries=summaries)
 
@@ -153,7 +191,8 @@ def _importance_obstacle(searched: Sequence[str], values: Sequence[float], objec
 def _learning_curves(experiment: Experiment, search: Search, events: Sequence[Event]) -> list[Figure]:
     best = search.best
     found = []
-    for metric in experiment.objective.metrics:
+    metrics = experiment.objective.metrics
+    for metric in metrics[:MOST_METRICS]:
         curves = learning_curves(events, metric)
         title = f"Learning curves: {metric}"
         if curves:
@@ -162,6 +201,10 @@ def _learning_curves(experiment: Experiment, search: Search, events: Sequence[Ev
             found.append(Figure(title, *_drawn_curves(curves, names, metric, best.number if best else None, caption)))
         else:
             found.append(Figure(title, f"No trial has reported {metric} yet."))
+    if left := len(metrics[MOST_METRICS:]):
+        found.append(
+            Figure("More learning curves", f"{left} more metrics are not drawn; the journal and `katuna export` have them.")
+        )
     return found
 
 

@@ -190,10 +190,8 @@ def _row(experiment: Experiment, numeric: dict[str, bool], trial: Trial, best: b
 
 def _why(trial: Trial) -> str:
     """The reason, unless it only repeats the state, and what is known beyond it."""
-    if trial.state is TrialState.EARLY_STOPPED:
-        return ""
-    reason = "" if trial.reason == trial.state.value else trial.reason
-    return ": ".join(filter(None, (reason, trial.message)))
+    reason = "" if trial.reason == trial.state.value or trial.state is TrialState.EARLY_STOPPED else trial.reason
+    return ": ".join(filter(None, (reason, trial.remark)))
 
 
 def _value_cell(text: str, *, is_number: bool) -> str:

@@ -56,7 +56,7 @@ def to_dataframe(experiment: Experiment, search: Search) -> pd.DataFrame:
     columns["duration_s"] = _floats([_duration_s(trial) for trial in rows])
     columns["exit_code"] = pd.array([trial.exit_code for trial in rows], dtype="Int64")
     columns["reason"] = _texts([trial.reason for trial in rows])
-    columns["message"] = _texts([trial.message for trial in rows])
+    columns["message"] = _texts([trial.remark for trial in rows])
     return pd.DataFrame(columns)
 
 
@@ -100,10 +100,11 @@ def _dtype(parameter: Parameter) -> str:
         return "float64"
     if parameter.type == "categorical":
         return "str"
-    values = (parameter.minimum, parameter.maximum) if parameter.is_numeric else parameter.choices
-    if all(_is_int64(text) for text in values):
+    if parameter.type == "int":
+        return "Int64" if all(-(2**63) <= bound < 2**63 for bound in parameter.bounds) else "float64"
+    if all(_is_int64(text) for text in parameter.choices):
         return "Int64"
-    return "float64" if all(number(text) is not None for text in values) else "str"
+    return "float64" if all(number(text) is not None for text in parameter.choices) else "str"
 
 
 def _is_int64(text: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from katuna.errors import InputRefused
 from katuna.spec.model import Experiment
-from katuna.trials import Search, TrialState
+from katuna.trials import Search, Trial, TrialState
 
 FAILED_STATES = (TrialState.FAILED, TrialState.METRICS_UNAVAILABLE)
 """Metrics-unavailable trials count as failed for `maxFailedTrialCount` (katib.md 2.4)."""
@@ -34,6 +34,16 @@ TIME_IN_VAIN = End(
     False, "ExperimentTimeoutReached", "Experiment has failed because its --timeout passed before any trial had a value"
 )
 """The last three have no counterpart on a cluster: Katib's grid goes on for ever, and it knows no time limit."""
+
+
+def timed_out(search: Search) -> bool:
+    """Whether its time limit has ended the search, which can then go on whatever its resumePolicy says."""
+    return search.ended is not None and search.ended.reason == TIME_IS_UP.reason
+
+
+def cut_short(trial: Trial) -> bool:
+    """Whether the search's time limit has stopped the trial: where the search goes on, so does the trial, from its beginning."""
+    return trial.state is TrialState.KILLED and trial.stop_reason == TIME_IS_UP.reason
 
 
 def verdict(experiment: Experiment, search: Search) -> End | None:
@@ -115,7 +125,7 @@ def _check_counts(wanted: Mapping[str, int | None]) -> None:
 
 def _check_restart(experiment: Experiment, search: Search) -> None:
     """A search that has ended goes on only after its number of trials, and only where the file's resumePolicy says so."""
-    if search.ended is None:
+    if search.ended is None or timed_out(search):
         return
     way_out = "start another that knows its results with `katuna tune FILE --warm-start RUN`"
     if search.ended.reason != MAX_TRIALS.reason:

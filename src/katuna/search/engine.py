@@ -18,7 +18,7 @@ from katuna.contracts import (
     TrialRequest,
 )
 from katuna.metrics.line import Report
-from katuna.search.budget import SPACE_EXHAUSTED, TIME_IN_VAIN, TIME_IS_UP, End, edited, room, verdict
+from katuna.search.budget import SPACE_EXHAUSTED, TIME_IN_VAIN, TIME_IS_UP, End, cut_short, edited, room, verdict
 from katuna.spec.model import Experiment
 from katuna.spec.render import render
 from katuna.trials import (
@@ -51,7 +51,7 @@ class Engine:
 
     `stopper` says which running trials to stop early. `tries` are the points of the first trials. With `let_running_finish` the
     trials that run when the budget ends the search go on to their own end, as on a cluster; else they are stopped.
-    `deadline` is on `clock`'s scale; what runs then is stopped in any case. `interruptions` is asked once a round: how often the
+    `deadline` is on the scale of `clock.elapsed`; what runs then is stopped in any case. `interruptions` is asked once a round: how often the
     search was asked to pause. The first time, running trials are stopped and the journal is left resumable; the second time they
     are stopped at once. `watch` sees every event after it was journalled.
     """
@@ -112,7 +112,7 @@ class Engine:
             if self._interruptions():
                 self._pause()
                 return None
-            late = self._deadline is not None and self._clock.now() >= self._deadline
+            late = self._deadline is not None and self._clock.elapsed() >= self._deadline
             if self._end is None and late:
                 self._end = TIME_IS_UP if self._search.best else TIME_IN_VAIN
             if self._end is None:
@@ -140,7 +140,7 @@ class Engine:
                 to_stop.add(event.number)
         if self._search.ended is not None:
             return
-        unfinished = self._search.unfinished
+        unfinished = [trial for trial in self._search.trials.values() if not trial.state.is_final or cut_short(trial)]
         self._to_restart = [trial.number for trial in unfinished if not self._launcher.attach(trial)]
         if events > 1:
             self._record(Resumed(self._clock.now(), tuple(self._to_restart)))
@@ -154,7 +154,13 @@ class Engine:
         search = self._search
         if isinstance(event, Exited) and search.trials[event.number].state.is_final:
             return False
+        reopened = isinstance(event, Resumed) and any(search.trials[number].state.is_final for number in event.restarted)
         search.apply(event)
+        if isinstance(event, Exited) and cut_short(search.trials[event.number]):
+            # No end of its own: nobody is told, so that it can begin again.
+            return False
+        if reopened:
+            self._end = verdict(self._experiment, search)
         match event:
             case Known():
                 self._suggester.learn(event.assignments, event.value)
@@ -219,7 +225,7 @@ class Engine:
     def _patience(self) -> float:
         if self._deadline is None:
             return POLL_S
-        return min(POLL_S, max(0.0, self._deadline - self._clock.now()))
+        return min(POLL_S, max(0.0, self._deadline - self._clock.elapsed()))
 
     def _poll(self, timeout_s: float) -> None:
         for event in self._launcher.poll(timeout_s):

@@ -1,6 +1,8 @@
 """Which running trials are stopped early: Katib's medianstop to the letter, and asynchronous rules over the reported steps.
 
-A step is one number reported for the objective; texts that are no number are no reports (katib.md 10, B11).
+A step is one number reported for the objective; other texts are no reports (katib.md 10, B11). Nan and infinities are steps, worse
+than any number: a trial whose value they are (the last one with strategy `latest`, else where no finite one came) is stopped where it
+would be compared.
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ from typing import Any
 
 from katuna.contracts import Stopper
 from katuna.errors import InputRefused
+from katuna.metrics.line import Report
 from katuna.spec.algorithms import EARLY_STOPPING, Check, real, whole
 from katuna.spec.model import EarlyStopping, Experiment, Objective, ObjectiveType
 from katuna.spec.remark import did_you_mean, listed, shown
-from katuna.trials import Exited, Reported, Started, StopRule, Trial, TrialEvent, TrialState, number
+from katuna.trials import Exited, Reported, Started, StopRule, Trial, TrialEvent, TrialState, is_diverged, number
 
 STOPPING_OVERRIDES: Mapping[str, Mapping[str, Check]] = {
     "asha": {"reduction_factor": whole(2), "min_step": whole(1)},
@@ -151,14 +154,10 @@ class MedianStop:
         attempt = self._attempts.setdefault(event.number, _Attempt())
         for report in event.reports:
             value = number(report.value)
-            if value is None:
+            if value is None and not is_diverged(report.value):
                 continue
             if report.metric == self._objective.metric:
-                insort(attempt.first, (report.time_us or 0, attempt.seen, value))
-                del attempt.first[self._start :]
-                attempt.seen += 1
-                attempt.best = min(attempt.best, self._sign * value)
-                value = self._sign * attempt.best
+                value = self._sign * self._best_so_far(attempt, value, report)
             attempt.counts[report.metric] += 1
             for rule in trial.rules:
                 if rule.metric == report.metric and attempt.counts[rule.metric] == rule.start_step and _holds(rule, value):
@@ -168,8 +167,20 @@ class MedianStop:
                 return True
         return False
 
+    def _best_so_far(self, attempt: _Attempt, value: float | None, report: Report) -> float:
+        """With the sign that makes lower better; infinite for one that has diverged."""
+        if value is None:
+            return math.inf if self._objective.strategy == "latest" else attempt.best
+        insort(attempt.first, (report.time_us or 0, attempt.seen, value))
+        del attempt.first[self._start :]
+        attempt.seen += 1
+        attempt.best = min(attempt.best, self._sign * value)
+        return attempt.best
 
-def _holds(rule: StopRule, value: float) -> bool:
+
+def _holds(rule: StopRule, value: float | None) -> bool:
+    if value is None:
+        return False
     limit = float(rule.value)
     return value < limit if rule.comparison == "less" else value > limit if rule.comparison == "greater" else value == limit
 
@@ -193,6 +204,7 @@ class _Asynchronous:
 
     def __init__(self, objective: Objective) -> None:
         self._metric, self._sign = objective.metric, _sign(objective)
+        self._goes_by_latest = objective.strategy == "latest"
         self._reached: dict[int, array[float]] = {}
         self._running: dict[int, _Steps] = {}
 
@@ -215,8 +227,9 @@ class _Asynchronous:
             self.forget(event.number)
         elif isinstance(event, Reported):
             steps = self._running.setdefault(event.number, _Steps())
-            values = (number(report.value) for report in event.reports if report.metric == self._metric)
-            return any(self._stops(steps, value) for value in values if value is not None)
+            texts = [report.value for report in event.reports if report.metric == self._metric]
+            values = [number(text) for text in texts if number(text) is not None or is_diverged(text)]
+            return any(self._stops(steps, value) for value in values)
         return False
 
     def forget(self, number: int) -> None:
@@ -225,16 +238,22 @@ class _Asynchronous:
             reached = self._reached[step]
             del reached[bisect_left(reached, value)]
 
-    def _stops(self, steps: _Steps, value: float) -> bool:
+    def _stops(self, steps: _Steps, value: float | None) -> bool:
         if steps.stopped:
             return False
         steps.step += 1
-        steps.best = min(steps.best, self._sign * value)
+        if value is not None:
+            steps.best = min(steps.best, self._sign * value)
         if self.tests(steps.step):
             others = self._reached.setdefault(steps.step, array("d"))
-            steps.stopped = self.is_poor(steps.best, others)
-            insort(others, steps.best)
-            steps.held.append((steps.step, steps.best))
+            best = math.inf if value is None and self._goes_by_latest else steps.best
+            if best == math.inf:
+                # Worse than any number, and no number that others could be compared with.
+                steps.stopped = bool(others)
+                return steps.stopped
+            steps.stopped = self.is_poor(best, others)
+            insort(others, best)
+            steps.held.append((steps.step, best))
         return steps.stopped
 
 

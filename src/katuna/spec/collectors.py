@@ -98,5 +98,5 @@ def _filter_problems(text: str, path: Path) -> Iterator[tuple[Remark, bool]]:
         return
     webhook = not _TWO_GROUPS.search(text)
     if webhook or pattern.groups < 2:
-        hint = r"such as ([\w-]+)=([0-9.]+)"
+        hint = r"such as ([\w-]+)=([+-]?[0-9.]+([eE][+-]?[0-9]+)?)"
         yield Remark(path, "needs two groups: the metric's name and its value", hint, code="bad-filter"), webhook

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,14 @@ from typing import Any, Literal
 
 Manifest = Mapping[str, Any]
 """A Kubernetes object as plain JSON values: dict, list, str, int, float, bool, None."""
+
+
+def _proxied(mapping: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+    return MappingProxyType(mapping)
+
+
+# Experiments, trials and all that holds some go to other processes and are copied; Python alone cannot do that with these mappings.
+copyreg.pickle(MappingProxyType, lambda mapping: (_proxied, (dict(mapping),)))
 
 ParameterType = Literal["double", "int", "discrete", "categorical"]
 Distribution = Literal["uniform", "logUniform", "normal", "logNormal"]

@@ -50,7 +50,7 @@ def check_rendering(
 def _points(template: TrialTemplate, parameters: Sequence[Mapping[str, Any]]) -> list[tuple[Path, dict[str, str]]]:
     """Assignments to try, each with the place of what is special in it."""
     known = [parameter_of(each) for each in parameters]
-    base = {each.name: each.on_grid(0) if each.choices or each.step else each.text(each.bounds[0]) for each in known}
+    base = {each.name: each.text(each.bounds[0]) if each.is_numeric and not each.step else each.on_grid(0) for each in known}
     points: list[tuple[Path, dict[str, str]]] = [(TEMPLATE, base)]
     for index, parameter in enumerate(known):
         for number, choice in enumerate(parameter.choices):

@@ -11,7 +11,7 @@ from katuna.errors import EVERYWHERE, KATUNA, RenderRefused
 from katuna.spec.beside import find
 from katuna.spec.defaults import KINDS_WITH_DEFAULTS
 from katuna.spec.model import Manifest
-from katuna.spec.remark import Path, Remark, did_you_mean, listed, shown
+from katuna.spec.remark import Path, Remark, did_you_mean, listed, shown, unlike_katib
 from katuna.spec.render import METADATA_REFERENCE, PLACEHOLDER, compact_json, parse_template, placeholder
 
 TEMPLATE: Path = ("spec", "trialTemplate")
@@ -24,6 +24,10 @@ NAS_ASSIGNMENTS = {"enas": ("architecture", "nn_config"), "darts": ("algorithm-s
 SHIPPED_CONFIG_MAP = ("trial-templates", "kubeflow")
 """A ConfigMap that Katib's own installation brings."""
 
+_LOOK_ALIKE = re.compile(
+    r"(?:\$\{\{?|\$\(|\$|\{\{)\s*(?P<word>trial[_-]?(?:parameters?|params?|spec))\b(?P<rest>[\w.:/\[\]-]*)\s*[})]{0,2}",
+    re.IGNORECASE,
+)
 _METADATA_KEY = re.compile(r"(Name|Namespace|Kind|APIVersion|Labels|Annotations)\Z|(Labels|Annotations)\[.+]")
 _INDEXED = re.compile(r"(Labels|Annotations)\[(.+)]")
 
@@ -54,6 +58,7 @@ def read_template(spec: Mapping[str, Any], config_maps: Sequence[Manifest]) -> t
         return None, remarks
     is_yaml = "trialSpec" not in template
     remarks += _check_parameters(spec, template.get("trialParameters", []), text)
+    remarks += _check_look_alikes(template, text)
     tested, object_remarks = _tested(text, is_yaml)
     remarks += object_remarks
     if tested is not None:
@@ -143,6 +148,41 @@ def _check_parameters(spec: Mapping[str, Any], parameters: Sequence[Mapping[str,
             yield Remark(TRIAL_PARAMETERS, f"{placeholder(left)} is not declared here", hint, code="undeclared-placeholder")
     if parameters:
         yield from _check_all_used(spec, searched, parameters)
+
+
+def _check_look_alikes(template: Mapping[str, Any], text: str) -> Iterator[Remark]:
+    """Text that is meant for a placeholder and is none: every trial would get it as it stands."""
+    names = [parameter.get("name", "") for parameter in template.get("trialParameters", [])]
+    places = (
+        texts(template["trialSpec"], (*TEMPLATE, "trialSpec")) if "trialSpec" in template else [((*TEMPLATE, "configMap"), text)]
+    )
+    for path, each in places:
+        for found in _LOOK_ALIKE.finditer(PLACEHOLDER.sub("", each)):
+            message = f"{shown(found[0])} is no placeholder: each trial would get this text"
+            remark = Remark(path, message, _meant_placeholder(found, names), code="no-placeholder")
+            # One with blanks in it is a recorded trial of Katib's that succeeded.
+            yield from unlike_katib(remark, "trials run with it") if " " in found[0] else (remark,)
+
+
+def _meant_placeholder(found: re.Match[str], names: Sequence[str]) -> str:
+    word = found["rest"].strip(".[]:/")
+    if found["word"].lower().endswith("spec"):
+        key = did_you_mean(word, METADATA_KEYS) or (word if _METADATA_KEY.match(word) else "Name")
+        return f"did you mean a trialParameter whose reference is ${{trialSpec.{key}}}, and its ${{trialParameters.NAME}} here?"
+    return f"did you mean {placeholder(did_you_mean(word, names) or word or 'NAME')}?"
+
+
+def texts(value: object, path: Path = ()) -> Iterator[tuple[Path, str]]:
+    """Every text in an object, with its place; a key has its value's."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield (*path, key), key
+            yield from texts(each, (*path, key))
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from texts(each, (*path, index))
 
 
 def _check_all_used(

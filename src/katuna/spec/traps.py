@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from katuna.errors import EVERYWHERE, KATIB, KATUNA, Engine
+from katuna.metrics.filters import cuts
 from katuna.spec.collectors import FILE_SYSTEM, READS_TEXT, SOURCE
 from katuna.spec.model import Parameter
 from katuna.spec.remark import Path, Remark, listed, shown
@@ -177,7 +178,13 @@ def _check_collected(spec: Mapping[str, Any], written: Mapping[str, Any]) -> Ite
             message = f"the default filter reads letters, digits, '_', '-' and '|': it never finds {shown(name)}"
             hint = "rename the metric, or write metricsCollectorSpec.source.filter"
             yield Remark(path, message, hint, "warning", code="unreadable-metric")
-    for text, path in (*metrics, *((text, (*SOURCE, "filter", "metricsFormat", n)) for n, text in enumerate(filters))):
+    written_filters: list[tuple[str, Path]] = [(text, (*SOURCE, "filter", "metricsFormat", n)) for n, text in enumerate(filters)]
+    for text, path in written_filters if kind in READS_TEXT else ():
+        if cut := cuts(text):
+            message = f"its second group reads only a part of a number: {cut[0]} becomes {cut[1]}, or is not found"
+            hint = "one that reads all: ([+-]?[0-9.]+([eE][+-]?[0-9]+)?)"
+            yield Remark(path, message, hint, "warning", code="number-cut-short")
+    for text, path in (*metrics, *written_filters):
         if ";" in text:
             message = "Katib joins names and filters by ';' and splits them there: this one falls in two"
             yield Remark(path, message, "write it without ';'", "warning", KATIB, code="semicolon")

@@ -24,6 +24,7 @@ _LEFT_OUT: Mapping[type[Event | JobEvent], tuple[str, ...]] = MappingProxyType(
         JobOpened: ("code", "no_code"),
         Edited: ("code",),
         JobResumed: ("code",),
+        Exited: ("warnings",),
     }
 )
 """Fields that are not written where there is nothing in them."""
