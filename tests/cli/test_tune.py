@@ -415,8 +415,9 @@ def test_a_timeout_before_any_value_is_a_failure(tmp_path: Path) -> None:
     done = katuna("tune", "experiment.yaml", "--timeout", "1s")
     assert done.returncode == 1
     assert "before any trial had a value" in done.stdout
-    again = katuna("resume", "toy")
-    assert again.returncode == 1, "as the search itself ended"
+    again = katuna("resume", "toy", "--timeout", "1s")
+    assert again.returncode == 1, "it goes on, and ends so again"
+    assert "resumed: 0 trials done before; 2 begin again" in again.stdout
 
 
 def test_a_flipped_byte_is_refused_and_drop_after_goes_on(tmp_path: Path) -> None:
