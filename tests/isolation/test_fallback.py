@@ -56,3 +56,4 @@ def test_a_job_finds_nothing_of_the_one_before(site: Site, name: str) -> None:
         assert printed((run / "log").read_text()) == alone([name], [lr])[name, lr]
         assert ways(run) == {"mirrored"}
     assert site.changes() == {}
+    assert site.left_on_the_machine() == []

@@ -72,6 +72,7 @@ def test_trials_go_on_from_their_own_checkpoints(site: Site, how: str) -> None:
         check_starts(log.read_text())
     assert values(run) == alone(["checkpoints"], lrs)
     assert site.changes() == {}
+    assert site.left_on_the_machine() == []
 
 
 @pytest.mark.slow
@@ -87,6 +88,7 @@ def test_a_job_goes_on_from_its_checkpoint(site: Site) -> None:
     check_starts(text)
     assert f"acc={alone(['checkpoints'], ['0.3'])['checkpoints', '0.3']}" in text
     assert site.changes() == {}
+    assert site.left_on_the_machine() == []
 
 
 def edit(site: Site) -> None:
@@ -115,3 +117,4 @@ def test_trials_run_the_code_as_it_was_when_the_run_started(site: Site, how: str
     assert said == {"script: old", "module: old", "again: old"}
     assert values(run) == {("imports_late", lr): f"{float(lr):.6f}" for lr in FIVE}
     assert site.digests() == edited
+    assert site.left_on_the_machine() == []

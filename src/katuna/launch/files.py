@@ -16,7 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -185,11 +185,9 @@ class Files:
                     over[str(top)] = _layer(top, own / "tops" / top.name, own / f"inner-{top.name}", [])
         if shm := _shared_memory(folder):
             first.append(("own", SHM, str(shm)))
-        hidden_by = [Path(path) for path in (*over, *(step[1] for step in first))]
-        real = [folder, *volumes, *_caches(), *(Path(TMP, each) for each in SOCKETS), *_mounted()]
-        kept = [each.resolve() for each in real]
-        keeps = {str(each) for each in kept if each.exists() and any(each != by and each.is_relative_to(by) for by in hidden_by)}
-        rest = [*over.values(), *(("keep", path) for path in keeps if path not in over)]
+        real = [folder, *volumes, *_caches(), *(Path(TMP, each) for each in SOCKETS)]
+        hidden = {*_within(map(Path.resolve, real), [*over, *(step[1] for step in first)]), *_within(_mounted(), over)}
+        rest = [*over.values(), *(("keep", str(each)) for each in hidden if str(each) not in over and _is_there(each))]
         return (*first, *sorted(rest, key=lambda step: (step[1].count("/"), step[0] == "keep")))
 
     def _programs(self) -> list[Path]:
@@ -387,6 +385,21 @@ def _mounted() -> Iterator[Path]:
         return
     for line in lines:
         yield Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split(" ")[4]))
+
+
+def _within(paths: Iterable[Path], folders: Iterable[str]) -> list[Path]:
+    """Those below one of the folders."""
+    tops = [Path(folder) for folder in folders]
+    return [path for path in paths if any(path != top and path.is_relative_to(top) for top in tops)]
+
+
+def _is_there(path: Path) -> bool:
+    """False for what this user may not look at too: other people's mounts are in the list."""
+    try:
+        path.lstat()
+    except OSError:
+        return False
+    return True
 
 
 def _remove_empty(folder: Path) -> None:
