@@ -288,14 +288,7 @@ def advance(trial: Trial | None, event: TrialEvent, objective: Objective) -> Tri
     """
     if isinstance(event, Asked):
         assert trial is None, f"trial {event.number} was asked twice"
-        return Trial(
-            number=event.number,
-            name=event.name,
-            assignments=event.assignments,
-            created_at=event.at,
-            labels=event.labels,
-            rules=event.rules,
-        )
+        return Trial(event.number, event.name, event.assignments, event.at, labels=event.labels, rules=event.rules)
     assert trial is not None, f"{type(event).__name__} of trial {event.number}, which was never asked"
     if trial.state.is_final or (trial.stop_reason and not isinstance(event, Exited)):
         return trial

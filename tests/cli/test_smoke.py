@@ -108,7 +108,7 @@ def test_a_trial_that_outlasts_the_timeout_is_fine_if_it_has_printed_its_metric(
 def test_a_signal_ends_it_and_leaves_nothing(tmp_path: Path, temporary: Path, signum: int, code: int) -> None:
     mark = f"mark-{uuid.uuid4()}"
     write(PROGRAM.replace("time.sleep", "open('begun', 'a').write('x'); time.sleep"), env={"MARK": mark})
-    process = spawn("smoke", "toy.yaml")
+    process = spawn("smoke", "toy.yaml", "--shared-files")
     await_line(tmp_path / "begun", "x", times=2)
     os.killpg(process.pid, signum)
     _, errors = process.communicate(timeout=30)

@@ -140,14 +140,12 @@ def _print_plan(planned: JobPlan, output: str) -> None:
 def _print_objects(planned: JobPlan) -> None:
     """What the operator makes of the job, but for addresses and ports, which are this machine's."""
     from katuna.cli.output import print_json
-    from katuna.launch.files import forecast
     from katuna.spec.plan import plan
 
     pods = plan(planned.job, mapped=True)["replicas"]
     wanted = ("name", "env", "argv")
     print_json(
         {
-            "files": forecast(planned.options.local)[0],
             "replicas": [
                 {"pod": pod["pod"], "containers": [{key: each[key] for key in wanted} for each in pod["containers"]]}
                 for pod in pods
