@@ -1,4 +1,8 @@
-"""The append-only journal: one JSON object a line, each with a checksum; what a crash may and may not do to it is decided here."""
+"""The append-only journal: one JSON object a line, each with a checksum; what a crash may and may not do to it is decided here.
+
+The first line says `"format": 2`: each checksum goes on from the one before, so that a line proves all lines before it and their
+order. Where it says no format each checksum is of its line alone, as older versions wrote it, and as a resume then goes on.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -25,46 +29,97 @@ _OPENING = (Opened, JobOpened)
 _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _DECODE = json.JSONDecoder().decode
 
+FORMAT = 2
+_FORMAT = b', "format": %d' % FORMAT
 _CRC = b', "crc": "'
 _TAIL = len(_CRC) + 8 + 2
 _WHOLE = re.compile(re.escape(_CRC) + rb'[0-9a-f]{8}"\}')
 
 
-def encode(event: Event | JobEvent) -> bytes:
-    """A journal line: the event's JSON with `crc`, the CRC-32 of the text before it, as its last key."""
-    body = _ENCODE(to_json(event)).encode("utf-8", "backslashreplace")[:-1]
-    return body + _CRC + b'%08x"}\n' % zlib.crc32(body)
+class _Later(ValueError):
+    """A line that katuna wrote, and no version known here."""
 
 
-def decode(line: bytes) -> Event | JobEvent:
+def encode(event: Event | JobEvent, before: int = 0, *, mark: bytes = b"") -> bytes:
+    """A journal line: the event's JSON with `crc`, the CRC-32 of the text before it going on from `before`, as its last key."""
+    body = _ENCODE(to_json(event)).encode("utf-8", "backslashreplace")[:-1] + mark
+    return body + _CRC + b'%08x"}\n' % zlib.crc32(body, before)
+
+
+def begin(events: Iterable[Event | JobEvent]) -> bytes:
+    """A new journal that holds `events`."""
+    text, line = b"", b""
+    for event in events:
+        line = encode(event, _crc_of(line[:-1]), mark=b"" if line else _FORMAT)
+        text += line
+    return text
+
+
+def decode(line: bytes, before: int = 0) -> Event | JobEvent:
     """The event of a line without its newline. Raises ValueError saying what is wrong with it."""
     body, tail = line[:-_TAIL], line[-_TAIL:]
     if not tail.startswith(_CRC) or not tail.endswith(b'"}'):
         raise ValueError("the line does not end in a checksum")
-    if tail[len(_CRC) : -2] != b"%08x" % zlib.crc32(body):
-        raise ValueError("the checksum does not match")
-    return from_json(_DECODE(body.decode() + "}"))
+    if tail[len(_CRC) : -2] != b"%08x" % zlib.crc32(body, before):
+        raise ValueError(
+            "the checksum does not match" + (": this line, or one before it, was changed, moved or lost" if before else "")
+        )
+    plain = _DECODE(body.decode() + "}")
+    if plain.pop("format", FORMAT) != FORMAT:
+        raise _Later("another format")
+    try:
+        return from_json(plain)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _Later(str(error)) from None
+
+
+def _crc_of(line: bytes) -> int:
+    """What a line without its newline says; 0 where it says nothing."""
+    return int(line[-10:-2], 16) if _WHOLE.fullmatch(line, max(0, len(line) - _TAIL)) else 0
+
+
+def _is_chained(first: bytes) -> bool:
+    return first[:-_TAIL].endswith(_FORMAT)
 
 
 def read(path: Path) -> Iterator[tuple[Event, int]]:
     """Each event of a search's journal (`read_job` is for a job's) with the offset at which its line ends.
 
     A last line without a newline is what a crash leaves: skipped, unless it holds a whole checksum, so that it was complete once.
-    Raises JournalDamaged at any other line that cannot be trusted.
+    Raises JournalDamaged at any other line that cannot be trusted, InputRefused for one of a later version and for no line at all.
     """
-    end = asked = 0
+    nothing = True
+    for each in _lines(path):
+        nothing = False
+        yield each
+    if nothing:
+        raise InputRefused(
+            f"{path} is empty: nothing that this run did is known, so nothing can go on; start anew with `katuna tune FILE` or "
+            f"`katuna train FILE`, and remove this run with `katuna rm {path.parent.name}`"
+        )
+
+
+def _lines(path: Path) -> Iterator[tuple[Event, int]]:
+    """As `read`; nothing where nothing is written yet."""
+    end = asked = before = 0
     first: Event | JobEvent | None = None
+    chained = False
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             line = raw.removesuffix(b"\n")
             try:
-                event = decode(line)
+                event = decode(line, before)
                 asked = _follows(event, first, asked)
+            except _Later as error:
+                raise InputRefused(f"{path}, line {number}: written by a later katuna; upgrade to read it ({error})") from None
             except (ValueError, KeyError, TypeError) as error:
                 if not raw.endswith(b"\n") and not _WHOLE.search(line):
                     return
                 raise JournalDamaged(_damage(path, number, error), number) from None
-            first = first or event
+            if first is None:
+                first, chained = event, _is_chained(line)
+            if chained:
+                before = int(line[-10:-2], 16)
             end += len(raw)
             yield cast("Event", event), end
 
@@ -121,6 +176,8 @@ class Journal:
             raise self._failure(error) from error
         self._end = os.fstat(self._fd).st_size
         self._guarded(self._mend_tail)
+        self._chained, self._crc = True, 0
+        self._guarded(self._take_up)
 
     def _mend_tail(self) -> None:
         """After a crash in the middle of a write: drop half a line, or give a whole one its newline."""
@@ -128,15 +185,24 @@ class Journal:
         if not size or os.pread(self._fd, 1, size - 1) == b"\n":
             return
         self._end = 0
-        for _, end in read(self.path):
+        for _, end in _lines(self.path):
             self._end = end
         if size > self._end:
             os.ftruncate(self._fd, self._end)
         else:
             self._end += os.write(self._fd, b"\n")
 
+    def _take_up(self) -> None:
+        """Goes on in the format that the first line says, from the checksum of the last one."""
+        if self._end:
+            with open(self._fd, "rb", closefd=False) as file:
+                file.seek(0)
+                self._chained = _is_chained(file.readline().removesuffix(b"\n"))
+            last = os.pread(self._fd, _TAIL, max(0, self._end - 1 - _TAIL))
+            self._crc = _crc_of(last) if self._chained else 0
+
     def append(self, event: Event | JobEvent) -> None:
-        line = encode(event)
+        line = encode(event, self._crc, mark=b"" if self._end else _FORMAT)
         if self._waiting_since is None:
             self._waiting_since = self._monotonic()
         try:
@@ -150,9 +216,11 @@ class Journal:
                 os.ftruncate(self._fd, self._end)
             raise self._failure(error) from error
         self._end += len(line)
+        if self._chained:
+            self._crc = int(line[-11:-3], 16)
 
     def replay(self) -> Iterator[Event]:
-        return (event for event, _ in read(self.path))
+        return (event for event, _ in _lines(self.path))
 
     def sync(self, after_s: float = SYNC_AFTER_S) -> None:
         if self._waiting_since is not None and self._monotonic() - self._waiting_since >= after_s:
