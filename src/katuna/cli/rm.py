@@ -14,7 +14,8 @@ from katuna.errors import KatunaError
 @click.argument("runs", nargs=-1, required=True, shell_complete=complete_run)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask, also on a terminal.")
 def command(runs: tuple[str, ...], yes: bool) -> None:
-    """Remove runs with their journals, logs and models. A run that is at work is refused."""
+    """Remove runs with their journals, logs and models. A run that is at work is refused; what a killed one left running is ended."""
+    from katuna.launch.leftovers import end_left
     from katuna.launch.volumes import sweep
     from katuna.store.code import prune
     from katuna.store.rundir import find
@@ -25,6 +26,7 @@ def command(runs: tuple[str, ...], yes: bool) -> None:
         raise KatunaError("nothing was removed")
     for folder in folders:
         with folder.locked():
+            end_left(folder.path)
             for place in (folder.path, *(folder.path / "trials").glob("*")):
                 sweep(place)
             try:
