@@ -117,6 +117,7 @@ def test_a_claim_that_katuna_did_not_write_ends_no_process(tmp_path: Path, how: 
         guard.write_text(held.token)
     bystander = subprocess.Popen(["/bin/sleep", "600"], env={**os.environ, TOKEN_VARIABLE: held.token, "MARK": mark})
     try:
+        assert until(lambda: processes_with(mark) == [bystander.pid])
         began = time.monotonic()
         if how in ("a folder that is a link", "a copy"):
             release(tmp_path / "toy")

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 @format_option()
 def command(output: str) -> None:
     """List the runs, the latest first. One that cannot be read is listed with the reason."""
-    from katuna.store.rundir import all_runs, runs_home
+    from katuna.store.rundir import all_runs, clear_up, runs_home
 
+    clear_up()
     folders = list(reversed(all_runs()))
     rows = _rows(folders) if folders else []
     if output != "table":

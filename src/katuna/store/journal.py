@@ -7,20 +7,25 @@ order. Where it says no format each checksum is of its line alone, as older vers
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
+import secrets
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 from katuna.errors import InputRefused, JournalDamaged, StoreFailed
 from katuna.jobs import ContainerExited, ContainerStarted, JobEvent, JobOpened, JobReported
 from katuna.store.events import OfJob, from_json, to_json
+from katuna.trees import open_plain
 from katuna.trials import Asked, Event, Exited, Opened, Reported, Resumed, Started
 
+LOOK_AFTER_S = 0.25
+"""How often to see that the run's folder is where it was."""
 SYNC_AFTER_S = 0.5
 """How long what a trial tells may wait for the disk, unless a decision is written before."""
 
@@ -104,7 +109,7 @@ def _lines(path: Path) -> Iterator[tuple[Event, int]]:
     end = asked = before = 0
     first: Event | JobEvent | None = None
     chained = False
-    with path.open("rb") as file:
+    with _opened(path) as file:
         for number, raw in enumerate(file, start=1):
             line = raw.removesuffix(b"\n")
             try:
@@ -122,6 +127,16 @@ def _lines(path: Path) -> Iterator[tuple[Event, int]]:
                 before = int(line[-10:-2], 16)
             end += len(raw)
             yield cast("Event", event), end
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Raises InputRefused for a link and what else is no regular file."""
+    try:
+        return os.fdopen(open_plain(path, os.O_RDONLY), "rb")
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EINVAL):
+            raise InputRefused(f"{path}: {error.strerror}; put the run's own journal there") from None
+        raise
 
 
 def read_job(path: Path) -> Iterator[tuple[JobEvent, int]]:
@@ -170,8 +185,9 @@ class Journal:
         self.path = path
         self._monotonic = monotonic
         self._waiting_since: float | None = None
+        self._looked = monotonic()
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._fd = open_plain(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
             raise self._failure(error) from error
         self._end = os.fstat(self._fd).st_size
@@ -202,6 +218,7 @@ class Journal:
             self._crc = _crc_of(last) if self._chained else 0
 
     def append(self, event: Event | JobEvent) -> None:
+        self._see_place(now=getattr(event, "code", 0) != 0 and isinstance(event, Exited | ContainerExited))
         line = encode(event, self._crc, mark=b"" if self._end else _FORMAT)
         if self._waiting_since is None:
             self._waiting_since = self._monotonic()
@@ -223,8 +240,30 @@ class Journal:
         return (event for event, _ in _lines(self.path))
 
     def sync(self, after_s: float = SYNC_AFTER_S) -> None:
+        """Has on disk what has waited for so long. Raises StoreFailed, also when the run is no longer where it was."""
+        self._see_place()
         if self._waiting_since is not None and self._monotonic() - self._waiting_since >= after_s:
             self._guarded(self._fsync)
+
+    def _see_place(self, *, now: bool = False) -> None:
+        """Raises StoreFailed when the run's folder was renamed or removed: what its trials write would go astray. A failure may be one
+        of that, so it is looked for then `now`."""
+        moment = self._monotonic()
+        if not now and moment - self._looked < LOOK_AFTER_S:
+            return
+        self._looked = moment
+        ours = os.fstat(self._fd)
+        try:
+            found = self.path.stat(follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
+        except OSError as error:
+            raise self._failure(error) from error
+        if found is None or (found.st_ino, found.st_dev) != (ours.st_ino, ours.st_dev):
+            raise StoreFailed(
+                f"{self.path.parent} is no longer this run's folder: it was renamed, moved or removed while the run was at work, which "
+                f"stops it. What was recorded is where the folder is now: `katuna resume` with its new name goes on"
+            )
 
     def _guarded(self, write: Callable[[], None]) -> None:
         try:
@@ -243,7 +282,8 @@ class Journal:
         """Idempotent; what was appended is on disk afterwards."""
         if self._fd >= 0:
             try:
-                self.sync(after_s=0)
+                if self._waiting_since is not None:
+                    self._guarded(self._fsync)
             finally:
                 fd, self._fd = self._fd, -1
                 os.close(fd)
@@ -264,17 +304,27 @@ def drop_after(path: Path, line: int) -> Path:
         raise InputRefused(f"{path} is whole: nothing was dropped; `katuna resume {path.parent.name}` goes on with it")
     kept = b"".join(path.read_bytes().splitlines(keepends=True)[:line])
     number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+    while os.path.lexists(aside := path.with_name(f"{path.name}.damaged-{number}")):
         number += 1
-    fresh = path.with_name(f"{path.name}.new")
-    with fresh.open("wb") as file:
-        file.write(kept)
-        file.flush()
-        os.fsync(file.fileno())
     os.link(path, aside)
-    fresh.replace(path)
+    write_beside(path, kept)
     sync_folder(path.parent)
     return aside
+
+
+def write_beside(path: Path, content: bytes) -> None:
+    """Puts a new file in the place of what is there, which may be a link, all of it or nothing. Raises OSError."""
+    fresh = path.with_name(f".{path.name}-{secrets.token_hex(4)}.new")
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(fd)
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 def sync_folder(folder: Path) -> None:
