@@ -28,7 +28,7 @@ from katuna.metrics.line import Report
 from katuna.search.engine import Engine
 from katuna.spec.load import Source, load_experiment
 from katuna.spec.model import Experiment
-from katuna.store.journal import Journal, encode, read
+from katuna.store.journal import Journal, begin, read
 from katuna.trials import Assignments, Event, Exited, Opened, Reported, Search, Started, Trial, fold
 
 NAMES = ("rate", "decay", "noise")
@@ -120,7 +120,7 @@ class AtOnce:
 def ours(folder: Path, trials: int, values: int, watch: Callable[[Event, Search], None] | None = None) -> Path:
     """One search of ours; returns its journal."""
     path = folder / "journal.jsonl"
-    path.write_bytes(encode(Opened(time.time(), "engine", 1, "0" * 64, {}, {})))
+    path.write_bytes(begin([Opened(time.time(), "engine", 1, "0" * 64, {}, {})]))
     journal = Journal(path)
     end = Engine(loaded(trials), Points(), AtOnce(values), journal, SystemClock(), watch=watch).run()
     journal.close()
@@ -263,11 +263,11 @@ def a_run(folder: Path, trials: int, values: int) -> tuple[Path, bytes]:
     command = [sys.executable, "-m", "katuna", "tune", "engine.yaml", "--timeout", "1s"]
     subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, check=False)
     run = folder / "runs" / "engine"
-    opened = (run / "journal.jsonl").read_bytes().splitlines(keepends=True)[0]
-    written = ours(folder, trials, values).read_bytes().splitlines(keepends=True)
+    opened, _ = next(read(run / "journal.jsonl"))
+    written = [event for event, _ in read(ours(folder, trials, values))]
     shutil.rmtree(run / "trials")
     (run / "trials").mkdir()
-    return run, b"".join([opened, *written[1:-1]])
+    return run, begin([opened, *written[1:-1]])
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -155,7 +155,7 @@ def test_an_empty_journal_is_named(tmp_path: Path) -> None:
     write_job(tmp_path, STEPS, spec={"runPolicy": {"suspend": True}})
     folder = katuna.train("job.yaml").folder
     folder.journal.write_text("")
-    with pytest.raises(InputRefused, match="does not begin as a job's journal does"):
+    with pytest.raises(InputRefused, match="is empty"):
         _ = Training(folder).status
 
 

@@ -165,7 +165,7 @@ def make_run(planned: Plan, home: Path | None = None) -> tuple[RunDir, deque[Eve
         now = time.time()
         opened = Opened(now, experiment.name, planned.seed, digest, versions(), options.as_json(), code.digest, code.why_not)
         begin: deque[Event] = deque([opened, *planned.known])
-        files |= {"defaulted.yaml": to_yaml(experiment.manifest).encode(), "journal.jsonl": b"".join(map(journal.encode, begin))}
+        files |= {"defaulted.yaml": to_yaml(experiment.manifest).encode(), "journal.jsonl": journal.begin(begin)}
         return rundir.create(experiment.name, {**code.files, **files}, home), begin
 
 

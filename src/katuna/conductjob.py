@@ -188,7 +188,7 @@ def make_run(planned: JobPlan, home: Path | None = None) -> RunDir:
     with taking(options.local, home, options.secrets) as code:
         now = time.time()
         opened = JobOpened(now, planned.job.name, digest, versions(), options.as_json(), code.digest, code.why_not)
-        files |= {"as-run.yaml": to_yaml(planned.loaded.manifest).encode(), "journal.jsonl": journal.encode(opened)}
+        files |= {"as-run.yaml": to_yaml(planned.loaded.manifest).encode(), "journal.jsonl": journal.begin([opened])}
         return rundir.create(planned.job.name, {**code.files, **files}, home)
 
 

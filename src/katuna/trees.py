@@ -1,12 +1,40 @@
-"""Removing a tree that somebody else's program wrote."""
+"""A tree that somebody else's program wrote: looked into, and removed, without following a link."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 PATH_MAX = os.pathconf("/", "PC_PATH_MAX")
+
+
+def open_plain(path: Path, flags: int, mode: int = 0o600) -> int:
+    """A descriptor of a regular file. Raises OSError, ELOOP for a link and EINVAL for what else is no regular file; its words say so."""
+    try:
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a link, which katuna does not follow", str(path)) from None
+        if error.errno in (errno.ENXIO, errno.EISDIR):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return fd
+
+
+def folders(path: Path) -> Iterator[Path]:
+    """The folders in a folder in the order of their names; none where it is a link or cannot be read."""
+    with contextlib.suppress(OSError):
+        if not path.is_symlink():
+            with os.scandir(path) as entries:
+                names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+            yield from (path / name for name in names)
 
 
 def remove(folder: Path) -> None:

@@ -225,11 +225,10 @@ def test_too_much_for_code_is_said_and_the_run_goes_on_without(
 
 def test_a_run_of_an_older_katuna_has_no_line_and_goes_on() -> None:
     run = search()
-    lines = (run / "journal.jsonl").read_bytes().splitlines(keepends=True)
-    opened = journal.decode(lines[0][:-1])
+    opened, *others = (event for event, _ in journal.read(run / "journal.jsonl"))
     assert isinstance(opened, Opened)
     old = Opened(opened.at, opened.experiment, opened.seed, opened.digest, opened.versions, opened.options)
-    (run / "journal.jsonl").write_bytes(journal.encode(old) + b"".join(lines[1:]))
+    (run / "journal.jsonl").write_bytes(b"".join(map(journal.encode, [old, *others])))
     shutil.rmtree(run / "code")
     assert code_line() == ""
     assert "made by a katuna that kept none" in katuna("code", "toy").stderr

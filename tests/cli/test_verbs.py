@@ -195,6 +195,33 @@ def test_a_run_that_cannot_be_read_says_why_and_hides_no_other(
     assert (row["finished"], row["maxTrialCount"], type(row["best"])) == (5, 5, float)
 
 
+def test_an_empty_journal_is_named_by_every_verb_that_reads_it(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KATUNA_HOME", str(tmp_path / "runs"))
+    shutil.copytree(finished / "toy", tmp_path / "runs" / "toy")
+    (tmp_path / "runs" / "toy" / "journal.jsonl").write_bytes(b"")
+    for words in (
+        ["resume"],
+        ["show"],
+        ["trials"],
+        ["best"],
+        ["logs"],
+        ["report"],
+        ["export"],
+        ["code"],
+        ["resume", "--drop-after", "1"],
+    ):
+        done = katuna(words[0], "toy", *words[1:])
+        assert done.returncode == 2, words
+        assert "journal.jsonl is empty" in done.stderr
+        assert "Traceback" not in done.stderr
+    listed = katuna("ls")
+    assert "Unreadable" in listed.stdout
+    assert "is empty" in listed.stderr
+    assert katuna("rm", "-y", "toy").returncode == 0
+
+
 def test_an_empty_name_removes_nothing(finished: Path) -> None:
     done = katuna("rm", "-y", "")
     assert done.returncode == 2

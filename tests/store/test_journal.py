@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import pytest
 from contracts.store_contract import StoreContract
 from factories import a_life, opened
 from katuna.errors import InputRefused, JournalDamaged, StoreFailed
+from katuna.jobs import JobEnded, JobOpened
 from katuna.metrics.line import Report
-from katuna.store.journal import SYNC_AFTER_S, Journal, drop_after, encode, read
+from katuna.store.journal import SYNC_AFTER_S, Journal, begin, drop_after, encode, read
 from katuna.trials import Asked, Ended, Event, Exited, Opened, Reported, Started
 from searches import katuna, write_experiment
 
@@ -30,6 +32,13 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def written(path: Path) -> bytes:
     path.parent.mkdir()
+    path.write_bytes(begin(EVENTS))
+    return path.read_bytes()
+
+
+@pytest.fixture
+def older(path: Path, written: bytes) -> bytes:
+    """As katuna wrote it before checksums were chained."""
     path.write_bytes(b"".join(map(encode, EVENTS)))
     return path.read_bytes()
 
@@ -49,12 +58,18 @@ def replayed(path: Path) -> list[Event]:
     return [event for event, _ in read(path)]
 
 
-def test_cut_anywhere_it_keeps_the_whole_lines_and_goes_on(path: Path, written: bytes) -> None:
+@pytest.mark.parametrize("journal_of", ["written", "older"])
+def test_cut_anywhere_it_keeps_the_whole_lines_and_goes_on(path: Path, journal_of: str, request: pytest.FixtureRequest) -> None:
+    written: bytes = request.getfixturevalue(journal_of)
     ends = [index + 1 for index, byte in enumerate(written) if byte == ord("\n")]
     for size in range(len(written) + 1):
         path.write_bytes(written[:size])
         whole = sum(end <= size or end == size + 1 for end in ends)
-        assert replayed(path) == EVENTS[:whole], f"cut at {size}"
+        if whole:
+            assert replayed(path) == EVENTS[:whole], f"cut at {size}"
+        else:
+            with pytest.raises(InputRefused, match=r"is empty.*katuna rm digits"):
+                replayed(path)
         journal = Journal(path)
         following = EVENTS[-1] if whole else EVENTS[0]
         journal.append(following)
@@ -94,6 +109,76 @@ def test_a_byte_changed_in_a_real_journal_is_noticed_and_named_by_line(tmp_path:
         assert list(itertools.islice((event for event, _ in read(path)), line - 1)) == events[: line - 1]
 
 
+def rearranged(lines: list[bytes]) -> Iterator[tuple[str, int, list[bytes]]]:
+    """Each line swapped with each other, deleted and doubled; and the first line that is not where it was written."""
+    for number in range(len(lines)):
+        yield f"doubled {number + 1}", number + 2, [*lines[: number + 1], *lines[number:]]
+        if number + 1 < len(lines):
+            yield f"deleted {number + 1}", number + 1, [*lines[:number], *lines[number + 1 :]]
+        for other in range(number + 1, len(lines)):
+            swapped = [*lines]
+            swapped[number], swapped[other] = lines[other], lines[number]
+            yield f"swapped {number + 1} and {other + 1}", number + 1, swapped
+
+
+def test_whole_lines_of_a_real_journal_moved_deleted_or_doubled_are_refused_with_the_line(tmp_path: Path) -> None:
+    write_experiment(tmp_path, "for step in range(3): print(f'accuracy={step / 20}')", maxTrialCount=4, parallelTrialCount=2)
+    assert katuna("tune", "experiment.yaml", cwd=tmp_path).returncode == 0
+    path = tmp_path / "runs" / "toy" / "journal.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert len(lines) > 12
+    for what, line, other in rearranged(lines):
+        path.write_bytes(b"".join(other))
+        with pytest.raises(JournalDamaged, match=rf"line {line}: ") as caught:
+            replayed(path)
+        assert caught.value.line == line, what
+        if line > 1:
+            path.write_bytes(b"".join(other))
+            drop_after(path, line - 1)
+            assert path.read_bytes() == b"".join(lines[: line - 1]), what
+
+
+@pytest.mark.parametrize("journal_of", ["written", "older"])
+def test_a_journal_goes_on_as_it_was_begun(path: Path, journal_of: str, request: pytest.FixtureRequest) -> None:
+    whole: bytes = request.getfixturevalue(journal_of)
+    lines = whole.splitlines(keepends=True)
+    for kept in range(len(lines)):
+        path.write_bytes(b"".join(lines[:kept]))
+        for event in EVENTS[kept:]:
+            journal = Journal(path)
+            journal.append(event)
+            journal.close()
+        assert path.read_bytes() == (whole if kept else begin(EVENTS))
+
+
+def test_what_a_later_version_wrote_is_called_that_and_not_damaged(path: Path, written: bytes) -> None:
+    whole = written.splitlines(keepends=True)
+    sealed = [line[: line.index(b', "crc"')] for line in whole]
+    for line, body in (
+        (1, sealed[0].replace(b'"format": 2', b'"format": 3')),
+        (2, sealed[1].replace(b'"Asked"', b'"Wondered"')),
+        (3, sealed[2] + b', "node": "a"'),
+    ):
+        before = int(whole[line - 2][-11:-3], 16) if line > 1 else 0
+        later = b'%s, "crc": "%08x"}\n' % (body, zlib.crc32(body, before))
+        path.write_bytes(b"".join([*whole[: line - 1], later, *whole[line:]]))
+        for look in (replayed, lambda path: drop_after(path, 1)):
+            with pytest.raises(InputRefused, match=rf"line {line}: written by a later katuna; upgrade to read it") as caught:
+                look(path)
+            assert not isinstance(caught.value, JournalDamaged)
+            assert "--drop-after" not in str(caught.value)
+
+
+def test_a_job_s_journal_is_chained_too(path: Path) -> None:
+    path.parent.mkdir()
+    opened = JobOpened(1.0, "toy", "0" * 64, {}, {})
+    ends = [JobEnded(float(at), "Stopped", "Stopped") for at in range(3)]
+    lines = begin([opened, *ends]).splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], lines[2], lines[1], lines[3]]))
+    with pytest.raises(JournalDamaged, match="line 2: "):
+        replayed(path)
+
+
 def test_drop_after_keeps_the_good_lines_and_the_damaged_file(path: Path, written: bytes) -> None:
     lines = written.splitlines(keepends=True)
     damaged = b"".join([*lines[:3], lines[3].replace(b"0", b"1", 1), *lines[4:]])
@@ -120,8 +205,8 @@ def test_a_whole_journal_has_nothing_to_drop(path: Path, written: bytes) -> None
     [([1, 0], 1), ([0, 1, 1], 3), ([0, 0], 2), ([0, 5], 2), ([0, 2], 2)],
     ids=["no beginning", "asked twice", "opened twice", "asked out of turn", "started but never asked"],
 )
-def test_whole_lines_in_the_wrong_place_are_damage(path: Path, written: bytes, lines: list[int], line: int) -> None:
-    whole = written.splitlines(keepends=True)
+def test_whole_lines_in_the_wrong_place_are_damage(path: Path, older: bytes, lines: list[int], line: int) -> None:
+    whole = older.splitlines(keepends=True)
     path.write_bytes(b"".join(whole[index] for index in lines))
     with pytest.raises(JournalDamaged, match=f"line {line}: "):
         replayed(path)
@@ -189,9 +274,9 @@ def test_what_trials_tell_waits_for_the_disk_half_a_second_at_most(path: Path, m
     journal.close()
 
 
-def test_opening_reads_no_whole_journal(path: Path, written: bytes) -> None:
+def test_opening_reads_no_whole_journal(path: Path, older: bytes) -> None:
     """A run of days is read by whoever goes on with it, once."""
-    path.write_bytes(b"x" * 1000 + b"\n" + written)
+    path.write_bytes(b"x" * 1000 + b"\n" + older)
     journal = Journal(path)
     journal.append(EVENTS[-1])
     journal.close()

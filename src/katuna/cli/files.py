@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,17 @@ def left_lines(folder: Path) -> list[str]:
     width = max(map(len, sizes), default=0)
     lines = [f"{size.rjust(width)}  {path}" for size, (path, _) in zip(sizes, found, strict=True)]
     return [*lines[:MOST_TOLD], *([f"and {len(lines) - MOST_TOLD} more"] if len(lines) > MOST_TOLD else [])]
+
+
+def still_running(pids: Sequence[int], handle: str, state: str) -> str:
+    """Of the processes of a run that no katuna is at work on."""
+    some = ", ".join(map(str, pids[:MOST_TOLD])) + (", ..." if len(pids) > MOST_TOLD else "")
+    one = len(pids) == 1
+    ends = f"`katuna resume {handle}` or " if state == "Interrupted" else ""
+    return (
+        f"{'a process of it still runs' if one else f'{len(pids)} processes of it still run'}, though its katuna is gone "
+        f"({'pid' if one else 'pids'} {some}); {ends}`katuna rm {handle}` ends {'it' if one else 'them'}"
+    )
 
 
 def in_bytes(size: int) -> str:

@@ -59,7 +59,7 @@ def command(target: str, replica: str | None, follow: bool) -> None:
         log = run.folder.log(trial.name)
         reader = Lines(log)
         _print(reader)
-        while follow and run.folder.holder() and not _has_ended(run.folder, trial.number):
+        while follow and run.folder.holder() is not None and not _has_ended(run.folder, trial.number):
             time.sleep(LOOK_EVERY_S)
             _print(reader)
         _print(reader, last=True)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from katuna.cli.files import still_running
 from katuna.cli.output import duration, figure, format_option, print_objects, print_table
 from katuna.errors import KatunaError
 from katuna.text import printable
 
 if TYPE_CHECKING:
+    from katuna.launch.leftovers import Carriers
     from katuna.store.rundir import RunDir
 
 
@@ -19,9 +22,11 @@ if TYPE_CHECKING:
 @format_option()
 def command(output: str) -> None:
     """List the runs, the latest first. One that cannot be read is listed with the reason."""
-    from katuna.store.rundir import all_runs, runs_home
+    from katuna.store.rundir import all_runs, clear_up, runs_home
 
-    rows = [_row(folder) for folder in reversed(all_runs())]
+    clear_up()
+    folders = list(reversed(all_runs()))
+    rows = _rows(folders) if folders else []
     if output != "table":
         print_objects(output, rows, [str(row["name"]) for row in rows])
         return
@@ -40,9 +45,18 @@ def command(output: str) -> None:
         for row in rows
     ]
     print_table(("NAME", "STATE", "WHAT", "TRIALS", "BEST", "AGE"), table, right=("TRIALS", "BEST", "AGE"))
-    for row in rows:
+    for folder, row in zip(folders, rows, strict=True):
         if "error" in row:
             click.echo(f"{row['name']}: {printable(row['error'], newlines=True)}", err=True)
+        if "leftRunning" in row:
+            click.echo(f"{row['name']}: {still_running(row['leftRunning'], folder.handle, row['state'])}", err=True)
+
+
+def _rows(folders: Sequence[RunDir]) -> list[dict[str, Any]]:
+    from katuna.launch.leftovers import carriers
+
+    among = carriers()
+    return [_row(folder) | _left(folder, among) for folder in folders]
 
 
 def _row(folder: RunDir) -> dict[str, Any]:
@@ -54,6 +68,14 @@ def _row(folder: RunDir) -> dict[str, Any]:
         return row | {"error": str(error)}
     except OSError as error:
         return row | {"error": str(error.strerror)}
+
+
+def _left(folder: RunDir, among: Carriers) -> dict[str, Any]:
+    """What still runs of a run that no katuna is at work on, where something does."""
+    from katuna.launch.leftovers import left_running
+
+    left = [] if folder.holder() is not None else left_running(folder.path, among)
+    return {"leftRunning": left} if left else {}
 
 
 def _search(folder: RunDir) -> dict[str, Any]:

@@ -22,13 +22,17 @@ def command(run: str | None, target: Path | None) -> None:
     """
     from katuna.report.page import report_html
     from katuna.run import Run
+    from katuna.store.journal import write_beside
     from katuna.store.rundir import find
 
     found = Run(find(run))
     target = target or found.folder.report
     page = report_html(found.experiment, found.search, found.events)
     try:
-        target.write_text(page, encoding="utf-8")
+        if target == found.folder.report:
+            write_beside(target, page.encode())
+        else:
+            target.write_text(page, encoding="utf-8")
     except OSError as error:
         raise KatunaError(f"{target} cannot be written: {error.strerror or error}; --to FILE writes it elsewhere") from error
     click.echo(str(target))

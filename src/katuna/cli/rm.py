@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 import click
 
 from katuna.cli.options import complete_run
-from katuna.errors import KatunaError
+from katuna.errors import InputRefused, KatunaError
 
 
 @click.command("rm")
 @click.argument("runs", nargs=-1, required=True, shell_complete=complete_run)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask, also on a terminal.")
 def command(runs: tuple[str, ...], yes: bool) -> None:
-    """Remove runs with their journals, logs and models. A run that is at work is refused."""
+    """Remove runs with their journals, logs and models. A run that is at work is refused; what a killed one left running is ended."""
+    from katuna.launch.leftovers import end_left
     from katuna.launch.volumes import sweep
     from katuna.store.code import prune
-    from katuna.store.rundir import find
+    from katuna.store.rundir import clear_up, find
+    from katuna.trees import folders as folders_in
 
     folders = list(dict.fromkeys(find(run) for run in runs))
+    for folder in folders:
+        if folder.path.is_symlink():
+            raise InputRefused(
+                f"{folder.path} is a link to the run {folder.path.resolve()}; nothing was removed: `rm` removes the link, "
+                f"`katuna rm {shlex.quote(str(folder.path.resolve()))}` the run"
+            )
     names = ", ".join(folder.name for folder in folders)
     if not yes and sys.stdin.isatty() and not click.confirm(f"Remove {names} with everything in it?"):
         raise KatunaError("nothing was removed")
     for folder in folders:
         with folder.locked():
-            for place in (folder.path, *(folder.path / "trials").glob("*")):
+            end_left(folder.path)
+            for place in (folder.path, *folders_in(folder.path / "trials")):
                 sweep(place)
             try:
                 folder.remove()
             except OSError as error:
                 raise KatunaError(f"{folder.path} cannot be removed: {error.strerror}") from error
+        clear_up(folder.path.parent)
         prune(folder.path.parent)
         click.echo(f"removed {folder.name}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from katuna.cli.code import code_facts
-from katuna.cli.files import left_lines
+from katuna.cli.files import left_lines, still_running
 from katuna.cli.output import duration, figure, format_option, print_objects, print_table
 from katuna.cli.replicas import how
 from katuna.cli.targets import complete_target, job_of, resolve
@@ -109,9 +109,18 @@ def _facts(run: Any) -> list[tuple[str, str]]:
         facts.append(("Best", f"{figure(best.value(objective))}  {best.name}  {assignments(best)}"))
     times = [event.at for event in run.events]
     facts += [("Took", duration(times[-1] - times[0])), ("Folder", str(run.path))]
+    facts += _processes(run)
     if run.state == "Interrupted":
         facts.append(("Next", f"katuna resume {run.folder.handle}"))
     return facts
+
+
+def _processes(run: Run | Training) -> list[tuple[str, str]]:
+    """Those that a killed katuna has left, where there are any."""
+    from katuna.launch.leftovers import left_running
+
+    left = [] if run.folder.holder() is not None else left_running(run.path)
+    return [("Processes", still_running(left, run.folder.handle, run.state))] if left else []
 
 
 def _show_job(run: Training, output: str) -> None:
@@ -160,6 +169,7 @@ def _job_facts(run: Training) -> list[tuple[str, str]]:
     if run.metrics:
         facts.append(("Metrics", in_words(run.metrics)))
     facts += [("Took", duration(run.took_s)), ("Folder", str(run.path))]
+    facts += _processes(run)
     if run.state in ("Interrupted", "Suspended"):
         facts.append(("Next", f"katuna resume {run.folder.handle}"))
     return facts

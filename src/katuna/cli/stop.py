@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -32,12 +31,14 @@ def command(run: str) -> None:
     from katuna.store.rundir import find
 
     folder = find(run)
-    pid = folder.holder()
-    if pid is None:
+    held = folder.held()
+    if held is None:
         click.echo(f"{folder.name} is not running")
         return
-    patience_s = PATIENCE_S + _grace_s(folder)
-    os.kill(pid, signal.SIGTERM)
+    patience_s, pid = PATIENCE_S + _grace_s(folder), held.pid
+    why_not = held.signal(signal.SIGTERM)
+    if why_not:
+        raise InputRefused(f"{folder.name}: {why_not}; no process was signalled")
     give_up = time.monotonic() + patience_s
     while folder.holder() == pid:
         if time.monotonic() > give_up:

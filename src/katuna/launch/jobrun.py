@@ -41,13 +41,12 @@ from katuna.launch.options import LocalOptions
 from katuna.launch.part import Part
 from katuna.launch.plan import Place, Planned, job_problems, log_of, plan, rank_of
 from katuna.launch.ports import free_port
-from katuna.launch.process import Starter, await_release
+from katuna.launch.process import PODS, Starter, await_release
 from katuna.launch.storage import is_of_the_disk, store_failed
 from katuna.launch.volumes import PodVolumes, sweep
 from katuna.spec.job import MASTER_PORT, Job
+from katuna.trees import folders
 
-PODS = ".pods"
-"""Below the job's folder: a claim for each container."""
 OLD_GUARD_TIMEOUT_S = 15.0
 PEERS_GRACE_S = 5.0
 """What the other replicas get when one has failed: they cannot go on without it."""
@@ -397,6 +396,7 @@ class JobRun:
 
 def release(folder: Path) -> None:
     """Waits until guards of an earlier katuna process have let go of a job's folder, and ends what killed ones left. Raises LaunchFailed."""
-    for lock in sorted((folder / PODS).glob("*/*")):
-        await_release(lock, OLD_GUARD_TIMEOUT_S, folder.name)
+    for pod in folders(folder / PODS):
+        for claim in folders(pod):
+            await_release(claim, OLD_GUARD_TIMEOUT_S, folder.name)
     sweep(folder)

@@ -1,15 +1,19 @@
 """One guarded process from katuna's side: how the guard is started and told, and how to find what a killed guard left behind.
 
 The lock file `.guard` in the trial's folder is held from before the guard starts until it is gone, whoever dies first. It holds
-a random token that is also in the environment of the trial and on the guard's command line.
+a token that is also in the environment of the trial and on the guard's command line: 16 random hexadecimal digits, and 16 that
+only this very file has, so that a copy of the folder is no claim to its processes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import hashlib
 import json
 import os
+import re
 import secrets
 import select
 import signal
@@ -25,13 +29,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from katuna.errors import LaunchFailed
 from katuna.launch import guard, layers
+from katuna.trees import open_plain
 
 if TYPE_CHECKING:
     from katuna.launch.layers import Step
 
 LOCK_NAME = ".guard"
+PODS = ".pods"
+"""Below the job's folder: a claim for each container."""
 START_TIMEOUT_S = 30.0
 KILL_TIMEOUT_S = 10.0
+
+_TOKEN = re.compile(rb"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -64,10 +73,10 @@ class Claim:
 
 def claim(folder: Path) -> Claim:
     """Takes a trial's folder. Raises OSError when it cannot be written, or when a guard still holds it."""
-    lock = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = open_plain(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        token = secrets.token_hex(16)
+        token = secrets.token_hex(8) + _own_half(lock)
         os.ftruncate(lock, 0)
         os.pwrite(lock, token.encode(), 0)
     except BlockingIOError as error:
@@ -77,6 +86,38 @@ def claim(folder: Path) -> Claim:
         os.close(lock)
         raise
     return Claim(lock, token)
+
+
+def _own_half(lock: int) -> str:
+    """What a token ends with in this very file."""
+    return hashlib.sha256(b"katuna %d" % os.fstat(lock).st_ino).hexdigest()[:16]
+
+
+def _token(lock: int) -> str:
+    """The token of an open claim; "" for one that is not written yet, or that was copied from another folder.
+
+    Raises OSError for what katuna did not write.
+    """
+    text = os.pread(lock, 64, 0)
+    if text and not _TOKEN.fullmatch(text):
+        raise OSError(errno.EINVAL, "it holds no token of katuna's")
+    if os.fstat(lock).st_uid != os.geteuid():
+        raise OSError(errno.EPERM, "it is another user's")
+    return text.decode() if text.endswith(_own_half(lock).encode()) else ""
+
+
+def token_in(folder: Path) -> str:
+    """The token in a claimed folder; "" where none can be trusted."""
+    try:
+        lock = open_plain(folder / LOCK_NAME, os.O_RDONLY)
+    except OSError:
+        return ""
+    try:
+        return _token(lock)
+    except OSError:
+        return ""
+    finally:
+        os.close(lock)
 
 
 class Starter(Protocol):
@@ -260,14 +301,20 @@ class GuardedProcess:
 def await_release(folder: Path, timeout_s: float, name: str) -> None:
     """Waits until the guard of an earlier katuna process has let go of a claimed folder, and ends what a killed guard left.
 
-    Raises LaunchFailed when something of it cannot be ended; `name` is the trial's or job's.
+    Raises LaunchFailed when something of it cannot be ended, and for a claim that katuna did not write; `name` is the trial's or job's.
     """
+    path = folder / LOCK_NAME
     try:
-        lock = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
+        lock = open_plain(path, os.O_RDWR)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EINVAL):
+            raise _not_ours(name, path, error) from None
         return
     try:
-        token = os.pread(lock, 64, 0).decode("ascii", "replace")
+        try:
+            token = _token(lock)
+        except OSError as error:
+            raise _not_ours(name, path, error) from None
         freed = _lock_within(lock, timeout_s)
         left = end_processes(token) if token else []
         if left or not (freed or _lock_within(lock, KILL_TIMEOUT_S)):
@@ -275,6 +322,13 @@ def await_release(folder: Path, timeout_s: float, name: str) -> None:
             raise LaunchFailed(f"{name}: processes of an earlier run of it cannot be ended (pids {names}); end them, then resume")
     finally:
         os.close(lock)
+
+
+def _not_ours(name: str, path: Path, error: OSError) -> LaunchFailed:
+    return LaunchFailed(
+        f"{name}: {path}: {error.strerror}, so no process was ended for it; see that nothing of an earlier run is left, remove the file, "
+        f"then resume"
+    )
 
 
 def end_processes(token: str) -> list[int]:

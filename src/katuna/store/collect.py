@@ -17,7 +17,7 @@ from pathlib import Path
 from katuna.errors import CodeTooLarge
 from katuna.store.code import Code, CodeFile, CodeRoot, digest_of
 from katuna.store.ignore import NAME, Ignored, repository
-from katuna.store.rundir import CONTENTS
+from katuna.store.rundir import CONTENTS, HALF
 
 MOST_FILES = 5_000
 MOST_BYTES = 32 << 20
@@ -47,7 +47,6 @@ BINARY = (
 )  # fmt: skip
 
 _SYSTEM = ("/dev", "/proc", "/sys")
-_BEING_MADE = re.compile(r"\..+-[0-9a-f]{8}\.(new|removed)")
 _SECRET_NAME = re.compile("|".join(fnmatch.translate(name) for name in SECRETS), re.IGNORECASE)
 _SECRET_MANIFEST = re.compile(rb"(?:^|[\s{,-])[\"']?kind[\"']?\s*:\s*[\"']?Secret\b")
 _MANIFESTS = (".yaml", ".yml", ".json")
@@ -124,7 +123,7 @@ class _Walk:
             name in TOOLS
             or entry.path in self._left_out
             or _SECRET_NAME.fullmatch(name) is not None
-            or (_BEING_MADE.fullmatch(name) is not None if is_folder else not _may_be_text(entry))
+            or (HALF.fullmatch(name) is not None if is_folder else not _may_be_text(entry))
             or not _is_unicode(name)
         )
 

@@ -21,6 +21,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -31,11 +32,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from katuna.errors import InputRefused, RunLocked, RunNotFound, StoreFailed
+from katuna.store.holder import LARGEST, Holder
 from katuna.store.journal import sync_folder
-from katuna.trees import remove
+from katuna.trees import folders, open_plain, remove
 
 CONTENTS = ".code"
 """Beside the runs: what the files of their code held."""
+HALF = re.compile(r"\..+-[0-9a-f]{8}\.(new|removed)", re.DOTALL)
+"""Beside the runs: one that is being made or removed."""
+ABANDONED_S = 3600.0
+JUST_MADE_S = 0.1
+"""How long whoever makes a folder may take to lock it."""
 KEPT_FILES = ("job.yaml", "log", "events", "metrics")
 """What `--keep best:N` leaves of a trial that is not among the best: enough to explain it."""
 
@@ -107,19 +114,22 @@ class RunDir:
     def locked(self) -> Iterator[None]:
         """Holds the run for one writer; the kernel lets go when the process dies.
 
-        Raises RunLocked with the holder's pid, InputRefused for a folder that may not be written, StoreFailed for a disk that is full or broken.
+        Raises RunLocked with the holder's pid, InputRefused for a folder that may not be written or whose lock is a link, StoreFailed for a
+        disk that is full or broken.
         """
         try:
-            fd = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fd = open_plain(self.lock, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EINVAL):
+                raise InputRefused(f"{self.lock}: {error.strerror}; remove it, then try again") from None
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise StoreFailed.of(self.lock, error, self.name) from error
             raise InputRefused(f"{self.path} cannot be written: {error.strerror}; copy the run to where you may write") from error
         try:
             if not _take(fd):
-                holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+                holder = Holder.of(os.pread(fd, LARGEST, 0))
                 raise RunLocked(
-                    f"run {self.name} is at work in another katuna process (pid {holder or 'unknown'}); "
+                    f"run {self.name} is at work in another katuna process (pid {holder.pid or 'unknown'}); "
                     f"watch it with `katuna logs -f {self.handle}`, end it with `katuna stop {self.handle}`"
                 )
             self._sign(fd)
@@ -130,27 +140,35 @@ class RunDir:
     def _sign(self, lock: int) -> None:
         try:
             os.ftruncate(lock, 0)
-            os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+            os.pwrite(lock, Holder.me().text, 0)
         except OSError as error:
             raise StoreFailed.of(self.lock, error, self.name) from error
 
     def holder(self) -> int | None:
-        """The pid of the katuna process that works on this run now, or None."""
+        """The pid of the katuna process that works on this run now, 0 where its lock does not say it, or None."""
+        held = self.held()
+        return None if held is None else held.pid
+
+    def held(self) -> Holder | None:
+        """What the lock says of the process that works on this run now, or None."""
         try:
-            fd = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC)
+            fd = open_plain(self.lock, os.O_RDONLY)
         except OSError:
             return None
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            text = os.pread(fd, 32, 0).strip()
-            return int(text) if text.isdigit() else None
+            return Holder.of(os.pread(fd, LARGEST, 0))
         finally:
             os.close(fd)
         return None
 
     def trim(self, name: str) -> None:
-        """Removes the artefacts of a trial; its log, rendered job and TensorBoard events stay, and what cannot be removed."""
+        """Removes the artefacts of a trial; its log, rendered job and TensorBoard events stay, and what cannot be removed.
+
+        Of a trial's folder that has become a link, nothing."""
+        if self.trial(name).is_symlink() or self.trial(name).parent.is_symlink():
+            return
         with contextlib.suppress(OSError):
             for entry in self.trial(name).iterdir():
                 if entry.name in KEPT_FILES or entry.name.startswith("."):
@@ -159,10 +177,11 @@ class RunDir:
                     remove(entry)
 
     def remove(self) -> None:
-        """Removes the run; at once for whoever looks, then from the disk. Raises OSError."""
+        """Removes the run; at once for whoever looks, then from the disk. Raises OSError, as for a link to a run."""
         gone = self.path.with_name(f".{self.name}-{secrets.token_hex(4)}.removed")
-        self.path.rename(gone)
-        remove(gone)
+        with _at_work_in(self.path):
+            self.path.rename(gone)
+            remove(gone)
 
 
 def _take(fd: int) -> bool:
@@ -177,6 +196,33 @@ def _take(fd: int) -> bool:
     return False
 
 
+@contextmanager
+def _at_work_in(folder: Path) -> Iterator[bool]:
+    """Keeps `clear_up` away from a folder that is being made or removed. False: another is at work in it. Raises OSError, as for a link."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        alone = True
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            alone = False
+        except OSError:
+            # A file system without such locks: then age has to tell.
+            alone = os.fstat(fd).st_mtime < time.time() - ABANDONED_S
+        yield alone
+    finally:
+        os.close(fd)
+
+
+def clear_up(home: Path | None = None) -> None:
+    """Removes what processes that died while they made or removed runs have left in the folder."""
+    for entry in folders(home or runs_home()):
+        if HALF.fullmatch(entry.name):
+            with contextlib.suppress(OSError), _at_work_in(entry) as alone:
+                if alone and entry.stat().st_mtime < time.time() - JUST_MADE_S:
+                    remove(entry)
+
+
 def create(name: str, files: Mapping[str, bytes], home: Path | None = None) -> RunDir:
     """A new run folder with `files` (name to content) on disk in it: `name`, or `name-2`, `name-3`, ... where that is taken.
 
@@ -186,16 +232,11 @@ def create(name: str, files: Mapping[str, bytes], home: Path | None = None) -> R
     made = making = home / f".{name}-{secrets.token_hex(4)}.new"
     try:
         home.mkdir(parents=True, exist_ok=True)
-        (making / ("logs" if "job.yaml" in files else "trials")).mkdir(parents=True)
-        for file_name, content in files.items():
-            target = making / file_name
-            target.parent.mkdir(exist_ok=True)
-            with target.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        sync_folder(making)
-        made = _take_name(making, home, name)
+        clear_up(home)
+        making.mkdir()
+        with _at_work_in(making):
+            _fill(making, files)
+            made = _take_name(making, home, name)
         sync_folder(home)
     except OSError as error:
         shutil.rmtree(made, ignore_errors=True)
@@ -203,6 +244,18 @@ def create(name: str, files: Mapping[str, bytes], home: Path | None = None) -> R
             f"no run folder can be made in {home}: {error.strerror}; make room, or set KATUNA_HOME to a folder that you may write to"
         ) from error
     return RunDir(made)
+
+
+def _fill(making: Path, files: Mapping[str, bytes]) -> None:
+    (making / ("logs" if "job.yaml" in files else "trials")).mkdir()
+    for file_name, content in files.items():
+        target = making / file_name
+        target.parent.mkdir(exist_ok=True)
+        with target.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    sync_folder(making)
 
 
 def _take_name(making: Path, home: Path, name: str) -> Path:
