@@ -19,6 +19,7 @@ from katuna.launch.options import LocalOptions
 from katuna.metrics.anyname import AnyNameTail
 from katuna.run import PathLike, files_of, versions
 from katuna.snapshot import Which, taking, todays
+from katuna.spec.documents import flattened
 from katuna.spec.dump import to_yaml
 from katuna.spec.job import MASTER_PORT, job_from_manifest
 from katuna.spec.loadjob import load_job
@@ -351,5 +352,5 @@ def _part(source: Source, *, secrets: bool) -> Source | None:
 
 
 def _documents(source: Source, *, secrets: bool) -> list[dict[str, Any]]:
-    flat = [each for manifest in manifests(source) for each in (manifest.get("items") or [manifest]) if isinstance(each, dict)]
+    flat = [each for manifest in manifests(source) for each in flattened(manifest)]
     return [each for each in flat if (each.get("kind") == "Secret") == secrets]

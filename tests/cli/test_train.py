@@ -278,6 +278,18 @@ def test_a_secret_reaches_its_process_and_no_file_of_the_run(tmp_path: Path) -> 
     assert b"visible" in (tmp_path / "runs" / "toy" / "job.yaml").read_bytes()
 
 
+def test_a_secret_within_lists_is_kept_in_no_file_of_the_run(tmp_path: Path) -> None:
+    secret = f"s3cr3t-{uuid.uuid4()}"
+    job, config, hidden = documents(secret)
+    Path("job.yaml").write_text(yaml.safe_dump_all([job, config]))
+    inner = {"apiVersion": "v1", "kind": "List", "items": [hidden]}
+    Path("keys.yaml").write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "List", "items": [inner]}))
+    done = katuna("train", "job.yaml", "--values", "keys.yaml")
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert f"length {len(secret)}" in done.stdout
+    assert [path for path in (tmp_path / "runs").rglob("*") if path.is_file() and secret.encode() in path.read_bytes()] == []
+
+
 def test_a_secret_that_is_missing_or_in_the_jobs_own_file_is_refused_without_its_value(tmp_path: Path) -> None:
     job, config, hidden = documents("s3cr3t-value")
     Path("job.yaml").write_text(yaml.safe_dump_all([job, config]))

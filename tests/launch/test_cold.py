@@ -81,7 +81,7 @@ def test_environment_that_calls_can_honour_does_not_start_cold() -> None:
 @pytest.mark.parametrize("value", ["0", "4,2", "many", "-1"])
 def test_thread_counts_that_are_no_number_start_cold(warm_bench: Bench, value: str) -> None:
     trial = warm_bench.run("python", warm_bench.script("print('x')"), env={"OMP_NUM_THREADS": value})
-    assert trial.process.how == {"start": "cold", "why": f"OMP_NUM_THREADS={value} is no plain number"}
+    assert trial.process.how == {"start": "cold", "why": "OMP_NUM_THREADS is no plain number"}
 
 
 WRITES = (

@@ -121,7 +121,8 @@ def program_of(command: Command) -> Program:
         raise ValueError("torchrun starts processes of its own")
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         if not re.fullmatch(r"[1-9][0-9]{0,3}|", command.env.get(name, "")):
-            raise ValueError(f"{name}={command.env[name]} is no plain number")
+            # Its value may be a Secret's, and the reason is kept and shown.
+            raise ValueError(f"{name} is no plain number")
     return program
 
 

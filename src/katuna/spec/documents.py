@@ -173,6 +173,18 @@ def _doubles(documents: Iterable[Document], scope: Callable[[Document], object])
             yield document.finding(Remark(NAME, message, "give it another name", code="repeated-name"))
 
 
+def flattened(manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The manifest, or of a list all that is in it, however deep: as `Documents` reads them, without their places."""
+    unsaid = LISTS.get((manifest.get("apiVersion", ""), manifest.get("kind", "")))
+    if unsaid is None:
+        yield dict(manifest)
+        return
+    items = manifest.get("items")
+    for item in items if isinstance(items, list) else ():
+        if isinstance(item, dict):
+            yield from flattened({**unsaid, **item})
+
+
 def _items(document: Document) -> Iterator[Document]:
     """The items of a list, with paths from their own tops and the places that they have in the file."""
     unsaid = LISTS[document.value["apiVersion"], document.value["kind"]]
