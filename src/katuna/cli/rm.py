@@ -17,10 +17,8 @@ from katuna.errors import InputRefused, KatunaError
 def command(runs: tuple[str, ...], yes: bool) -> None:
     """Remove runs with their journals, logs and models. A run that is at work is refused; what a killed one left running is ended."""
     from katuna.launch.leftovers import end_left
-    from katuna.launch.volumes import sweep
     from katuna.store.code import prune
     from katuna.store.rundir import clear_up, find
-    from katuna.trees import folders as folders_in
 
     folders = list(dict.fromkeys(find(run) for run in runs))
     for folder in folders:
@@ -35,8 +33,6 @@ def command(runs: tuple[str, ...], yes: bool) -> None:
     for folder in folders:
         with folder.locked():
             end_left(folder.path)
-            for place in (folder.path, *folders_in(folder.path / "trials")):
-                sweep(place)
             try:
                 folder.remove()
             except OSError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from katuna.launch.guard import LINUX
 from katuna.launch.process import PODS, token_in
+from katuna.launch.volumes import sweep
 from katuna.trees import folders
 
 _TOKEN = re.compile(rb"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
@@ -41,13 +42,17 @@ def left_running(run: Path, among: Carriers | None = None) -> list[int]:
 
 
 def end_left(run: Path) -> None:
-    """Ends them, as a resume would; nobody else may be at work on the run. Raises LaunchFailed for what cannot be ended."""
+    """Ends them, as a resume would, and removes what the run has in memory; nobody else may be at work on it.
+
+    Raises LaunchFailed for what cannot be ended.
+    """
     from katuna.launch.jobrun import release
 
     among = carriers()
-    for job in _jobs(run) if among else ():
-        if _of(job, among):
+    for job in _jobs(run):
+        if among and _of(job, among):
             release(job)
+        sweep(job)
 
 
 def _jobs(run: Path) -> Iterator[Path]:
