@@ -43,7 +43,8 @@ def taking(local: LocalOptions, home: Path, secrets: Sequence[str] = ()) -> Iter
             code.put(found, until_made.enter_context(code.sharing(home)))
         except OSError as error:
             raise InputRefused(
-                f"no code can be kept in {home}: {error.strerror}; make room, or set KATUNA_HOME to a folder that you may write to"
+                f"no run folder can be made in {home}, as its code cannot be kept there: {error.strerror}; make room, or set "
+                "KATUNA_HOME to a folder that you may write to"
             ) from error
         yield Taken(found.digest, files={f"code/{found.digest}.json": code.listing(found)})
 
