@@ -31,7 +31,7 @@ STRACE = shutil.which("strace") or ""
 # katuna whose run folder has a name that is known beforehand, also while it is being made.
 KATUNA = """
 import secrets, sys
-secrets.token_hex = lambda size: {token!r}
+secrets.token_hex = lambda size: {token!r}[: 16 if size == 8 else 32]
 from katuna.cli import main
 main(sys.argv[1:])
 """
