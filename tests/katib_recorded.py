@@ -21,7 +21,6 @@ from katuna.trials import EARLY_STOPPED, UNAVAILABLE, Asked, Event, Exited, Repo
 from recordings import KATIB_RECORDED as RECORDED
 
 FILES = sorted(RECORDED.glob("*.jsonl"))
-needs_recordings = pytest.mark.skipif(not FILES, reason="the recordings of the real Katib are not here")
 recorded = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 
 Json = dict[str, Any]

@@ -283,3 +283,25 @@ def test_the_image_copies_what_is_there_and_what_the_examples_name() -> None:
     for name in copied:
         assert (ROOT / name).exists(), name
     assert copied["trainers"] == "trainers"  # below WORKDIR, as below the repository: one command for both
+
+
+# Citations
+
+
+def test_every_section_that_is_cited_is_in_docs_reference() -> None:
+    """`(katib.md 4.1)` is section 4.1 of docs/reference/katib.md."""
+    headings = {
+        page.name: set(re.findall(r"^#+ ([0-9]+(?:\.[0-9]+)*)", page.read_text(encoding="utf-8"), re.MULTILINE))
+        for page in (ROOT / "docs" / "reference").glob("*.md")
+    }
+    places = [*(ROOT / "src").rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *(ROOT / "docs").glob("*.md")]
+    cited = [
+        (place.relative_to(ROOT), page, number)
+        for place in places
+        for page, numbers in re.findall(
+            r"\b(katib\.md|training-operator\.md),? ([0-9][0-9., and-]*)", place.read_text(encoding="utf-8")
+        )
+        for number in re.findall(r"[0-9]+(?:\.[0-9]+)*", numbers)
+    ]
+    assert len(cited) > 40
+    assert [each for each in cited if each[2] not in headings[each[1]]] == []

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from factories import a_life, make_experiment, make_trial, opened
-from katib_recorded import Json, Recording, is_early_stopped, needs_recordings, read, recorded, seconds, trial_events
+from katib_recorded import Json, Recording, is_early_stopped, read, recorded, seconds, trial_events
 from katuna.metrics.line import Report
 from katuna.spec.model import Objective, ObjectiveType
 from katuna.status import katib_experiment, katib_trial, timestamp
@@ -39,7 +39,6 @@ def in_name_order(observation: Json) -> Json:
     return {**observation, "metrics": sorted(observation["metrics"], key=lambda one: one["name"])}
 
 
-@needs_recordings
 @recorded
 def test_trials_look_as_katib_shows_them_at_every_change(file: Path) -> None:
     recording = read(file)
@@ -59,7 +58,6 @@ def test_trials_look_as_katib_shows_them_at_every_change(file: Path) -> None:
             assert ours == status
 
 
-@needs_recordings
 @recorded
 def test_trial_objects_are_the_recorded_ones(file: Path) -> None:
     recording = read(file)
@@ -90,7 +88,6 @@ def final_search(recording: Recording):
     return fold(events, recording.experiment.objective)
 
 
-@needs_recordings
 @recorded
 def test_experiments_end_as_katib_shows_them(file: Path) -> None:
     recording = read(file)

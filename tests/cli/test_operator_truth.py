@@ -12,12 +12,7 @@ import pytest
 from katuna.cli import main
 from recordings import OPERATOR_TRUTH
 
-ENTRIES: list[dict[str, Any]] = (
-    json.loads((OPERATOR_TRUTH / "truth.json").read_text()) if (OPERATOR_TRUTH / "truth.json").is_file() else []
-)
-MISSING = pytest.mark.skipif(
-    not ENTRIES, reason="the recordings of the Training Operator (shared/data/operator-truth) are not here"
-)
+ENTRIES: list[dict[str, Any]] = json.loads((OPERATOR_TRUTH / "truth.json").read_text())
 NAMES = [entry["file"] for entry in ENTRIES]
 HOSTS = ("JOB-master-0", "JOB-worker-0")
 BROKEN = "valueFrom"
@@ -74,7 +69,6 @@ def shown_pods(printed: str, job: str) -> dict[str, dict[str, dict[str, Any]]]:
     return pods
 
 
-@MISSING
 @pytest.mark.parametrize("entry", ENTRIES, ids=NAMES)
 def test_a_dry_run_shows_the_operators_pods_or_refuses_as_it_did(entry: dict[str, Any], say: Say) -> None:
     path = OPERATOR_TRUTH / entry["file"]
@@ -102,7 +96,6 @@ def test_a_dry_run_shows_the_operators_pods_or_refuses_as_it_did(entry: dict[str
             assert mine["argv"] == [expanded(word, wanted) for word in words]
 
 
-@MISSING
 @pytest.mark.parametrize("entry", ENTRIES, ids=NAMES)
 def test_lint_refuses_what_the_operator_refused_and_warns_of_what_it_accepted_in_vain(entry: dict[str, Any], say: Say) -> None:
     code, printed, _ = say("lint", str(OPERATOR_TRUTH / entry["file"]), "--on", "cluster", "-o", "json")
@@ -117,7 +110,6 @@ def test_lint_refuses_what_the_operator_refused_and_warns_of_what_it_accepted_in
         assert path[1] in [finding["path"] for finding in findings if finding["level"] == "error"]
 
 
-@MISSING
 def test_all_recordings_are_there() -> None:
     assert len(ENTRIES) == 45
     assert sum(entry["accepted"] for entry in ENTRIES) > 30

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fakes import FakeLauncher, ListSuggester, MemoryStore, Script, VirtualClock
-from katib_recorded import RECORDED, Json, Recording, is_early_stopped, needs_recordings, read, recorded
+from katib_recorded import RECORDED, Json, Recording, is_early_stopped, read, recorded
 from katuna.metrics.line import Report
 from katuna.search.budget import check_edit
 from katuna.search.engine import Engine
@@ -92,7 +92,6 @@ def final_trials(recording: Recording) -> list[Json]:
     return [statuses[-1][1] for statuses in recording.statuses.values()]
 
 
-@needs_recordings
 @recorded
 def test_the_same_outcomes_give_the_recorded_experiment(file: Path) -> None:
     recording = read(file)
@@ -111,7 +110,6 @@ def test_the_same_outcomes_give_the_recorded_experiment(file: Path) -> None:
     assert_same_best(recording, search)
 
 
-@needs_recordings
 @recorded
 def test_the_same_outcomes_give_the_recorded_trials(file: Path) -> None:
     """State, observation and early stopping rules of each trial; medianstop decides on all of them itself."""
@@ -128,7 +126,6 @@ def test_the_same_outcomes_give_the_recorded_trials(file: Path) -> None:
     assert stopped == {"job-medianstop": 3, "job-medianstop-noretain": 1}.get(file.stem, 0)
 
 
-@needs_recordings
 @pytest.mark.parametrize("name", ["goal-first", "job-goal", "job-maxfailed", "metric-never-printed"])
 def test_by_default_what_runs_at_the_end_is_stopped(name: str) -> None:
     """B10: the same last condition, and the trials that Katib lets run on are killed."""
