@@ -237,14 +237,15 @@ class _Conductor:
 
     def _lease(self) -> Lease | None:
         """The GPUs that the job asks for, once they are free; None when it is interrupted before."""
-        from katuna.launch.devices import DevicePool, cuda_devices, lease_folder
+        from katuna.launch.devices import DevicePool, cuda_devices
         from katuna.launch.plan import gpus
 
         wanted = gpus(self._planned.job, self._planned.options.local)
-        pool = DevicePool(cuda_devices(os.environ), lease_folder(os.environ))
+        pool = DevicePool(cuda_devices(os.environ))
         lease = pool.lease(wanted)
         if lease is None:
-            self._tell([f"waiting for {wanted} GPU{'' if wanted == 1 else 's'} that other katuna processes have"])
+            whose = pool.holders()
+            self._tell([f"waiting for {wanted} GPU{'' if wanted == 1 else 's'} that others have{f' ({whose})' if whose else ''}"])
         while lease is None and not self._interruptions():
             time.sleep(LOOK_S)
             lease = pool.lease(wanted)

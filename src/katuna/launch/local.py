@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -13,7 +14,7 @@ from katuna.contracts import Clock, LaunchEvent, TrialRequest
 from katuna.errors import LOCAL, FilesMixed, Finding, KatunaError, LaunchFailed, StoreFailed
 from katuna.jobs import STOPPED, ContainerExited, ContainerStarted, JobEnded, JobEvent
 from katuna.launch.command import option_problems, texts
-from katuna.launch.devices import DevicePool, Lease, cuda_devices, lease_folder, usable_cpus
+from katuna.launch.devices import DevicePool, Lease, cuda_devices, usable_cpus
 from katuna.launch.ending import Ending
 from katuna.launch.files import Files
 from katuna.launch.jobrun import JobRun, release
@@ -342,19 +343,21 @@ class LocalLauncher:
 
     def _lease(self, job: Job) -> Lease | None:
         wanted = gpus(job, self._options)
-        # More than there are: not to be waited for; `job_problems` says so.
-        devices = self._pool().lease(wanted) if 0 < wanted <= len(self._pool().devices) else Lease((), ())
-        if devices is None or not self._collecting.port:
-            return devices
-        port = DevicePool((f"port-{self._collecting.port}",), lease_folder(self._environ)).lease(1)
+        port = DevicePool((f"port-{self._collecting.port}",)).lease(1) if self._collecting.port else Lease((), ())
         if port is None:
-            devices.close()
             return None
-        return Lease(devices.devices, (*devices.locks, *port.locks))
+        with contextlib.ExitStack() as unless_whole:
+            unless_whole.callback(port.close)
+            # More than there are: not to be waited for; `job_problems` says so.
+            devices = self._pool().lease(wanted) if 0 < wanted <= len(self._pool().devices) else Lease((), ())
+            if devices is not None:
+                unless_whole.pop_all()
+                return Lease(devices.devices, (*devices.locks, *port.locks))
+        return None
 
     def _pool(self) -> DevicePool:
         if self._devices is None:
-            self._devices = DevicePool(cuda_devices(self._environ), lease_folder(self._environ))
+            self._devices = DevicePool(cuda_devices(self._environ))
         return self._devices
 
 
