@@ -200,6 +200,41 @@ def test_a_log_that_can_no_longer_be_read(tmp_path: Path, trials: Path, monkeypa
     assert carriers(mark) == []
 
 
+def test_what_becomes_of_a_trial_after_a_shortage_is_not_told(
+    tmp_path: Path, trials: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins again, so its end is none, even one of its own."""
+    mark, go = f"mark-{uuid.uuid4()}", tmp_path / "go"
+    launcher = a_launcher(trials)
+    launcher.start(a_request(0, "sh", "-c", f"echo accuracy=1; until [ -e {go} ]; do sleep 0.05; done; exit 3; echo {mark}"))
+    while not any(isinstance(event, Reported) for event in launcher.poll(1.0)):
+        pass
+    with monkeypatch.context() as patch:
+        patch.setattr("katuna.metrics.tail.LogTail.read", failing_with(errno.EMFILE))
+        with pytest.raises(StoreFailed):
+            launcher.poll(PATIENCE_S)
+    assert carriers(mark)
+    go.touch()
+    while launcher._runs:
+        with pytest.raises(StoreFailed):
+            launcher.poll(PATIENCE_S)
+    assert carriers(mark) == []
+    launcher.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no warm starts elsewhere")
+def test_a_warm_start_needs_no_descriptor_of_its_guard(tmp_path: Path, trials: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "trial.py").write_text("print('accuracy=1')")
+    launcher = a_launcher(trials, starter=WarmStarter())
+    command = (sys.executable, str(tmp_path / "trial.py"))
+    assert the_end(run_one(launcher, a_request(0, *command))).code == 0
+    monkeypatch.setattr("os.pidfd_open", failing_with(errno.EMFILE))
+    events = run_one(launcher, a_request(1, *command))
+    assert (the_end(events).code, events[0].process["start"]) == (0, "warm")  # type: ignore[union-attr]
+    launcher.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no warm starts elsewhere")
 def test_a_trial_that_waits_for_a_warm_start_is_not_to_blame_either(
     tmp_path: Path, trials: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
