@@ -272,7 +272,9 @@ def _search(
     edit: Edited | None = None,
 ) -> None:
     """Runs the search whose journal holds `events`; `edit`, the last of them, is to be written first."""
-    with contextlib.closing(journal.Journal(run.folder.journal)) as store:
+    from katuna.launch.storage import pausing
+
+    with pausing(run.folder.path), contextlib.closing(journal.Journal(run.folder.journal)) as store:
         if edit is not None:
             store.append(edit)
         run.files = files = files_of(run.options.local, run.folder, run.code)

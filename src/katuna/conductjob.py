@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from katuna.clock import SystemClock
 from katuna.dataset import check_same
-from katuna.errors import InputRefused, refuse_all
+from katuna.errors import InputRefused, StoreFailed, refuse_all
 from katuna.jobs import ContainerExited, ContainerStarted, JobEvent, JobOpened, JobReported, JobResumed
 from katuna.launch.options import LocalOptions
 from katuna.metrics.anyname import AnyNameTail
@@ -105,7 +105,7 @@ def start(
     preflight(planned)
     folder = make_run(planned, home)
     with folder.locked():
-        _Conductor(Training(folder), planned, interruptions, watch).run()
+        _run(Training(folder), planned, interruptions, watch)
     return Training(folder)
 
 
@@ -139,7 +139,7 @@ def resume(
         if taken is not None:
             keep(taken, folder)
         resumed = JobResumed(time.time(), digest if digest != found.code_digest else "")
-        _Conductor(Training(folder, digest), planned, interruptions, watch).run(resumed)
+        _run(Training(folder, digest), planned, interruptions, watch, resumed)
     return Training(folder)
 
 
@@ -193,6 +193,19 @@ def make_run(planned: JobPlan, home: Path | None = None) -> RunDir:
         return rundir.create(planned.job.name, {**code.files, **files}, home)
 
 
+def _run(
+    training: Training,
+    planned: JobPlan,
+    interruptions: Callable[[], int],
+    watch: Callable[[Training], Watcher] | None,
+    resumed: JobResumed | None = None,
+) -> None:
+    from katuna.launch.storage import pausing
+
+    with pausing(training.folder.path):
+        _Conductor(training, planned, interruptions, watch).run(resumed)
+
+
 class _Conductor:
     """Runs a job in its folder, journals what happens, and ends it when it is asked to."""
 
@@ -237,14 +250,15 @@ class _Conductor:
 
     def _lease(self) -> Lease | None:
         """The GPUs that the job asks for, once they are free; None when it is interrupted before."""
-        from katuna.launch.devices import DevicePool, cuda_devices, lease_folder
+        from katuna.launch.devices import DevicePool, cuda_devices
         from katuna.launch.plan import gpus
 
         wanted = gpus(self._planned.job, self._planned.options.local)
-        pool = DevicePool(cuda_devices(os.environ), lease_folder(os.environ))
+        pool = DevicePool(cuda_devices(os.environ))
         lease = pool.lease(wanted)
         if lease is None:
-            self._tell([f"waiting for {wanted} GPU{'' if wanted == 1 else 's'} that other katuna processes have"])
+            whose = pool.holders()
+            self._tell([f"waiting for {wanted} GPU{'' if wanted == 1 else 's'} that others have{f' ({whose})' if whose else ''}"])
         while lease is None and not self._interruptions():
             time.sleep(LOOK_S)
             lease = pool.lease(wanted)
@@ -329,7 +343,8 @@ def _end(job: JobRun, grace_s: float) -> None:
         job.stop(grace_s)
         give_up = time.monotonic() + grace_s + UNRESPONSIVE_S
         while not job.over and time.monotonic() < give_up:
-            job.poll()
+            with contextlib.suppress(StoreFailed):
+                job.poll()
             await_any(job.filenos(), LOOK_S)
         job.kill()
 

@@ -95,7 +95,8 @@ class Launcher(Protocol):
     def poll(self, timeout_s: float) -> Sequence[LaunchEvent]:
         """What happened since the last call; waits up to `timeout_s` when nothing has, without spinning.
 
-        Raises StoreFailed when a trial's files cannot be written, or it has most likely failed for that reason: it gets no Exited.
+        Raises StoreFailed when a trial's files cannot be written, or the machine is short of what a process needs, or the trial has most
+        likely failed for that reason: it gets no Exited.
         """
 
     def stop(self, number: int, grace_s: float) -> None:

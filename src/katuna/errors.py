@@ -9,7 +9,7 @@ KatunaError                 anything katuna reports as one message
 │   ├── CodeTooLarge        the files to be kept are too many or too large for code
 │   ├── TellFirst           a search driven from Python needs results before its next point; carries the trials' numbers
 │   └── JournalDamaged      a journal line fails its checksum; carries the line
-├── StoreFailed             the run folder could not be written; the search is resumable (exit 1)
+├── StoreFailed             the disk failed, or files, processes, memory ran short; the run is resumable (exit 1)
 ├── FilesMixed              a trial has written where others read, so values would mix; the search is resumable (exit 1)
 ├── SearchExhausted         a search driven from Python has no point left to ask for
 ├── LaunchFailed            a trial could not be started on this machine (exit 1)
@@ -20,6 +20,8 @@ A programming error of ours is an AssertionError or whatever Python raises, neve
 
 from __future__ import annotations
 
+import errno
+import resource
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -119,14 +121,33 @@ class JournalDamaged(InputRefused):
         super().__init__(message)
 
 
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOLCK)
+"""Too many files open (here, or on the whole machine), too many processes, too little memory, too many locks."""
+_LIMITS = {errno.EMFILE: ("RLIMIT_NOFILE", "ulimit -n"), errno.EAGAIN: ("RLIMIT_NPROC", "ulimit -u")}
+
+
+def is_shortage(error: OSError) -> bool:
+    """Whether the machine is short of something, or its disk broken: no trial is to blame, and the same one may well run later."""
+    return error.errno in OF_THE_DISK or error.errno in OF_THE_MACHINE
+
+
 class StoreFailed(KatunaError):
     @classmethod
     def of(cls, place: object, error: OSError, run: str, noticed: str = "") -> StoreFailed:
-        """What to raise for an error of the disk at `place`, in the run named `run`; `noticed` tells how it came to light."""
-        how = f" ({noticed})" if noticed else ""
+        """What to raise for an error of the system at `place`, in the run named `run`; `noticed` tells how it came to light."""
+        how, what, first = noticed, "cannot be written", "make room"
+        if error.errno in OF_THE_MACHINE:
+            what, first = "cannot go on", "let fewer trials run at a time (`--parallel`)"
+        if error.errno in _LIMITS:
+            name, command = _LIMITS[error.errno]
+            limit = resource.getrlimit(getattr(resource, name))[0]
+            how = "; ".join(filter(None, (f"{name} is {'unlimited' if limit == resource.RLIM_INFINITY else limit}", noticed)))
+            first = f"raise the limit (`{command}`) or {first}"
+        because = f" ({how})" if how else ""
         return cls(
-            f"{place}: cannot be written: {error.strerror}{how}. Everything recorded before is kept; "
-            f"make room and go on with `katuna resume {run}`"
+            f"{place}: {what}: {error.strerror}{because}. Everything recorded before is kept; "
+            f"{first} and go on with `katuna resume {run}`"
         )
 
 

@@ -199,7 +199,7 @@ def test_another_process_at_the_port_is_not_taken_for_the_trial(tmp_path: Path) 
 
 
 def test_searches_of_two_processes_share_a_port_one_after_the_other(tmp_path: Path) -> None:
-    """Two launchers are as good as two processes: a lease is a lock on a file."""
+    """Two launchers are as good as two processes: a lease is a name that one socket can have."""
     setting = Setting("PrometheusMetric", tmp_path)
     other: LocalLauncher = a_launcher(tmp_path / "other", setting.collector)
     setting.launcher.start(setting.trial(0, "0.5", "hang"))

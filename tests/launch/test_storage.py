@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,17 +17,21 @@ from launch_jobs import PATIENCE_S, a_launcher, a_request, carriers, run_one, th
 
 import katuna
 from jobs import write_job
-from katuna import conductjob
+from katuna import conduct, conductjob
 from katuna.contracts import TrialRequest
 from katuna.errors import StoreFailed
 from katuna.launch import storage
 from katuna.launch.local import LocalLauncher
+from katuna.launch.warm import WarmStarter
+from katuna.run import RunOptions
 from katuna.store import rundir
 from katuna.training import Training
 from katuna.trials import Exited, Reported
+from searches import write_experiment
 
 FILLS_THE_DISK = 'cat /dev/zero > "$KATUNA_TRIAL_DIR/big"; '
-ERRNOS = ("ENOSPC", "EDQUOT", "EROFS", "EIO", "ENOMEM")
+DISK = ("ENOSPC", "EDQUOT", "EROFS", "EIO", "ESTALE")
+MACHINE = ("EMFILE", "ENFILE", "EAGAIN", "ENOMEM", "ENOLCK")
 
 
 @pytest.fixture
@@ -152,7 +157,7 @@ def test_a_trial_that_fails_where_there_is_room_has_failed(small_disk: Path) -> 
 # With errors made up
 
 
-@pytest.mark.parametrize("name", ERRNOS)
+@pytest.mark.parametrize("name", [*DISK, *MACHINE])
 @pytest.mark.parametrize(
     "place", ["pathlib.Path.mkdir", "katuna.launch.part.claim", "pathlib.Path.write_text", "pathlib.Path.open"]
 )
@@ -163,7 +168,8 @@ def test_files_of_katunas_own_that_cannot_be_written(
     with monkeypatch.context() as patch:
         patch.setattr(place, failing_with(number))
         message = failure_of(launcher, a_request(0, "true"))
-    assert message.startswith(f"{trials / 't0'}: cannot be written: {os.strerror(number)}")
+    what = "cannot go on" if name in MACHINE else "cannot be written"
+    assert message.startswith(f"{trials / 't0'}: {what}: {os.strerror(number)}")
     assert "`katuna resume digits-2`" in message
     launcher.close()
     assert the_end(run_one(launcher, a_request(0, "true"))).code == 0, "its folder is free again"
@@ -177,17 +183,100 @@ def test_a_folder_that_is_not_ours_is_no_failure_of_the_disk(trials: Path, monke
     launcher.close()
 
 
-def test_a_log_that_the_disk_no_longer_gives(trials: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["EIO", "EMFILE"])
+def test_a_log_that_can_no_longer_be_read(tmp_path: Path, trials: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     mark = f"mark-{uuid.uuid4()}"
     launcher = a_launcher(trials)
-    launcher.start(a_request(0, "sh", "-c", f"echo accuracy=1; sleep 600; echo {mark}"))
+    asked = tmp_path / "asked"
+    script = f"trap 'touch {asked}; exit' TERM; echo accuracy=1; sleep 600 & wait; echo {mark}"
+    launcher.start(a_request(0, "sh", "-c", script))
     while not any(isinstance(event, Reported) for event in launcher.poll(1.0)):
         pass
-    monkeypatch.setattr("katuna.metrics.tail.LogTail.read", failing_with(errno.EIO))
-    with pytest.raises(StoreFailed, match="Input/output error"):
+    monkeypatch.setattr("katuna.metrics.tail.LogTail.read", failing_with(getattr(errno, name)))
+    with pytest.raises(StoreFailed, match=os.strerror(getattr(errno, name))):
         launcher.poll(PATIENCE_S)
+    launcher.close()
+    assert asked.exists(), "it has its grace period"
+    assert carriers(mark) == []
+
+
+def test_what_becomes_of_a_trial_after_a_shortage_is_not_told(
+    tmp_path: Path, trials: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins again, so its end is none, even one of its own."""
+    mark, go = f"mark-{uuid.uuid4()}", tmp_path / "go"
+    launcher = a_launcher(trials)
+    launcher.start(a_request(0, "sh", "-c", f"echo accuracy=1; until [ -e {go} ]; do sleep 0.05; done; exit 3; echo {mark}"))
+    while not any(isinstance(event, Reported) for event in launcher.poll(1.0)):
+        pass
+    with monkeypatch.context() as patch:
+        patch.setattr("katuna.metrics.tail.LogTail.read", failing_with(errno.EMFILE))
+        with pytest.raises(StoreFailed):
+            launcher.poll(PATIENCE_S)
+    assert carriers(mark)
+    go.touch()
+    while launcher._runs:
+        with pytest.raises(StoreFailed):
+            launcher.poll(PATIENCE_S)
     assert carriers(mark) == []
     launcher.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no warm starts elsewhere")
+def test_a_warm_start_needs_no_descriptor_of_its_guard(tmp_path: Path, trials: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "trial.py").write_text("print('accuracy=1')")
+    launcher = a_launcher(trials, starter=WarmStarter())
+    command = (sys.executable, str(tmp_path / "trial.py"))
+    assert the_end(run_one(launcher, a_request(0, *command))).code == 0
+    monkeypatch.setattr("os.pidfd_open", failing_with(errno.EMFILE))
+    events = run_one(launcher, a_request(1, *command))
+    assert (the_end(events).code, events[0].process["start"]) == (0, "warm")  # type: ignore[union-attr]
+    launcher.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no warm starts elsewhere")
+def test_a_trial_that_waits_for_a_warm_start_is_not_to_blame_either(
+    tmp_path: Path, trials: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server dies before it has taken the trial, and no process can be started in its place."""
+    silent = tmp_path / "silent.py"
+    silent.write_text("import time; time.sleep(600)")
+    monkeypatch.setattr("katuna.launch.warm.FORKSERVER", silent)
+    starter = WarmStarter()
+    launcher = a_launcher(trials, starter=starter)
+    (tmp_path / "trial.py").write_text("")
+    launcher.start(a_request(0, sys.executable, str(tmp_path / "trial.py")))
+    assert launcher.poll(0.0) == []
+    (server,) = starter._servers
+    monkeypatch.setattr("subprocess.Popen", failing_with(errno.EAGAIN))
+    server._process.kill()
+    for _ in range(3):
+        with pytest.raises(StoreFailed, match=r"RLIMIT_NPROC is .*`ulimit -u`"):
+            launcher.poll(PATIENCE_S)
+    launcher.close()
+
+
+@pytest.mark.parametrize("name", ["EMFILE", "ENOLCK", "ENOSPC"])
+def test_a_shortage_anywhere_pauses_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Also where nobody in particular looks out for it."""
+    monkeypatch.chdir(tmp_path)
+    file = write_experiment(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("katuna.store.rundir.RunDir.trim", failing_with(getattr(errno, name)))
+        with pytest.raises(StoreFailed, match=r"`katuna resume toy`$"):
+            katuna.tune(file, options=RunOptions(keep=1))
+    assert conduct.resume("toy").state == "Succeeded"
+
+
+@pytest.mark.parametrize("name", ["EMFILE", "ENOLCK", "ENOSPC"])
+def test_a_shortage_anywhere_pauses_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = write_job(tmp_path, "print('loss=1')")
+    with monkeypatch.context() as patch:
+        patch.setattr("katuna.metrics.anyname.AnyNameTail.read", failing_with(getattr(errno, name)))
+        with pytest.raises(StoreFailed, match=r"`katuna resume toy`$"):
+            katuna.train(file)
+    assert conductjob.resume(rundir.find("toy")).state == "Succeeded"
 
 
 def test_a_failed_trial_whose_folder_takes_nothing(trials: Path, monkeypatch: pytest.MonkeyPatch) -> None:

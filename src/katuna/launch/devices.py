@@ -1,29 +1,36 @@
-"""Which CUDA devices this machine has, and who may use them: leases across katuna processes, held by file locks.
+"""Which CUDA devices this machine has, and who may use them: leases across katuna processes and users.
 
-A lease is a locked file a device. The kernel frees it when the last process that holds the file has ended, so the guard of a
-trial, which inherits it, keeps the device until nothing of the trial is left, katuna alive or not.
+A lease is a name a device, which one process can have at a time: on Linux that of an abstract socket, which hangs on no folder, user
+or variable. The kernel frees it when the last process that holds the socket has ended, so the guard of a trial, which inherits it,
+keeps the device until nothing of the trial is left, katuna alive or not. Abstract names belong to a network namespace: containers
+that have their own do not see each other's leases. Whoever binds a device's name, katuna or not, makes it look taken.
 The leases are tested with made-up devices; they were not measured on a machine with a GPU.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import pwd
 import re
 import shutil
-import stat
+import socket
+import struct
 import subprocess
-import tempfile
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import overload
 
-from katuna.errors import LaunchFailed
+from katuna.trees import open_plain
 
 _LISTED = re.compile(r"^(?P<indent>\s*)(?:GPU (?P<index>\d+)|MIG \S+).*\(UUID: (?P<uuid>[\w-]+)\)", re.MULTILINE)
+
+USUAL_PATH = "/usr/bin:/usr/local/bin:/usr/lib/wsl/lib"
 
 
 @dataclass(frozen=True)
@@ -40,32 +47,30 @@ class Lease:
 
 
 class DevicePool:
-    """The devices that this process may hand out. `folder` holds the locks and is the same for all katuna processes of a user."""
+    """The devices that this process may hand out."""
 
-    def __init__(self, devices: Sequence[str], folder: Path) -> None:
+    def __init__(self, devices: Sequence[str]) -> None:
         self.devices = devices
-        self._folder = folder
 
     def lease(self, count: int) -> Lease | None:
-        """`count` devices that nobody else has, or None while there are not as many. Raises LaunchFailed when locks cannot be made."""
-        if count == 0:
-            return Lease((), ())
-        _private(self._folder)
-        taken: list[tuple[str, int]] = []
-        for device in self.devices:
-            lock = _lock(self._folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', device)}.lock")
-            if lock is not None:
-                taken.append((device, lock))
-            if len(taken) == count:
-                return Lease(tuple(device for device, _ in taken), tuple(lock for _, lock in taken))
-        Lease((), tuple(lock for _, lock in taken)).close()
+        """`count` devices that nobody else has, or None while there are not as many. Raises OSError when no lease can be made."""
+        with contextlib.ExitStack() as unless_whole:
+            lease = Lease((), ())
+            for device in self.devices if count else ():
+                lock = _take(device)
+                if lock is not None:
+                    unless_whole.callback(os.close, lock)
+                    lease = Lease((*lease.devices, device), (*lease.locks, lock))
+                if len(lease.devices) == count:
+                    break
+            if len(lease.devices) == count:
+                unless_whole.pop_all()
+                return lease
         return None
 
-
-def lease_folder(environ: Mapping[str, str]) -> Path:
-    """Where this user's katuna processes meet: XDG_RUNTIME_DIR, or a folder of the user's own under the temporary directory."""
-    runtime = environ.get("XDG_RUNTIME_DIR", "")
-    return Path(runtime, "katuna") if runtime else Path(tempfile.gettempdir(), f"katuna-{os.getuid()}")
+    def holders(self) -> str:
+        """Who has leases of these devices, for people, as far as it can be told (Linux); "" where it cannot."""
+        return ", ".join(dict.fromkeys(filter(None, map(_holder, self.devices))))
 
 
 class Found(Sequence[str]):
@@ -131,7 +136,8 @@ def parse_listing(text: str) -> dict[str, list[str]]:
 
 
 def _installed() -> Mapping[str, Sequence[str]]:
-    command = shutil.which("nvidia-smi")
+    # Whoever looks with another PATH is to find the same names.
+    command = shutil.which("nvidia-smi") or shutil.which("nvidia-smi", path=USUAL_PATH)
     if command:
         return _listed_by(command)
     return {name: [name] for name in _numbers(Path("/dev").glob("nvidia[0-9]*"))}
@@ -150,27 +156,39 @@ def _numbers(paths: Iterable[Path]) -> list[str]:
     return sorted((path.name.removeprefix("nvidia") for path in paths), key=int)
 
 
-def _private(folder: Path) -> None:
-    """Makes the folder; refuses one that another user could have put there."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.lstat()
-    except OSError as error:
-        raise LaunchFailed(
-            f"{folder}: the folder for device leases cannot be made: {error.strerror}; set XDG_RUNTIME_DIR"
-        ) from error
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
-        raise LaunchFailed(
-            f"{folder}: the folder for device leases must be yours alone (owner you, mode 0700); remove it or set XDG_RUNTIME_DIR"
-        )
+def _take(device: str) -> int | None:
+    """A file descriptor that has the device, or None when another has it. Raises OSError."""
+    if sys.platform != "linux":
+        return _lock(Path(pwd.getpwuid(os.getuid()).pw_dir, ".cache", "katuna"), device)
+    with socket.socket(socket.AF_UNIX) as named:
+        try:
+            named.bind(_name(device))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return None
+            raise
+        # So that whoever waits can be told who has it.
+        named.listen()
+        return named.detach()
 
 
-def _lock(path: Path) -> int | None:
-    """A locked file descriptor, or None when somebody has the lock."""
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise LaunchFailed(f"{path}: a device lease cannot be made: {error.strerror}") from error
+def _name(device: str) -> bytes:
+    return b"\0katuna/" + os.fsencode(device)
+
+
+def _holder(device: str) -> str:
+    with socket.socket(socket.AF_UNIX) as caller, contextlib.suppress(OSError):
+        caller.setblocking(False)
+        caller.connect(_name(device))
+        pid, uid, _ = struct.unpack("3i", caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+        return f"pid {pid} of user {uid}"
+    return ""
+
+
+def _lock(folder: Path, device: str) -> int | None:
+    """`_take` where there are no abstract sockets: by a locked file, between the processes of one user."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open_plain(folder / f"{device}.lock", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from katuna.errors import FilesMixed, LaunchFailed
+from katuna.errors import FilesMixed, LaunchFailed, is_shortage
 from katuna.launch import layers
 from katuna.launch.command import map_paths
 from katuna.launch.layers import Step
@@ -120,6 +120,8 @@ class Files:
             )
             return "" if done.returncode == 0 else done.stderr.strip().rpartition("\n")[2] or "the kernel refuses them"
         except (OSError, subprocess.SubprocessError) as error:
+            if isinstance(error, OSError) and is_shortage(error):
+                raise
             return str(error)
         finally:
             for each in (place, *(self._run / name for name in _names("probe", self._folders))):
@@ -381,7 +383,7 @@ def _mounted() -> Iterator[Path]:
     """Where other file systems are mounted: a layer would hide what they hold."""
     try:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
+    except FileNotFoundError:
         return
     for line in lines:
         yield Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split(" ")[4]))

@@ -7,7 +7,7 @@ double the time that it takes to start). Its standard input is a socket to katun
     in   LENGTH newline, then a Spec of that length (`encode`); later, any number of `stop SECONDS` lines
     out  {"event": "taken", "pid": N}                                   a forked guard with this pid has taken the trial on
          {"event": "started", "pid": N}                                 the trial runs
-         {"event": "failed", "errno": N, "stage": "files" | "chdir" | "exec"}   it could not be started
+         {"event": "failed", "errno": N, "stage": "fork" | "files" | "chdir" | "exec"}   it could not be started
          {"event": "exited", "code": N, "signal": N, "core": 0 | 1, "cause": WORD, "left": N}
 
 Its output is the trial's log, which the trial inherits. Each message has `at` too, the time in seconds since the epoch, as katuna
@@ -135,9 +135,12 @@ class Guard:
 
     def start(self) -> bytes:
         """Forks and executes the trial. Returns b"", or the stage that failed and its errno."""
-        reader, writer = os.pipe()
         guard = os.getpid()
-        self.main = os.fork()
+        try:
+            reader, writer = os.pipe()
+            self.main = os.fork()
+        except OSError as error:
+            return f"fork {error.errno}".encode()
         if self.main == 0:
             become_trial(self.spec, guard, writer)
         os.close(writer)

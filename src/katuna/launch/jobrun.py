@@ -4,14 +4,13 @@ together; what happens is told as events."""
 from __future__ import annotations
 
 import contextlib
-import errno
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from katuna.contracts import Clock
-from katuna.errors import LaunchFailed
+from katuna.errors import LaunchFailed, is_shortage
 from katuna.jobs import (
     COMPLETED,
     CRASH_RESET_S,
@@ -42,7 +41,7 @@ from katuna.launch.part import Part
 from katuna.launch.plan import Place, Planned, job_problems, log_of, plan, rank_of
 from katuna.launch.ports import free_port
 from katuna.launch.process import PODS, Starter, await_release
-from katuna.launch.storage import is_of_the_disk, store_failed
+from katuna.launch.storage import store_failed
 from katuna.launch.volumes import PodVolumes, sweep
 from katuna.spec.job import MASTER_PORT, Job
 from katuna.trees import folders
@@ -53,7 +52,6 @@ PEERS_GRACE_S = 5.0
 SETTLE_S = 10.0
 """How long processes may still run when the job has succeeded; with a cleanPodPolicy that deletes them, a second."""
 
-OF_A_LIMIT = {errno.EMFILE: "; `ulimit -n` raises the limit", errno.EAGAIN: "; `ulimit -u` raises the limit"}
 REMARKABLE_S = 1.0
 """A pause before something begins again that people are told of."""
 
@@ -132,8 +130,8 @@ class JobRun:
         return [part.process.fileno() for part in self._all() if part.process and not part.process.over]
 
     def poll(self) -> list[JobEvent]:
-        """What has happened since; call it at least every tenth of a second. Raises StoreFailed when the disk fails; then only `kill`
-        is left to do."""
+        """What has happened since; call it at least every tenth of a second. Raises StoreFailed in a shortage; then only `stop` and
+        `kill` are left to do."""
         events: list[JobEvent] = []
         if self.over:
             return events
@@ -147,10 +145,9 @@ class JobRun:
         except LaunchFailed as error:
             self._fail(str(error))
         except OSError as error:
-            if is_of_the_disk(error):
+            if is_shortage(error):
                 raise store_failed(self._folder, error) from error
-            hint = "" if error.filename else OF_A_LIMIT.get(error.errno or 0, "")
-            self._fail(f"{error.filename or 'no process can be started'}: {error.strerror}{hint}")
+            self._fail(f"{error.filename or 'no process can be started'}: {error.strerror}")
         return [*events, *self._conclude()]
 
     def stop(self, grace_s: float) -> None:

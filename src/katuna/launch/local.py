@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -10,18 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from katuna.contracts import Clock, LaunchEvent, TrialRequest
-from katuna.errors import LOCAL, FilesMixed, Finding, KatunaError, LaunchFailed, StoreFailed
+from katuna.errors import LOCAL, FilesMixed, Finding, KatunaError, LaunchFailed, StoreFailed, is_shortage
 from katuna.jobs import STOPPED, ContainerExited, ContainerStarted, JobEnded, JobEvent
 from katuna.launch.command import option_problems, texts
-from katuna.launch.devices import DevicePool, Lease, cuda_devices, lease_folder, usable_cpus
+from katuna.launch.devices import DevicePool, Lease, cuda_devices, usable_cpus
 from katuna.launch.ending import Ending
 from katuna.launch.files import Files
 from katuna.launch.jobrun import JobRun, release
 from katuna.launch.options import LocalOptions
-from katuna.launch.plan import Place, Planned, gpus, job_problems, trial_place
+from katuna.launch.plan import Place, Planned, at_a_time, gpus, job_problems, trial_place
 from katuna.launch.ports import check_unused
 from katuna.launch.process import ColdStarter, Starter, await_any
-from katuna.launch.storage import blame, is_of_the_disk, store_failed
+from katuna.launch.storage import blame, room_for, store_failed
 from katuna.launch.volumes import METRICS, Volumes
 from katuna.metrics.collect import Collecting, MetricSource
 from katuna.metrics.line import Report
@@ -44,6 +45,7 @@ class _Run:
         self.request = request
         self.folder = folder
         self.stopping = False
+        self.failed = False
         self.measured = False
         self.job: Job | None = None
         self.jobrun: JobRun | None = None
@@ -142,6 +144,9 @@ class LocalLauncher:
         if jobs:
             for reason in option_problems(self._options, jobs, self._environ):
                 note(requests[0], *reason)
+            many, leases = (max(map(count, jobs)) * self._parallel for count in (at_a_time, self._leases))
+            for reason in room_for(many, leases):
+                note(requests[0], *reason)
         return list(found.values())
 
     def start(self, request: TrialRequest) -> None:
@@ -154,7 +159,7 @@ class LocalLauncher:
         return False
 
     def poll(self, timeout_s: float) -> Sequence[LaunchEvent]:
-        """See `contracts.Launcher`. What had happened before the disk failed comes first, StoreFailed with the next call."""
+        """See `contracts.Launcher`. What had happened before a shortage comes first, StoreFailed with the next call."""
         give_up = time.monotonic() + timeout_s
         while True:
             self._look()
@@ -214,16 +219,18 @@ class LocalLauncher:
         except (StoreFailed, FilesMixed) as error:
             self._fail(run, error)
         except (KatunaError, OSError) as error:
-            if isinstance(error, OSError) and is_of_the_disk(error):
+            if isinstance(error, OSError) and is_shortage(error):
                 self._fail(run, store_failed(run.folder, error))
             else:
                 yield self._given_up(run, _reason(error, run))
 
     def _fail(self, run: _Run, failure: StoreFailed | FilesMixed) -> None:
-        """Lets go of a trial that is not to blame, or whose value is none. It gets no Exited: to the journal it still runs, so it
-        begins again."""
-        self._given_up(run, "")
+        """Lets go of a trial that is not to blame, or whose value is none; what of it runs is for `close` to end. It gets no Exited:
+        to the journal it still runs, so it begins again."""
         self._failure = self._failure or failure
+        run.failed = True
+        if run.jobrun is None or run.jobrun.over or not run.jobrun.filenos():
+            self._given_up(run, "")
 
     def _admit(self, run: _Run) -> None:
         """Starts a waiting trial, unless its devices, or its port, are still taken, or the first trial is to be alone."""
@@ -286,6 +293,10 @@ class LocalLauncher:
 
     def _observe(self, run: _Run, jobrun: JobRun) -> Iterator[LaunchEvent]:
         events = jobrun.poll()
+        if run.failed:
+            if jobrun.over:
+                self._given_up(run, "")
+            return
         for event in events:
             yield from self._told(run, jobrun, event)
         if run.source is not None and not jobrun.over:
@@ -340,21 +351,26 @@ class LocalLauncher:
         kept = self._files.kept.files if self._files.kept else ()
         return trial_place(folder, self._options, self._environ, own, self._cpus, kept)
 
+    def _leases(self, job: Job) -> int:
+        return gpus(job, self._options) + bool(self._collecting.port)
+
     def _lease(self, job: Job) -> Lease | None:
         wanted = gpus(job, self._options)
-        # More than there are: not to be waited for; `job_problems` says so.
-        devices = self._pool().lease(wanted) if 0 < wanted <= len(self._pool().devices) else Lease((), ())
-        if devices is None or not self._collecting.port:
-            return devices
-        port = DevicePool((f"port-{self._collecting.port}",), lease_folder(self._environ)).lease(1)
+        port = DevicePool((f"port-{self._collecting.port}",)).lease(1) if self._collecting.port else Lease((), ())
         if port is None:
-            devices.close()
             return None
-        return Lease(devices.devices, (*devices.locks, *port.locks))
+        with contextlib.ExitStack() as unless_whole:
+            unless_whole.callback(port.close)
+            # More than there are: not to be waited for; `job_problems` says so.
+            devices = self._pool().lease(wanted) if 0 < wanted <= len(self._pool().devices) else Lease((), ())
+            if devices is not None:
+                unless_whole.pop_all()
+                return Lease(devices.devices, (*devices.locks, *port.locks))
+        return None
 
     def _pool(self) -> DevicePool:
         if self._devices is None:
-            self._devices = DevicePool(cuda_devices(self._environ), lease_folder(self._environ))
+            self._devices = DevicePool(cuda_devices(self._environ))
         return self._devices
 
 

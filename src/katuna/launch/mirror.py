@@ -24,7 +24,7 @@ from pathlib import Path
 from posixpath import dirname
 from typing import Any, NamedTuple
 
-from katuna.errors import LaunchFailed
+from katuna.errors import LaunchFailed, is_shortage
 from katuna.text import printable
 from katuna.trees import remove
 
@@ -267,6 +267,8 @@ def _listed(folder: str, most: int | None = None) -> list[os.DirEntry[str]] | No
         with os.scandir(folder) as entries:
             return list(itertools.islice(entries, most))
     except OSError as error:
+        if is_shortage(error):
+            raise
         return [] if error.errno in GONE else None
 
 

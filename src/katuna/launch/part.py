@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from katuna.clock import on_clock
 from katuna.contracts import Clock
+from katuna.errors import OF_THE_MACHINE
 from katuna.jobs import COMPLETED, ContainerExited, ContainerStarted
 from katuna.launch import memory
 from katuna.launch.ending import Ending, ending
@@ -87,7 +89,7 @@ class Part:
             raise
 
     def look(self, clock: Clock, *, memory: bool) -> Iterator[ContainerStarted | ContainerExited]:
-        """What its guard has told since; `memory`: see to its limit too."""
+        """What its guard has told since; `memory`: see to its limit too. Raises OSError for a shortage that let it not start."""
         assert self.process is not None
         if memory and self._limit and self._limit.enforce():
             self._out_of_memory = True
@@ -106,6 +108,10 @@ class Part:
         return ContainerStarted(on_clock(clock.now(), message["at"]), self.pod, self.name, self.restarts, record)
 
     def _exited(self, clock: Clock) -> ContainerExited:
+        number = self._said.get("failed", {}).get("errno")
+        if number in OF_THE_MACHINE:
+            self.release()
+            raise OSError(number, os.strerror(number))
         end = ending(self._said, self.planned.told.argv, self.planned.log, self.log_start)
         if self._limit and end.reason == "Error" and (self._out_of_memory or self._limit.enforce()):
             limit = (self.planned.container.memory_bytes or 0) / 2**20

@@ -13,6 +13,7 @@ from katuna.launch.command import FINE, Foresee, command, option_problems, probl
 from katuna.launch.devices import cuda_devices, usable_cpus
 from katuna.launch.options import LocalOptions
 from katuna.launch.process import Command
+from katuna.launch.storage import room_for
 from katuna.launch.volumes import PodVolumes
 from katuna.spec.job import MASTER_PORT, Container, Job, Replica
 from katuna.spec.plan import masked
@@ -96,6 +97,11 @@ def gpus(job: Job, options: LocalOptions) -> int:
     return sum(gpus_of(replica, options) for replica in job.replicas)
 
 
+def at_a_time(job: Job) -> int:
+    """How many of the job's containers run at a time, at most."""
+    return sum(1 + len(replica.sidecars) for replica in job.replicas)
+
+
 def plan(job: Job, place: Place, devices: Sequence[str], port: int) -> tuple[Planned, ...]:
     """All containers, pod by pod in the job's order, init containers first. `devices` are the leased ones, sliced by replica."""
     planned: list[Planned] = []
@@ -167,6 +173,7 @@ def preflight(
     run or written. `kept` is as in Place; `devices` are this machine's unless given."""
     place = Place(Path("/nonexistent"), options, environ, {}, {}, {}, usable_cpus(), kept)
     found = [*job_problems(job, place, devices), *option_problems(options, [job], environ)]
+    found += room_for(at_a_time(job), gpus(job, options))
     return list(dict.fromkeys(found))
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from katuna.errors import LaunchFailed
+from katuna.errors import LaunchFailed, is_shortage
 from katuna.launch import guard, layers
 from katuna.trees import open_plain
 
@@ -81,7 +81,7 @@ def claim(folder: Path) -> Claim:
         os.pwrite(lock, token.encode(), 0)
     except BlockingIOError as error:
         os.close(lock)
-        raise OSError(error.errno, "another process still holds it", str(folder)) from error
+        raise OSError(errno.EBUSY, "another process still holds it", str(folder)) from error
     except OSError:
         os.close(lock)
         raise
@@ -301,7 +301,8 @@ class GuardedProcess:
 def await_release(folder: Path, timeout_s: float, name: str) -> None:
     """Waits until the guard of an earlier katuna process has let go of a claimed folder, and ends what a killed guard left.
 
-    Raises LaunchFailed when something of it cannot be ended, and for a claim that katuna did not write; `name` is the trial's or job's.
+    Raises LaunchFailed when something of it cannot be ended, and for a claim that katuna did not write, OSError in a shortage; `name` is
+    the trial's or job's.
     """
     path = folder / LOCK_NAME
     try:
@@ -309,6 +310,8 @@ def await_release(folder: Path, timeout_s: float, name: str) -> None:
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EINVAL):
             raise _not_ours(name, path, error) from None
+        if is_shortage(error):
+            raise
         return
     try:
         try:

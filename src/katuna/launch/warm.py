@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from katuna.errors import is_shortage
 from katuna.launch.asmain import Program
 from katuna.launch.command import inherited
 from katuna.launch.imports import hidden, needs, source
@@ -72,6 +73,8 @@ class WarmStarter:
         try:
             how = self._server(command)
         except (ValueError, OSError) as reason:
+            if isinstance(reason, OSError) and is_shortage(reason):
+                raise
             how = str(reason)
         return WarmProcess(how, name, command, log, held, locks=locks, deadline_s=deadline_s, grace_s=grace_s)
 
@@ -152,8 +155,12 @@ class Server:
         self._ready = False
         self._began = time.monotonic()
         self._took_at = 0.0
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         katuna = os.pidfd_open(os.getpid())
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError:
+            os.close(katuna)
+            raise
         try:
             fds = (theirs.fileno(), katuna)
             self._process = subprocess.Popen(
@@ -241,7 +248,8 @@ class _Forked:
         self.pid = pid
         try:
             self._pidfd = os.pidfd_open(pid)
-        except ProcessLookupError:
+        except OSError:
+            # Then it is found by its token.
             self._pidfd = -1
 
     def kill(self) -> None:
@@ -348,7 +356,12 @@ class WarmProcess(GuardedProcess):
         assert isinstance(self._server, Server)
         hides = f"it has a module {self._hides} of its own" if self._hides else ""
         self._server = hides or self._server.why() or "the server of warm starts did not answer"
-        fresh, self._guard = self._connected(self._new_guard)
+        try:
+            fresh, self._guard = self._connected(self._new_guard)
+        except OSError:
+            self.over = True
+            self._socket.close()
+            raise
         with fresh:
             # The same number as before, for whoever waits at it.
             os.dup2(fresh.fileno(), self._socket.fileno(), inheritable=False)

@@ -8,6 +8,7 @@ latest values only, so a value is reported when it, or the sample's own timestam
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import queue
 import re
@@ -63,7 +64,10 @@ class Scraper:
         self._interval_s = SOON_S
         self._wake, self._hurried, self._closed = threading.Event(), threading.Event(), False
         self._thread = threading.Thread(target=self._run, name=f"scrape-{port}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, "no thread can be started to fetch metrics") from error
         self.at_end = True
 
     def read(self) -> list[Report]:

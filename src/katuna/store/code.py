@@ -206,7 +206,12 @@ def put(code: Code, place: Path) -> None:
     if missing:
         # A disk takes what several ask of it at a time together, and one after the other slowly.
         with ThreadPoolExecutor(min(16, len(missing))) as pool:
-            list(pool.map(lambda sha256: _write(place / sha256, code.contents[sha256]), missing))
+            try:
+                list(pool.map(lambda sha256: _write(place / sha256, code.contents[sha256]), missing))
+            except RuntimeError:
+                # No thread more can be started: a limit of processes counts them too.
+                for sha256 in missing:
+                    _write(place / sha256, code.contents[sha256])
         sync_folder(place)
 
 
