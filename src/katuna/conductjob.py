@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from katuna.clock import SystemClock
 from katuna.dataset import check_same
@@ -19,10 +19,10 @@ from katuna.launch.options import LocalOptions
 from katuna.metrics.anyname import AnyNameTail
 from katuna.run import PathLike, files_of, versions
 from katuna.snapshot import Which, taking, todays
-from katuna.spec.documents import flattened
 from katuna.spec.dump import to_yaml
 from katuna.spec.job import MASTER_PORT, job_from_manifest
 from katuna.spec.loadjob import load_job
+from katuna.spec.model import Manifest
 from katuna.spec.sources import read_source
 from katuna.spec.yamltext import Source
 from katuna.store import journal, rundir
@@ -167,11 +167,9 @@ def containers(planned: JobPlan) -> Sequence[Planned]:
     and no GPU is leased."""
     from katuna.launch.devices import usable_cpus
     from katuna.launch.plan import Place, plan
-    from katuna.spec.plan import masked
 
-    return plan(
-        masked(planned.job), Place(Path("RUN"), planned.options.local, os.environ, {}, {}, {}, usable_cpus()), (), MASTER_PORT
-    )
+    place = Place(Path("RUN"), planned.options.local, os.environ, {}, {}, {}, usable_cpus(), say=str)
+    return plan(planned.job, place, (), MASTER_PORT)
 
 
 def make_run(planned: JobPlan, home: Path | None = None) -> RunDir:
@@ -366,6 +364,5 @@ def _part(source: Source, *, secrets: bool) -> Source | None:
     return replace(source, text="---\n".join(map(to_yaml, wanted))) if wanted else None
 
 
-def _documents(source: Source, *, secrets: bool) -> list[dict[str, Any]]:
-    flat = [each for manifest in manifests(source) for each in flattened(manifest)]
-    return [each for each in flat if (each.get("kind") == "Secret") == secrets]
+def _documents(source: Source, *, secrets: bool) -> list[Manifest]:
+    return [each for each in manifests(source) if (each.get("kind") == "Secret") == secrets]

@@ -26,6 +26,7 @@ from katuna.jobs import (
 from katuna.jobstatus import status
 from katuna.launch.options import LocalOptions
 from katuna.snapshot import in_force
+from katuna.spec.documents import walked
 from katuna.spec.job import Job, job_from_manifest
 from katuna.spec.loadjob import LoadedJob
 from katuna.spec.model import Manifest
@@ -261,5 +262,6 @@ class Training:
 
 
 def manifests(source: Source) -> list[Manifest]:
-    """The documents of a file that was read before."""
-    return [document.value for document in parse(source)[0] if isinstance(document.value, dict)]
+    """The documents of a file that was read before, those in lists too."""
+    found = (each.value for document in parse(source)[0] for each in walked(document))
+    return [value for value in found if isinstance(value, dict)]

@@ -312,6 +312,46 @@ def test_a_dry_run_shows_no_secret_that_the_command_line_holds(tmp_path: Path) -
         assert "s3cr3t-value" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("lists", [["List", "List"], ["List", "SecretList"], ["SecretList"]], ids="/".join)
+def test_a_secret_in_a_list_of_the_jobs_own_file_is_refused(lists: list[str]) -> None:
+    job, config, hidden = documents("s3cr3t-value")
+    held: dict[str, object] = hidden
+    for kind in reversed(lists):
+        held = {"apiVersion": "v1", "kind": kind, "items": [held]}
+    Path("job.yaml").write_text(yaml.safe_dump_all([job, config, held]))
+    message = refused("job.yaml")
+    assert "--values" in message
+    assert "s3cr3t-value" not in message
+
+
+def test_a_list_of_secrets_is_kept_in_no_file_of_the_run_and_a_list_beside_is_read_by_show() -> None:
+    job, config, hidden = documents("s3cr3t-value")
+    Path("job.yaml").write_text(yaml.safe_dump(job))
+    Path("plain.yaml").write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "List", "items": [config]}))
+    del hidden["kind"]
+    Path("keys.yaml").write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "SecretList", "items": [hidden]}))
+    done = katuna("train", "job.yaml", "--values", "keys.yaml", "--values", "plain.yaml")
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert [path for path in Path("runs").rglob("*") if path.is_file() and b"s3cr3t" in path.read_bytes()] == []
+    assert objects("show", "toy")["status"]["conditions"][-1]["type"] == "Succeeded"
+
+
+def test_a_dry_run_shows_no_path_that_a_secret_is_part_of() -> None:
+    job, config, hidden = documents("s3cr3t-value")
+    pod = job["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]  # type: ignore[index]
+    pod["volumes"] = [{"name": "e", "emptyDir": {}}]
+    pod["containers"][0] |= {
+        "command": ["bash", "-c", "ls /d"],
+        "volumeMounts": [{"name": "e", "mountPath": "/d", "subPathExpr": "$(TOKEN)/x"}],
+    }
+    Path("job.yaml").write_text(yaml.safe_dump_all([job, config]))
+    Path("keys.yaml").write_text(yaml.safe_dump(hidden))
+    done = katuna("train", "job.yaml", "--values", "keys.yaml", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "/(secret)/x" in done.stdout
+    assert "s3cr3t-value" not in done.stdout + done.stderr
+
+
 def test_resume_reads_a_secret_where_it_was(tmp_path: Path) -> None:
     job, config, hidden = documents("s3cr3t-value")
     job["spec"]["runPolicy"] = {"suspend": True}  # type: ignore[index]

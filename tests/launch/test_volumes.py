@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import stat
 import time
@@ -22,13 +23,14 @@ from katuna.jobs import JobEnded
 from katuna.launch.devices import Lease
 from katuna.launch.files import Files
 from katuna.launch.jobrun import JobRun, release
+from katuna.launch.leftovers import end_left
 from katuna.launch.options import LocalOptions
-from katuna.launch.plan import preflight
-from katuna.launch.process import ColdStarter, Starter, await_any
-from katuna.launch.volumes import PodVolumes, Volumes, copy_folder
-from katuna.launch.warm import WarmStarter
+from katuna.launch.plan import Place, plan, preflight
+from katuna.launch.process import ColdStarter, Starter, await_any, claim
+from katuna.launch.volumes import RECORD, PodVolumes, Volumes, copy_folder, private_name
+from katuna.launch.warm import UNSAID, WarmStarter
 from katuna.metrics.collect import Collecting
-from katuna.spec.job import Job, job_from_manifest
+from katuna.spec.job import MASTER_PORT, Job, job_from_manifest
 from katuna.spec.model import Collector
 from katuna.trials import Exited, Reported, Started
 
@@ -397,6 +399,86 @@ def test_what_a_killed_katuna_left_of_a_secret_goes_at_the_next_start(tmp_path: 
     (tmp_path / "link").symlink_to("run")
     release(tmp_path / "link")
     assert len(files_with(MARK, memory)) == 1, "the other job's stays"
+
+
+@pytest.mark.parametrize("again", ["resumed", "removed"])
+def test_what_is_left_of_a_secret_goes_also_once_its_run_folder_has_another_name(
+    tmp_path: Path, memory: Path, again: str
+) -> None:
+    job = a_pod(["true"], {"secret": {"secretName": "keys"}})
+    PodVolumes(tmp_path / "runs" / "run", job.replicas[0], LocalOptions()).make()
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    (tmp_path / "moved" / "run").rename(tmp_path / "moved" / "other")
+    assert files_with(MARK, memory)
+    (release if again == "resumed" else end_left)(tmp_path / "moved" / "other")
+    assert list(memory.iterdir()) == []
+    assert not (tmp_path / "moved" / "other" / RECORD).exists()
+
+
+def test_a_copy_of_a_run_folder_takes_nothing_from_its_original(tmp_path: Path, memory: Path) -> None:
+    job = a_pod(["true"], {"secret": {"secretName": "keys"}})
+    original = PodVolumes(tmp_path / "run", job.replicas[0], LocalOptions())
+    original.make()
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    release(tmp_path / "copy")
+    PodVolumes(tmp_path / "copy", job.replicas[0], LocalOptions()).make()
+    assert len(list(memory.iterdir())) == 2
+    end_left(tmp_path / "copy")
+    assert len(files_with(MARK, memory)) == 1
+    original.remove()
+    assert list(memory.iterdir()) == []
+
+
+@pytest.mark.parametrize("record", ["", "elsewhere", "/a\0b", "/" * 5000, "/../run", None])
+def test_a_record_that_katuna_would_not_write_leads_nowhere(tmp_path: Path, memory: Path, record: str | None) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "else").write_text("/somewhere")
+    own = private_name(tmp_path / "run")
+    if record is None:
+        (tmp_path / "run" / RECORD).symlink_to(tmp_path / "else")
+    else:
+        (tmp_path / "run" / RECORD).write_text(record)
+    assert private_name(tmp_path / "run") == own
+
+
+def test_a_folder_that_a_secret_names_lies_in_memory_too(tmp_path: Path, memory: Path) -> None:
+    token = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "token"}}}
+    job = a_pod(["sh", "-c", "ls -d /v; sleep 0.3"], {"emptyDir": {}}, mount={"subPathExpr": "$(TOKEN)/x"}, env=[token])
+    named: set[Path] = set()
+
+    def look() -> None:
+        named.update(path.relative_to(memory) for path in memory.rglob(MARK))
+        assert list((tmp_path / "run").rglob(f"*{MARK}*")) == []
+
+    (end, log) = run_in(tmp_path / "run", job, meanwhile=look)
+    assert (end, MARK in log) == ("Succeeded: ", True)
+    assert len(named) == 1
+    assert list(memory.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_told_without_the_secret_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    token = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "token"}}}
+    volume = {"hostPath": {"path": str(tmp_path / "file")}}
+    end, _ = run_in(tmp_path / "run", a_pod(["true"], volume, mount={"subPathExpr": "$(TOKEN)"}, env=[token]))
+    assert end == f"Failed: {tmp_path}/file/(secret): Not a directory"
+
+
+@pytest.mark.parametrize("command", [["python", "$(TOKEN)"], ["$(TOKEN)/python", "x.py"], ["python", "/v/x.py"]], ids=" ".join)
+def test_the_reason_for_a_cold_start_quotes_no_path_that_a_secret_is_part_of(tmp_path: Path, command: list[str]) -> None:
+    token = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "token"}}}
+    job = a_pod(command, {"emptyDir": {}}, mount={"subPathExpr": "$(TOKEN)"}, env=[token])
+    place = Place(tmp_path, LocalOptions(), os.environ, {}, {}, {}, 1)
+    (planned,) = plan(job, place, (), MASTER_PORT)
+    assert MARK in str(planned.command.argv)
+    assert MARK not in repr(planned)
+    starter = WarmStarter()
+    claimed = claim(tmp_path)
+    process = starter.start("t", planned.command, tmp_path / "log", claimed, locks=(), deadline_s=0, grace_s=1)
+    assert process.how == {"start": "cold", "why": UNSAID}
+    process.kill()
+    claimed.close()
+    starter.close()
 
 
 def test_a_secret_is_not_put_where_another_may_read_it(tmp_path: Path, memory: Path) -> None:

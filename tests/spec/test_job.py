@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from katuna.errors import RenderRefused
+from katuna.spec.hidden import Hidden, revealed
 from katuna.spec.job import (
     Container,
     Job,
@@ -263,7 +267,9 @@ def test_secrets_come_from_the_calling_shell_alone() -> None:
         batch(fields, pass_env=())
     job = batch(fields, pass_env=("TOKEN",))
     assert job.replicas[0].container.secrets == ("TOKEN",)
-    assert environment(job, passed={"TOKEN": "t", "OTHER": "o"}) == {"TOKEN": "t", "URL": "https://t@host"}
+    found = environment(job, passed={"TOKEN": "t", "OTHER": "o"})
+    assert {name: revealed(value) for name, value in found.items()} == {"TOKEN": "t", "URL": "https://t@host"}
+    assert {name: f"{value}" for name, value in found.items()} == {"TOKEN": "(secret)", "URL": "https://(secret)@host"}
     assert environment(job) == {"URL": "https://$(TOKEN)@host"}
 
 
@@ -339,3 +345,26 @@ def test_a_job_that_substitution_broke_is_refused_in_words() -> None:
     )
     with pytest.raises(RenderRefused, match="trainer"):
         job_from_manifest(broken, "trainer")
+
+
+def test_hidden_text_is_shown_and_written_nowhere() -> None:
+    hidden = Hidden("s3cr3t")
+    assert f"{hidden} {hidden!r} {[hidden]} {hidden!s:>10}" == "(secret) '(secret)' ['(secret)']   (secret)"
+    for write in (json.dumps, pickle.dumps, "".join, Path, os.fsencode):
+        with pytest.raises(TypeError):
+            write([hidden] if write == "".join else hidden)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "told"),
+    [
+        ("$(A)/$(B)", "1/s3cr3t", "1/(secret)"),
+        ("$$(B) $(A)", "$(B) 1", "$(B) 1"),
+        ("$(NONE)", "$(NONE)", "$(NONE)"),
+        (Hidden("a$$b$(A)"), "a$b1", "(secret)"),
+    ],
+)
+def test_what_hidden_text_is_part_of_is_hidden(text: str | Hidden, value: str, told: str) -> None:
+    found = expand_text(text, {"A": "1", "B": Hidden("s3cr3t")})
+    assert (revealed(found), str(found)) == (value, told)
+    assert isinstance(found, Hidden) == (value != told)

@@ -96,8 +96,8 @@ def test_duplicate_keys_are_refused_with_both_places_and_reading_goes_on() -> No
         ("a: 'x\n", "2:1", "quoted scalar"),
         ("a: *x\n", "1:4", "names no anchor"),
         ("a: &x [*x]\n", "1:8", "contains itself"),
-        ("a: !mine 1\n", "1:4", "tag !mine"),
-        ("a: !!binary aGk=\n", "1:4", "tag"),
+        ("a: !mine 1\n", "1:4", "tags of one's own"),
+        ("a: !!binary aGk=\n", "1:4", "tag !!binary"),
         ("a: !!set {b}\n", "1:4", "tag"),
         ("a: .nan\n", "1:4", "JSON"),
         ("[a]: 1\n", "1:1", "key"),
@@ -109,6 +109,21 @@ def test_malformed_text_gives_one_finding_at_its_place(each_loader: None, text: 
     message = message_of(text)
     assert message.startswith(f"f.yaml:{place}: error:")
     assert words in message
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("!hunter2 x", "!hunter2!x y", "!!hunter2 x", "!<hunter2> x", "*hunter2", "&hunter2 [*hunter2]", "!!int hunter2"),
+        *("hunter2: x: y", "'hunter2", "[hunter2", "@hunter2", "`hunter2", "%hunter2", "!hunter2 [x]", "!hunter2%zz x"),
+        *('"\\hunter2"', "hunter2\n  - hunter2: ["),
+    ],
+)
+def test_no_finding_on_yaml_quotes_what_the_text_holds(each_loader: None, value: str) -> None:
+    _, findings = parse(Source("f.yaml", f"kind: Secret\nstringData:\n  pw: {value}\n"))
+    assert findings
+    assert "hunter2" not in str(findings)
+    assert "hunter2" not in repr(Source("f.yaml", "hunter2"))
 
 
 @pytest.mark.parametrize("text", ["", " \n\n", "---\n", "# a comment\n", "\ufeff", "null\n"])

@@ -168,16 +168,15 @@ def _rows(planned: JobPlan, each: Planned) -> Iterator[tuple[str, str]]:
 def _shown_env(planned: JobPlan, each: Planned) -> Iterator[tuple[str, str]]:
     """The variables that the job sets and those that controllers add, as they are here; nothing that a Secret holds."""
     from katuna.spec.job import LOOPBACK, MASTER_PORT, replica_environment
-    from katuna.spec.plan import masked
 
-    container = None if each.is_main else each.container
-    for name, value in replica_environment(masked(planned.job), each.replica, container=container):
+    marks = dict.fromkeys(each.container.secrets, "")
+    for name, value in replica_environment(planned.job, each.replica, passed=marks, container=each.container):
         if name.endswith("MASTER_PORT") and value == str(MASTER_PORT):
             yield name, "<a free port>"
         elif (name, value) == ("PET_RDZV_ENDPOINT", f"{LOOPBACK}:{MASTER_PORT}"):
             yield name, f"{LOOPBACK}:<a free port>"
         else:
-            yield name, each.command.env.get(name, value)
+            yield name, each.command.env.get(name, str(value))
 
 
 def _resources(container: Container, *, gpus: bool) -> str:

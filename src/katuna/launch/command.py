@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 
 from katuna.launch.options import LocalOptions
 from katuna.launch.process import Command
+from katuna.spec.hidden import Hidden, Text, revealed
 from katuna.spec.job import Container, Job, Replica, expand, replica_environment
 from katuna.spec.remark import did_you_mean, listed
 
@@ -38,6 +39,7 @@ def command(
     extra: Mapping[str, str],
     own: Mapping[str, str] | None = None,
     made: Iterable[str] = (),
+    say: Callable[[Text], str] = revealed,
 ) -> Command:
     """The command that stands for a replica's container here. Pure but for looking whether interpreters exist.
 
@@ -45,21 +47,24 @@ def command(
     sets, and `extra` above it.
     `own` are paths of the container that each trial has for itself, and where they lie; they go before those of the options. `made`
     are places of which the pod itself makes the contents: a Python below one is no image's, and used as it is.
-    `port` stands for the master's. The argv is empty where neither the file nor the options say what to run.
+    `port` stands for the master's. `say` is `str` for a command that is to be shown. The argv is empty where neither the file nor the options say what to run.
     """
     container = replica.container
     mapped = _mapper(options, own or {})
-    asked = dict(replica_environment(job, replica, port=port, passed=environ))
-    argv = [mapped(word) for word in _words(container, options, asked)]
+    found = dict(replica_environment(job, replica, port=port, passed=environ))
+    asked = {name: say(value) for name, value in found.items()}
+    words = _words(container, options, found)
+    argv = [mapped(say(word)) for word in words]
     interpreter = _interpreter(options.pythons.get(container.image, sys.executable), options, environ)
     if argv and not _is_below(argv[0], made) and _is_python(argv[0], replaced=container.image in options.pythons):
         argv[0] = interpreter
-    passed = {name: environ[name] for name in options.pass_env if name in environ}
+    passed = {name: say(Hidden(environ[name])) for name in options.pass_env if name in environ}
     env = {**inherited(environ), **defaults, **passed, **{name: mapped(value) for name, value in asked.items()}, **extra}
     path = mapped(asked.get("PATH", "")) or environ.get("PATH", os.defpath)
     env["PATH"] = f"{Path(interpreter).parent}{os.pathsep}{path}" if "/" in interpreter else path
     folder = options.here(mapped(container.working_dir) if container.working_dir else ".")
-    return Command(tuple(argv), env, folder)
+    quoted = (*words, found.get("PYTHONPATH"), *(mount.sub_path for mount in container.mounts))
+    return Command(tuple(argv), env, folder, hides=any(isinstance(each, Hidden) for each in quoted))
 
 
 def problems(
@@ -115,7 +120,7 @@ def _program_hint(program: str, asked: Sequence[str]) -> str:
     return _MAP_HINT.format(Path(program).parent) if program.startswith("/") else "install it, or correct the container's command"
 
 
-def _words(container: Container, options: LocalOptions, asked: Mapping[str, str]) -> tuple[str, ...]:
+def _words(container: Container, options: LocalOptions, asked: Mapping[str, Text]) -> tuple[Text, ...]:
     """The command line in the image's own terms; empty where neither the file nor the options say what to run."""
     entrypoint = () if container.command else options.entrypoints.get(container.image, ())
     return (*entrypoint, *expand(container, asked)) if container.command or entrypoint else ()
@@ -163,7 +168,7 @@ def option_problems(options: LocalOptions, jobs: Sequence[Job], environ: Mapping
 def texts(job: Job, replica: Replica, options: LocalOptions, environ: Mapping[str, str]) -> Iterator[str]:
     """Everything of a replica that paths are mapped in."""
     asked = dict(replica_environment(job, replica, passed=environ))
-    yield from (*_words(replica.container, options, asked), *asked.values(), replica.container.working_dir)
+    yield from map(revealed, (*_words(replica.container, options, asked), *asked.values(), replica.container.working_dir))
 
 
 def _unset(names: Sequence[str], secrets: Collection[str], environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -210,7 +210,7 @@ class Files:
             place = next((each for each in places if not any(each.is_relative_to(folder) for folder in self._folders)), None)
             if place is None:
                 raise LaunchFailed("there is no place for the run's code outside of the working folder")
-            make_private(place)
+            make_private(self._run, place)
             remove(place / CODE)
             self.kept.unpack(place / CODE)
             self._unpacked = place / CODE
@@ -357,7 +357,7 @@ def _shared_memory(folder: Path) -> Path | None:
     hidden = next((each for each in memory_places(folder) if each.parent == Path(SHM)), None)
     if hidden is None:
         return None
-    make_private(hidden)
+    make_private(folder, hidden)
     (hidden / SHM_NAME).mkdir(mode=0o700, exist_ok=True)
     return hidden / SHM_NAME
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,8 @@ from katuna.launch.options import LocalOptions
 from katuna.launch.process import Command
 from katuna.launch.storage import room_for
 from katuna.launch.volumes import PodVolumes
+from katuna.spec.hidden import Text, revealed
 from katuna.spec.job import MASTER_PORT, Container, Job, Replica
-from katuna.spec.plan import masked
 
 Stage = Literal["init", "main", "sidecar"]
 
@@ -45,7 +45,7 @@ class Place:
     """Where and how a job runs: its folder, and what the caller says of the environment, as `launch.command.command` takes it.
 
     `cpus` are what all replicas share that ask for none of their own. `kept` are absolute paths that the job will find, whether they
-    are here now or not: those of the code that its run keeps.
+    are here now or not: those of the code that its run keeps. `say` is `str` where commands are to be shown, and not run.
     """
 
     folder: Path
@@ -56,6 +56,7 @@ class Place:
     own: Mapping[str, str]
     cpus: int
     kept: Collection[str] = ()
+    say: Callable[[Text], str] = revealed
 
 
 def trial_place(
@@ -141,12 +142,11 @@ def _planned(
     if place.options.data:
         defaults["KATUNA_DATA"] = place.options.data
     extra = {**place.extra, "KATUNA_TRIAL_DIR": str(place.folder), "CUDA_VISIBLE_DEVICES": ",".join(devices)}
-    own = {**volumes.maps(container), **place.own}
+    own = {**volumes.maps(container, place.say), **place.own}
     scratch, as_written = volumes.scratch(container), {path: path for path in own}
-    shown = masked(replace(job, replicas=(as_main,))).replicas[0]
-    make = partial(command, job, options=place.options, environ=place.environ, port=port, defaults=defaults, extra=extra)
-    here = make(as_main, own=own, made=scratch.values())
-    told = make(shown, own=as_written, made=scratch)
+    make = partial(command, job, as_main, options=place.options, environ=place.environ, port=port, defaults=defaults, extra=extra)
+    here = make(own=own, made=scratch.values(), say=place.say)
+    told = make(own=as_written, made=scratch, say=str)
     return Planned(replica, container, stage, here, told, log_of(place.folder, job, replica.pod_name, container.name))
 
 

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -47,13 +47,15 @@ _TOKEN = re.compile(rb"[0-9a-f]{32}")
 class Command:
     """What to execute: argv[0] is looked up in the PATH of `env`, in `folder` when it is a relative path.
 
-    `view` are the mounts that the process makes before all else, see layers.py; the rest is meant as it sees it.
+    `view` are the mounts that the process makes before all else, see layers.py; the rest is meant as it sees it. `hides`: a Secret is
+    part of the argv, or of where Python looks, and no message may quote these.
     """
 
-    argv: tuple[str, ...]
-    env: Mapping[str, str]
+    argv: tuple[str, ...] = field(repr=False)
+    env: Mapping[str, str] = field(repr=False)
     folder: Path
     view: tuple[Step, ...] = ()
+    hides: bool = False
 
     def trees(self, path: str | Path) -> list[Path]:
         """Where the process would find an absolute path: the places as this process sees them, the first one first."""

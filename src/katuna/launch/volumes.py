@@ -1,8 +1,9 @@
 """The folders that containers would have mounted: where they lie here, what is in them when a trial or job begins, and what goes with it.
 
 What a Secret holds lies in memory where the machine has a place for that (XDG_RUNTIME_DIR, /dev/shm), and is removed when the job ends.
-After a SIGKILL of katuna it stays there, for its user alone, until the run is started again or the machine is; scratch folders and the
-files of ConfigMaps then stay in the run folder.
+So does an emptyDir in which a Secret names a folder. After a SIGKILL of katuna it stays there, for its user alone, until the run is
+resumed or removed, under another name too, or the machine is started anew; other scratch folders and the files of ConfigMaps then stay
+in the run folder.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import posixpath
 import shutil
 import stat
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,12 @@ from katuna.errors import LaunchFailed
 from katuna.launch.command import FINE, Foresee, map_paths
 from katuna.launch.options import LocalOptions
 from katuna.metrics.collect import Collecting
+from katuna.spec.hidden import Hidden, Text, revealed
 from katuna.spec.job import Container, Mount, Replica, Volume
 from katuna.spec.model import Experiment
 from katuna.spec.remark import listed
 from katuna.spec.volumes import DEFAULT_MODE, HeldFiles, HostPath
+from katuna.trees import PATH_MAX, open_plain
 
 METRICS, CHECKPOINTS = "metrics", "checkpoints"
 
@@ -130,10 +133,11 @@ class PodVolumes:
     replica: Replica
     options: LocalOptions
 
-    def maps(self, container: Container) -> Mapping[str, str]:
-        """The container's mount paths to where they lie."""
+    def maps(self, container: Container, say: Callable[[Text], str] = revealed) -> Mapping[str, str]:
+        """The container's mount paths to where they lie; with `str` for `say`, as messages may show it."""
         return {
-            posixpath.normpath(mount.path): str(self._place(volume) / mount.sub_path) for mount, volume in self._mounts(container)
+            posixpath.normpath(mount.path): str(self._place(volume) / say(mount.sub_path))
+            for mount, volume in self._mounts(container)
         }
 
     def elsewhere(self) -> list[Path]:
@@ -160,10 +164,12 @@ class PodVolumes:
                 yield from _unlike_its_type(volume)
         for container in self._containers():
             for mount in container.mounts:
-                if ".." in Path(mount.sub_path).parts or mount.sub_path.startswith("/"):
-                    # subPathExpr may take it from a Secret.
-                    which = "its subPath" if _hides(container) else f"subPath {mount.sub_path!r}"
-                    yield f"volumeMount {mount.path}: {which} leads out of its volume", "name a folder within it"
+                sub_path = revealed(mount.sub_path)
+                if ".." in Path(sub_path).parts or sub_path.startswith("/"):
+                    yield (
+                        f"volumeMount {mount.path}: subPath {mount.sub_path!r} leads out of its volume",
+                        "name a folder within it",
+                    )
 
     def foresee(self, container: Container, also: Collection[str] = ()) -> Foresee:
         """What paths of the container come to once `make` has made what it makes and init containers have run. Folders of `also` will
@@ -179,10 +185,14 @@ class PodVolumes:
                 return None
             place = self._place(volume)
             if isinstance(volume, HeldFiles):
-                return _among(volume, Path(path).relative_to(place).as_posix(), runs=runs, hides=_hides(container))
+                return _among(volume, Path(path).relative_to(place).as_posix(), runs=runs, hides=container.hides)
             if Path(path).exists() or place == Path("/"):
                 return None
-            return FINE if Path(path) in self._new_folders() else ("does not exist here", f"its volume is {place} here")
+            return (
+                FINE
+                if any(Path(path) == new for new, _ in self._new_folders())
+                else ("does not exist here", f"its volume is {place} here")
+            )
 
         return tell
 
@@ -192,7 +202,7 @@ class PodVolumes:
             self._own.mkdir(mode=0o700, parents=True, exist_ok=True)
         for volume in self.replica.volumes:
             place = self._place(volume)
-            if volume.kind == "secret":
+            if self._is_held(volume):
                 self._make_hidden()
             if volume.kind in ("emptyDir", "configMap", "secret"):
                 place.mkdir(parents=True, exist_ok=True)
@@ -201,9 +211,12 @@ class PodVolumes:
                 _write_private(place / name, content, modes.get(name, DEFAULT_MODE))
             if isinstance(volume, HostPath) and volume.type == "FileOrCreate":
                 os.close(os.open(place, os.O_RDONLY | os.O_CREAT, 0o644))
-        for folder in self._new_folders():
+        for folder, told in self._new_folders():
             if not folder.exists():
-                folder.mkdir(mode=0o755, parents=True)
+                try:
+                    folder.mkdir(mode=0o755, parents=True)
+                except OSError as error:
+                    raise OSError(error.errno, error.strerror, str(told)) from None
 
     def remove(self) -> None:
         """Raises OSError."""
@@ -224,24 +237,31 @@ class PodVolumes:
             return Path(volume.source)
         if volume.kind == "persistentVolumeClaim":
             return self.options.here(self.options.claims.get(volume.source, volume.source))
-        hidden = next(memory_places(self.folder), None) if volume.kind == "secret" else None
+        hidden = next(memory_places(self.folder), None) if self._is_held(volume) else None
         return (hidden / self.replica.pod_name if hidden else self._own) / volume.name
+
+    def _is_held(self, volume: Volume) -> bool:
+        """Whether a value of a Secret is in it when it is made, in a file or as a folder's name."""
+        mounts = (mount for container in self._containers() for mount in container.mounts if mount.volume == volume.name)
+        named = volume.kind == "emptyDir" and any(isinstance(mount.sub_path, Hidden) for mount in mounts)
+        return volume.kind == "secret" or named
 
     def _make_hidden(self) -> None:
         """The folder, if there is a place for one, that the Secrets of all pods of the job lie in."""
         hidden = next(memory_places(self.folder), None)
         if hidden:
-            make_private(hidden)
+            make_private(self.folder, hidden)
 
-    def _new_folders(self) -> Iterator[Path]:
-        """Folders that the pod gets where they are not yet."""
+    def _new_folders(self) -> Iterator[tuple[Path, Path]]:
+        """Folders that the pod gets where they are not yet, each with what messages may show of its path."""
         for volume in self.replica.volumes:
             if isinstance(volume, HostPath) and volume.type == "DirectoryOrCreate":
-                yield self._place(volume)
+                yield self._place(volume), self._place(volume)
         for container in self._containers():
             for mount, volume in self._mounts(container):
                 if mount.sub_path and volume.kind in ("emptyDir", "hostPath", "persistentVolumeClaim"):
-                    yield self._place(volume) / mount.sub_path
+                    place = self._place(volume)
+                    yield place / revealed(mount.sub_path), place / str(mount.sub_path)
 
     def _containers(self) -> Iterator[Container]:
         replica = self.replica
@@ -258,6 +278,10 @@ def sweep(folder: Path) -> None:
     for hidden in memory_places(folder):
         if is_ours(hidden):
             shutil.rmtree(hidden, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (folder / RECORD).unlink()
+        # Once more, for what is named by the path that it has now.
+        sweep(folder)
 
 
 def memory_places(folder: Path) -> Iterator[Path]:
@@ -268,18 +292,45 @@ def memory_places(folder: Path) -> Iterator[Path]:
 
 
 def private_name(folder: Path) -> str:
-    """What a place outside of a run folder is called that belongs to it, for this user."""
-    owned = os.fsencode(f"{os.geteuid()} {os.path.realpath(folder)}")
+    """What a place outside of a run folder is called that belongs to it, for this user, also once the folder has been renamed."""
+    owned = os.fsencode(f"{os.geteuid()} {_named_by(folder)}")
     return f"katuna-{hashlib.sha256(owned).hexdigest()[:32]}"
 
 
-def make_private(folder: Path) -> None:
-    """A folder of this user's alone, where others may write beside it. Raises LaunchFailed for one that somebody else has put there."""
+RECORD = ".place"
+"""In a folder for which a place has been made outside of it: the path that the folder had then."""
+
+
+def _named_by(folder: Path) -> str:
+    """The path that names the folder's places: as it was when they were made. Where that leads to a folder that has them still, this
+    one is a copy, or its record is somebody's invention."""
+    own = os.path.realpath(folder)
+    recorded = _recorded(own)
+    return recorded if recorded and _recorded(recorded) != recorded else own
+
+
+def _recorded(folder: str) -> str:
+    """What a folder's record says, "" for none that katuna would write."""
+    try:
+        with os.fdopen(open_plain(Path(folder, RECORD), os.O_RDONLY), "rb") as file:
+            path = os.fsdecode(file.read(PATH_MAX + 1))
+    except OSError:
+        return ""
+    return path if len(path) <= PATH_MAX and "\0" not in path and path == os.path.normpath(path) and path.startswith("/") else ""
+
+
+def make_private(folder: Path, place: Path) -> None:
+    """A place for `folder` that is this user's alone, where others may write beside it. Raises LaunchFailed for one that somebody else
+    has put there, and OSError."""
+    named_by = _named_by(folder)
+    if _recorded(os.path.realpath(folder)) != named_by:
+        with os.fdopen(open_plain(folder / RECORD, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+            file.write(os.fsencode(named_by))
     with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    if not is_ours(folder):
+        place.mkdir(mode=0o700)
+    if not is_ours(place):
         raise LaunchFailed(
-            f"{folder}, where files of the run are to lie, belongs to somebody else or is open to others: remove it"
+            f"{place}, where files of the run are to lie, belongs to somebody else or is open to others: remove it"
         )
 
 
@@ -338,11 +389,6 @@ def _among(volume: HeldFiles, name: str, *, runs: bool, hides: bool) -> tuple[st
         f"does not exist: the {holder} of volume {volume.name!r} has no {key}",
         f"it has: {listed(sorted(volume.files)) or 'none'}",
     )
-
-
-def _hides(container: Container) -> bool:
-    """Whether values of a Secret may be in what was expanded for it."""
-    return bool(container.hidden or container.secrets)
 
 
 def _write_private(path: Path, content: bytes, mode: int) -> None:

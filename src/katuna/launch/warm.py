@@ -58,6 +58,7 @@ AT_START = re.compile(
 """Environment that the loader, the interpreter or a library reads when it starts and never again."""
 BEFORE_ALL = re.compile(r"(LD|LC|GLIBC|MALLOC|PYTHON)_.*|PYTHON.*|LANG")
 """Those of them that are read before a program runs: it can write them for its children alone."""
+UNSAID = "a Secret is part of its command or paths, so the reason is not quoted"
 
 
 class WarmStarter:
@@ -75,7 +76,7 @@ class WarmStarter:
         except (ValueError, OSError) as reason:
             if isinstance(reason, OSError) and is_shortage(reason):
                 raise
-            how = str(reason)
+            how = UNSAID if command.hides else str(reason)
         return WarmProcess(how, name, command, log, held, locks=locks, deadline_s=deadline_s, grace_s=grace_s)
 
     def close(self) -> None:

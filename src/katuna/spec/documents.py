@@ -18,7 +18,8 @@ from katuna.spec.yamltext import Document, Place, Source, parse
 
 NAME: Path = ("metadata", "name")
 LISTS: Mapping[tuple[str, str], Mapping[str, str]] = {("v1", "List"): {}} | {
-    (api, f"{kind}List"): {"apiVersion": api, "kind": kind} for api, kind in (("kubeflow.org/v1beta1", "Experiment"), *KINDS_HERE)
+    (api, f"{kind}List"): {"apiVersion": api, "kind": kind}
+    for api, kind in (("kubeflow.org/v1beta1", "Experiment"), *KINDS_HERE, *BESIDE)
 }
 """Objects that hold others, as `kubectl get -o yaml` writes them, and what their items need not say."""
 
@@ -48,15 +49,16 @@ class Documents:
             documents, findings = parse(source)
             self.findings += findings
             for document in documents:
-                self._sort(document)
+                for each in walked(document):
+                    self._sort(each)
 
     def _sort(self, document: Document) -> None:
-        """Into what it is; of a list, its items, each as a document of its own."""
+        """Into what it is."""
         value = document.value
         if not isinstance(value, dict):
             remark = Remark(
                 (),
-                f"a manifest must be a mapping, not {shown(value)}",
+                f"a manifest must be a mapping, not {_kind_of(value)}",
                 "it begins with apiVersion and kind",
                 code="not-a-manifest",
             )
@@ -68,12 +70,8 @@ class Documents:
                 document.finding(Remark((name,), "must be specified, as text", code="missing-field")) for name in missing
             ]
         elif (value["apiVersion"], value["kind"]) in LISTS:
-            if isinstance(value.get("items") or [], list):
-                for item in _items(document):
-                    self._sort(item)
-            else:
-                message = f"must be a list, not {shown(value['items'])}"
-                self.findings.append(document.finding(Remark(("items",), message, code="wrong-type")))
+            message = f"must be a list, not {_kind_of(value['items'])}"
+            self.findings.append(document.finding(Remark(("items",), message, code="wrong-type")))
         elif f"{value['apiVersion']} {value['kind']}" == EXPERIMENT:
             self.experiments.append(document)
         elif (value["apiVersion"], value["kind"]) in BESIDE:
@@ -173,25 +171,36 @@ def _doubles(documents: Iterable[Document], scope: Callable[[Document], object])
             yield document.finding(Remark(NAME, message, "give it another name", code="repeated-name"))
 
 
-def flattened(manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The manifest, or of a list all that is in it, however deep: as `Documents` reads them, without their places."""
-    unsaid = LISTS.get((manifest.get("apiVersion", ""), manifest.get("kind", "")))
-    if unsaid is None:
-        yield dict(manifest)
+def walked(document: Document) -> Iterator[Document]:
+    """The document, or of a list all that is in it, however deep, each with paths from its own top and the places that it has in the
+    file. Whoever reads, checks or keeps what files hold goes through here. A list whose items are no list comes as it is."""
+    value = document.value
+    unsaid = LISTS.get((_word(value, "apiVersion"), _word(value, "kind"))) if isinstance(value, dict) else None
+    if unsaid is None or not isinstance(value.get("items") or [], list):
+        yield document
         return
-    items = manifest.get("items")
-    for item in items if isinstance(items, list) else ():
-        if isinstance(item, dict):
-            yield from flattened({**unsaid, **item})
-
-
-def _items(document: Document) -> Iterator[Document]:
-    """The items of a list, with paths from their own tops and the places that they have in the file."""
-    unsaid = LISTS[document.value["apiVersion"], document.value["kind"]]
     places, keys = _by_item(document.places), _by_item(document.keys)
-    for index, item in enumerate(document.value.get("items") or []):
-        value = {**unsaid, **item} if isinstance(item, dict) else item
-        yield replace(document, value=value, places=places.get(index, {}), keys=keys.get(index, {}))
+    for index, item in enumerate(value.get("items") or []):
+        whole = {**unsaid, **item} if isinstance(item, dict) else item
+        yield from walked(replace(document, value=whole, places=places.get(index, {}), keys=keys.get(index, {})))
+
+
+def _word(value: Mapping[str, Any], field: str) -> str:
+    found = value.get(field)
+    return found if isinstance(found, str) else ""
+
+
+def _kind_of(value: Any) -> str:
+    """Without what is in it: it may be a Secret's."""
+    return (
+        "text"
+        if isinstance(value, str)
+        else "a list"
+        if isinstance(value, list)
+        else "a mapping"
+        if isinstance(value, dict)
+        else "a number or a word"
+    )
 
 
 def _by_item(table: Mapping[Path, Place]) -> dict[str | int, dict[Path, Place]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from katuna.errors import LOCAL
 from katuna.spec.beside import Holder, entries, find
+from katuna.spec.hidden import Hidden, Text
 from katuna.spec.model import Manifest
 from katuna.spec.quantity import quantity
 from katuna.spec.remark import NUL, NUL_MESSAGE, Path, Remark, listed, shown
@@ -61,12 +62,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class Env:
-    """`pairs` in order and unexpanded; `secrets` are names whose values only the calling shell can give, `hidden` those whose values
-    come from a Secret given beside the job."""
+    """`pairs` in order and unexpanded; `secrets` are names whose values only the calling shell can give."""
 
-    pairs: tuple[tuple[str, str], ...] = field(repr=False)
+    pairs: tuple[tuple[str, Text], ...]
     secrets: tuple[str, ...]
-    hidden: tuple[str, ...]
     remarks: tuple[Remark, ...]
 
 
@@ -83,7 +82,7 @@ def container_env(
         reader.read_all(source, ("envFrom", index))
     for index, entry in enumerate(container.get("env") or []):
         reader.read(entry, ("env", index))
-    return Env(tuple(reader.pairs), tuple(reader.secrets), tuple(reader.hidden), tuple(reader.remarks))
+    return Env(tuple(reader.pairs), tuple(reader.secrets), tuple(reader.remarks))
 
 
 @dataclass
@@ -92,9 +91,8 @@ class _Reader:
     facts: Facts
     beside: Sequence[Manifest]
     pass_env: Collection[str] | None
-    pairs: list[tuple[str, str]] = field(default_factory=list)
+    pairs: list[tuple[str, Text]] = field(default_factory=list)
     secrets: list[str] = field(default_factory=list)
-    hidden: list[str] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
 
     def read_all(self, source: Mapping[str, Any], path: Path) -> None:
@@ -195,9 +193,7 @@ class _Reader:
         elif NUL in value:
             self.remarks.append(Remark(value_path, f"the value of {shown(name)} {NUL_MESSAGE}", code="nul"))
         else:
-            self.pairs.append((name, value))
-            if kind == "Secret":
-                self.hidden.append(name)
+            self.pairs.append((name, Hidden(value) if kind == "Secret" else value))
 
 
 def _literal(value: str) -> str:

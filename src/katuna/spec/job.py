@@ -10,13 +10,16 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, overload
 
 from katuna.errors import RenderRefused
+from katuna.spec.hidden import Hidden, Text, revealed
 from katuna.spec.model import Manifest
 
 Pairs = tuple[tuple[str, str], ...]
 """Environment variables in order; of two with one name the later wins."""
+Variables = tuple[tuple[str, Text], ...]
+"""`Pairs` of which a Secret may give some."""
 
 GPU = "nvidia.com/gpu"
 MASTER_PORT = 23456
@@ -31,8 +34,7 @@ class Container:
     """The container that trains.
 
     `env` is in Kubernetes' own form: `$(NAME)` is still to be expanded, `$$` stands for a dollar. `secrets` are variables
-    that the file takes from a Secret that is not here: their values can only come from the calling shell (`--pass-env`). `hidden`
-    are names in `env` whose values a Secret given beside the job has: they are for the process and are never shown. `cpu` counts
+    that the file takes from a Secret that is not here: their values can only come from the calling shell (`--pass-env`). `cpu` counts
     cores and is None when the file says nothing.
     """
 
@@ -40,14 +42,18 @@ class Container:
     image: str
     command: tuple[str, ...] = ()
     args: tuple[str, ...] = ()
-    env: Pairs = field(default=(), repr=False)
+    env: Variables = ()
     secrets: tuple[str, ...] = ()
     working_dir: str = ""
     cpu: float | None = None
     gpus: int = 0
     memory_bytes: int | None = None
     mounts: tuple[Mount, ...] = ()
-    hidden: tuple[str, ...] = ()
+
+    @property
+    def hides(self) -> bool:
+        """Whether values of a Secret may be in what is expanded for it."""
+        return bool(self.secrets) or any(isinstance(value, Hidden) for _, value in self.env)
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Mount:
 
     volume: str
     path: str
-    sub_path: str = ""
+    sub_path: Text = ""
     read_only: bool = False
 
 
@@ -160,7 +166,7 @@ def replica_environment(
     passed: Mapping[str, str] | None = None,
     container: Container | None = None,
     here: Mapping[str, str] | None = None,
-) -> Pairs:
+) -> Variables:
     """A container's variables in the operator's order, expanded, each name once with the value that wins.
 
     The container's own entries come first, what controllers inject comes last and wins. `$(NAME)` in a value refers to
@@ -171,7 +177,7 @@ def replica_environment(
     `substitutions(job, replica)`; an empty one leaves the cluster's values.
     """
     chosen = replica.container if container is None else container
-    environment = {name: passed[name] for name in chosen.secrets if passed and name in passed}
+    environment: dict[str, Text] = {name: Hidden(passed[name]) for name in chosen.secrets if passed and name in passed}
     for name, value in chosen.env:
         environment[name] = expand_text(value, environment)
     hosts = _hosts(job)
@@ -275,18 +281,35 @@ def words_may_launch(words: Sequence[str]) -> bool:
     return any(word in _TORCHRUN or word.endswith("/torchrun") for word in words)
 
 
-def expand(container: Container, environment: Mapping[str, str]) -> tuple[str, ...]:
+@overload
+def expand(container: Container, environment: Mapping[str, str]) -> tuple[str, ...]: ...
+@overload
+def expand(container: Container, environment: Mapping[str, Text]) -> tuple[Text, ...]: ...
+def expand(container: Container, environment: Mapping[str, Text]) -> tuple[Text, ...]:
     """The container's argv, command then args, with `$(NAME)` replaced from `environment`. Empty without a command and args."""
     return tuple(expand_text(word, environment) for word in (*container.command, *container.args))
 
 
-def expand_text(text: str, environment: Mapping[str, str]) -> str:
-    """Kubernetes' expansion: `$(NAME)` of a known variable is its value, of an unknown one stays, `$$` is one dollar."""
+@overload
+def expand_text(text: str, environment: Mapping[str, str]) -> str: ...
+@overload
+def expand_text(text: Text, environment: Mapping[str, Text]) -> Text: ...
+def expand_text(text: Text, environment: Mapping[str, Text]) -> Text:
+    """Kubernetes' expansion: `$(NAME)` of a known variable is its value, of an unknown one stays, `$$` is one dollar. What a Hidden is
+    part of is Hidden."""
+    used = [text]
 
     def value(match: re.Match[str]) -> str:
-        return "$" if match[1] is None else environment.get(match[1], match[0])
+        found = "$" if match[1] is None else environment.get(match[1], match[0])
+        used.append(found)
+        return revealed(found)
 
-    return _REFERENCE.sub(value, text)
+    def told(match: re.Match[str]) -> str:
+        return "$" if match[1] is None else str(environment.get(match[1], match[0]))
+
+    expanded = _REFERENCE.sub(value, revealed(text))
+    hides = any(isinstance(each, Hidden) for each in used)
+    return Hidden(expanded, _REFERENCE.sub(told, str(text))) if hides else expanded
 
 
 def unknown_references(text: str, names: Collection[str]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from katuna.errors import RenderRefused
 from katuna.spec.env import Facts, container_env
+from katuna.spec.hidden import Text
 from katuna.spec.job import (
     DEFAULT_GRACE_S,
     GPU,
@@ -84,7 +85,7 @@ class Pods:
         resources = container.get("resources") or {}
         limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
         cpu, memory = limits.get("cpu", requests.get("cpu")), limits.get("memory")
-        variables: dict[str, str] = {}
+        variables: dict[str, Text] = {}
         for name, value in env.pairs:
             variables[name] = expand_text(value, variables)
         variables |= injected
@@ -100,13 +101,12 @@ class Pods:
             gpus=int(quantity(limits.get(GPU, requests.get(GPU, 0)))),
             memory_bytes=None if memory is None else int(quantity(memory)),
             mounts=tuple(_with_sub_path(each, variables, env.secrets) for each in read_mounts(container)),
-            hidden=env.hidden,
         )
 
 
-def _with_sub_path(mount: Mount, variables: Mapping[str, str], secrets: Collection[str]) -> Mount:
+def _with_sub_path(mount: Mount, variables: Mapping[str, Text], secrets: Collection[str]) -> Mount:
     """With its subPathExpr expanded; raises RenderRefused where it refers to nothing, as a kubelet does."""
-    unknown = unknown_references(mount.sub_path, {*variables, *secrets})
+    unknown = unknown_references(str(mount.sub_path), {*variables, *secrets})
     if unknown:
         message = (
             f"volumeMount {mount.path}: subPathExpr {shown(mount.sub_path)} refers to {unknown[0]}, which the container has not"

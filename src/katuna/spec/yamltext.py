@@ -35,7 +35,7 @@ class Source:
     """A file's name, as messages show it, and its text."""
 
     name: str
-    text: str
+    text: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -190,10 +190,12 @@ def _node(event: Any, anchors: dict[str, _Node]) -> _Node:
         target = anchors.get(str(event.anchor))
         if target is None:
             raise _Refused(
-                place, f"the alias *{event.anchor} names no anchor before it", f"write &{event.anchor} at the value it stands for"
+                place,
+                "this alias names no anchor before it",
+                "write & and its name at the value it stands for, or quote a text that begins with *",
             )
         if target.open:
-            raise _Refused(place, f"the anchor &{event.anchor} contains itself")
+            raise _Refused(place, "this anchor contains itself")
         return target
     node = _Node(place, tag=event.tag or "")
     if isinstance(event, yaml.SequenceStartEvent):
@@ -230,7 +232,8 @@ def _char(character: Any) -> str:
 
 
 def _problem(error: yaml.MarkedYAMLError) -> str:
-    problem = error.problem or "it cannot be read"
+    # PyYAML's own scanner quotes a tag's handle, which may be the beginning of a secret.
+    problem = re.sub(r"(tag handle) .*", r"\1", error.problem or "it cannot be read", flags=re.DOTALL)
     if error.context and error.context_mark:
         return f"{problem} {error.context} that begins at line {error.context_mark.line + 1}"
     return problem
@@ -308,7 +311,7 @@ class _Reader:
 
 def _check_tag(node: _Node, short: str, path: Path) -> None:
     if node.tag not in ("", "!", f"tag:yaml.org,2002:{short}"):
-        raise _Refused(node.place, f"the tag {node.tag} is not supported", "leave it out", path)
+        raise _Refused(node.place, _unsupported(node.tag), "leave it out", path)
 
 
 def _is_merge(node: _Node) -> bool:
@@ -354,6 +357,9 @@ _INT = re.compile(
 )
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
 _POINT_FIRST = re.compile(r"\.[0-9]+(_[0-9]+)*([eE][-+]?[0-9]+(_[0-9]+)*)?\Z")
+_TAGS = frozenset(
+    ("binary", "bool", "float", "int", "map", "merge", "null", "omap", "pairs", "seq", "set", "str", "timestamp", "value", "yaml")
+)
 _BASES = {"hex": 16, "bin": 2, "oct": 8, "dec": 10}
 
 
@@ -367,18 +373,28 @@ def scalar(text: str, tag: str = "", plain: bool = True) -> str | int | float | 
         return text
     kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "null": (type(None),)}
     if short == tag or short not in kinds:
-        raise ValueError(f"the tag {tag} is not supported")
+        raise ValueError(_unsupported(tag))
     value = _resolved(text)
     if not isinstance(value, kinds[short]) or (isinstance(value, bool) and short != "bool"):
-        raise ValueError(f"{text!r} is not a YAML {short}")
+        raise ValueError(f"this is not a YAML {short}")
     return value
+
+
+def _unsupported(tag: str) -> str:
+    """A tag's name is told where YAML has given it: a text that begins with `!` is one too, and may be a secret."""
+    short = tag.removeprefix("tag:yaml.org,2002:")
+    return (
+        f"the tag !!{short} is not supported"
+        if short != tag and short in _TAGS
+        else "tags of one's own are not supported; quote a text that begins with '!'"
+    )
 
 
 def _resolved(text: str) -> str | int | float | bool | None:
     if text in _WORDS:
         return _WORDS[text]
     if text in _NOT_FINITE:
-        raise ValueError(f"{text} is not a number that JSON can hold; quote it if it is a text")
+        raise ValueError("infinities and NaN are no numbers that JSON can hold; quote it if it is a text")
     if text[0] not in "+-.0123456789":
         return text
     # Go's own parser reads what begins with a point, and takes an underscore between digits only.

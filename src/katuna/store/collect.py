@@ -48,7 +48,7 @@ BINARY = (
 
 _SYSTEM = ("/dev", "/proc", "/sys")
 _SECRET_NAME = re.compile("|".join(fnmatch.translate(name) for name in SECRETS), re.IGNORECASE)
-_SECRET_MANIFEST = re.compile(rb"(?:^|[\s{,-])[\"']?kind[\"']?\s*:\s*[\"']?Secret\b")
+_SECRET_MANIFEST = re.compile(rb"(?:^|[\s{,-])[\"']?kind[\"']?\s*:\s*[\"']?Secret(?:List)?\b")
 _MANIFESTS = (".yaml", ".yml", ".json")
 
 
