@@ -22,14 +22,14 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from sidebyside import machine, show
 
-from katuna.conduct import SystemClock
-from katuna.contracts import LaunchEvent, NoSuggestion, Suggestion, TrialRequest
-from katuna.metrics.line import Report
+from katuna.lint.load import Source, load_experiment
+from katuna.manifest.experiment import Experiment
+from katuna.metric_line import Report
+from katuna.runs.conduct import SystemClock
+from katuna.runs.journal import Journal, begin, read
+from katuna.search.contracts import LaunchEvent, NoSuggestion, Suggestion, TrialRequest
 from katuna.search.engine import Engine
-from katuna.spec.load import Source, load_experiment
-from katuna.spec.model import Experiment
-from katuna.store.journal import Journal, begin, read
-from katuna.trials import Assignments, Event, Exited, Opened, Reported, Search, Started, Trial, fold
+from katuna.search.trials import Assignments, Event, Exited, Opened, Reported, Search, Started, Trial, fold
 
 NAMES = ("rate", "decay", "noise")
 VALUES = 20

@@ -15,7 +15,7 @@ from pathlib import Path
 from sidebyside import Options, load, machine, options, ratio, tell
 from trials import Running
 
-from katuna.launch.warm import WarmStarter
+from katuna.launch.warm.starter import WarmStarter
 
 RANKS = 2
 PAUSE_S = 1.0

@@ -19,10 +19,10 @@ from pathlib import Path
 from sidebyside import Options, load, machine, options, ratio, tell
 from trials import Running
 
-from katuna.launch.forkserver import READY
 from katuna.launch.layers import Step
 from katuna.launch.process import ColdStarter
-from katuna.launch.warm import WarmStarter
+from katuna.launch.warm.server import READY
+from katuna.launch.warm.starter import WarmStarter
 
 PAUSE_S = 1.0
 """Between warm starts, in which the server forks again. A slot of a search comes free less often."""

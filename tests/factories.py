@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from katuna.metrics.line import Report
-from katuna.spec.model import Collector, Experiment, Objective, ObjectiveType, Parameter, TrialParameter, TrialTemplate
-from katuna.trials import Asked, Event, Exited, Opened, Reported, Started, Trial, TrialState, trial_name
+from katuna.manifest.experiment import Collector, Experiment, Objective, ObjectiveType, Parameter, TrialParameter, TrialTemplate
+from katuna.metric_line import Report
+from katuna.search.trials import Asked, Event, Exited, Opened, Reported, Started, Trial, TrialState, trial_name
 
 LR = Parameter("lr", "double", "1e-4", "1e-1", distribution="logUniform")
 WIDTH = Parameter("width", "int", "8", "64", "8")

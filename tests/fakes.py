@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from katuna.contracts import LaunchEvent, NoSuggestion, Suggestion, TrialRequest
 from katuna.errors import StoreFailed
-from katuna.metrics.line import Report
-from katuna.spec.model import Manifest
-from katuna.trials import Assignments, Event, Exited, Reported, Started, Trial
+from katuna.manifest.experiment import Manifest
+from katuna.metric_line import Report
+from katuna.search.contracts import LaunchEvent, NoSuggestion, Suggestion, TrialRequest
+from katuna.search.trials import Assignments, Event, Exited, Reported, Started, Trial
 
 # Launcher
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from factories import make_experiment
-from katuna.metrics.line import Report
-from katuna.spec.defaults import with_defaults
-from katuna.spec.model import EarlyStopping, Experiment, Objective, ObjectiveType, TrialParameter, TrialTemplate
-from katuna.spec.render import compact_json
-from katuna.trials import EARLY_STOPPED, UNAVAILABLE, Asked, Event, Exited, Reported, Started, Stopping, StopRule
+from katuna.manifest.defaults import with_defaults
+from katuna.manifest.experiment import EarlyStopping, Experiment, Objective, ObjectiveType, TrialParameter, TrialTemplate
+from katuna.manifest.render import compact_json
+from katuna.metric_line import Report
+from katuna.search.trials import EARLY_STOPPED, UNAVAILABLE, Asked, Event, Exited, Reported, Started, Stopping, StopRule
 from recordings import KATIB_RECORDED as RECORDED
 
 FILES = sorted(RECORDED.glob("*.jsonl"))

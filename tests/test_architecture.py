@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,82 +14,22 @@ import pytest
 SOURCES = Path(__file__).parents[1] / "src" / "katuna"
 TRAINERS = Path(__file__).parents[1] / "trainers"
 
-# From the bottom up: each unit may import those named, and itself.
+BASE = {"errors", "text", "clock", "trees", "metric_line", "dataset"}
+"""Modules that stand alone, and that everybody may import."""
+
+# From the bottom up: each package may import those named, the base, and itself.
 LAYERS: dict[str, set[str]] = {
-    "errors": set(),
-    "text": set(),
-    "trees": set(),
-    "clock": set(),
-    "metrics.line": set(),
-    "spec.model": set(),
-    "trials": {"metrics.line", "spec.model"},
-    "metrics": {"metrics.line", "spec.model", "trials", "text"},
-    "dataset": {"errors"},
-    "runtime": {"errors", "metrics.line", "dataset"},
-    "contracts": {"spec.model", "trials"},
-    "spec": {"errors", "text", "spec.model", "metrics"},
-    "jobs": {"errors", "metrics.line", "spec.model", "spec"},
-    "jobstatus": {"spec", "jobs"},
-    "store": {"errors", "trees", "metrics.line", "trials", "jobs"},
-    "launch": {
-        "errors",
-        "trees",
-        "text",
-        "clock",
-        "metrics.line",
-        "metrics",
-        "spec.model",
-        "spec",
-        "trials",
-        "contracts",
-        "jobs",
-    },
-    "search": {"errors", "metrics.line", "spec.model", "spec", "trials", "contracts"},
-    "status": {"spec.model", "spec", "trials", "search", "jobstatus"},
-    "report": {"text", "spec.model", "trials", "search", "status"},
-    "snapshot": {"errors", "trials", "jobs", "store", "launch"},
-    "run": {"errors", "spec.model", "spec", "trials", "contracts", "store", "launch", "search", "report", "snapshot"},
-    "warmstart": {"errors", "spec.model", "spec", "trials", "store", "search", "run"},
-    "outlook": {"spec.model", "spec", "launch", "search", "run"},
-    "conduct": {
-        *(
-            "errors",
-            "clock",
-            "spec.model",
-            "spec",
-            "trials",
-            "contracts",
-            "dataset",
-            "store",
-            "launch",
-            "metrics",
-            "search",
-            "run",
-            "snapshot",
-            "warmstart",
-        ),
-    },
-    "training": {"errors", "spec.model", "spec", "jobs", "jobstatus", "store", "launch", "snapshot"},
-    "conductjob": {
-        "errors",
-        "clock",
-        "metrics",
-        "spec.model",
-        "spec",
-        "jobs",
-        "dataset",
-        "store",
-        "launch",
-        "snapshot",
-        "run",
-        "training",
-    },
-    "asktell": {"errors", "metrics.line", "spec.model", "spec", "trials", "contracts", "search", "run", "conduct"},
-    "smoke": {"errors", "spec.model", "trials", "contracts", "store", "search", "run", "conduct"},
-    "cli": {
-        *("errors", "text", "clock", "spec.model", "spec", "trials", "store", "launch", "search", "status", "report"),
-        *("metrics", "jobs", "dataset", "run", "outlook", "conduct", "training", "conductjob", "smoke", "snapshot"),
-    },
+    "base": set(),
+    "runtime": set(),
+    "manifest": set(),
+    "metrics": {"manifest"},
+    "lint": {"manifest", "metrics"},
+    "jobs": {"manifest"},
+    "search": {"manifest"},
+    "launch": {"manifest", "jobs", "search", "metrics"},
+    "report": {"manifest", "search", "jobs"},
+    "runs": {"manifest", "lint", "jobs", "search", "metrics", "launch", "report"},
+    "cli": {"manifest", "lint", "jobs", "search", "metrics", "launch", "report", "runs"},
 }
 
 # Heavy libraries enter through these files alone, and there inside functions.
@@ -99,10 +40,10 @@ GATES = {
     },
     "cmaes": {"search/cma.py"},
     "scipy": {"search/suggest.py"},
-    "pandas": {"report/tables.py", "run.py", "runtime/table.py"},
+    "pandas": {"report/tables.py", "runs/run.py", "runtime/table.py"},
     "plotly": {"report/figures.py", "report/page.py"},
     "rich": {"cli/screen.py"},
-    "tensorboard": {"metrics/events.py"},
+    "tensorboard": {"metrics/tensorboard.py"},
     "torch": {f"runtime/{path.name}" for path in (SOURCES / "runtime").glob("*.py")},
     "kubernetes": set(),
     "kubeflow": set(),
@@ -115,9 +56,9 @@ def modules() -> Iterator[tuple[Path, ast.Module]]:
 
 
 def unit_of(name: str) -> str:
-    """The unit that a dotted name below katuna belongs to: the longest one of LAYERS."""
-    parts = name.split(".")
-    return next((".".join(parts[:length]) for length in (2, 1) if ".".join(parts[:length]) in LAYERS), parts[0])
+    """The package that a dotted name below katuna belongs to."""
+    first = name.partition(".")[0]
+    return "base" if first in BASE else first
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, ast.stmt]]:
@@ -125,7 +66,7 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, ast.stmt]]:
         if isinstance(node, ast.Import):
             yield from ((alias.name, node) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            if node.module in ("katuna", "katuna.store", "katuna.launch", "katuna.cli"):
+            if (SOURCES / Path(*node.module.split(".")[1:])).is_dir():
                 yield from ((f"{node.module}.{alias.name}", node) for alias in node.names)
             else:
                 yield node.module, node
@@ -136,22 +77,24 @@ def at_top(tree: ast.Module) -> set[ast.stmt]:
     return set(tree.body)
 
 
+def name_of(path: Path) -> str:
+    """A module's dotted name below katuna."""
+    return ".".join(path.relative_to(SOURCES).with_suffix("").parts).removesuffix(".__init__")
+
+
 def test_every_module_belongs_to_a_layer() -> None:
-    units = {unit_of(".".join(path.relative_to(SOURCES).with_suffix("").parts)) for path, _ in modules()}
-    assert units - {"__init__", "__main__"} == set(LAYERS)
+    assert {unit_of(name_of(path)) for path, _ in modules()} - {"__init__", "__main__"} == set(LAYERS)
 
 
 def test_layers_import_downwards_only() -> None:
+    """Imports inside functions count too."""
     wrong = []
     for path, tree in modules():
-        here = unit_of(".".join(path.relative_to(SOURCES).with_suffix("").parts))
-        if here in ("__init__", "__main__"):
-            continue
-        for name, node in imports(tree):
-            if name.startswith("katuna."):
-                there = unit_of(name.removeprefix("katuna."))
-                if there != here and there not in LAYERS[here]:
-                    wrong.append(f"{path.relative_to(SOURCES)}:{node.lineno}: {here} imports {there}")
+        here = unit_of(name_of(path))
+        for name, node in imports(tree) if here in LAYERS else ():
+            there = unit_of(name.removeprefix("katuna.")) if name.startswith("katuna.") else "base"
+            if there not in {here, "base"} | LAYERS[here]:
+                wrong.append(f"{path.relative_to(SOURCES)}:{node.lineno}: {here} imports {there}")
     assert not wrong, "\n".join(wrong)
 
 
@@ -162,12 +105,22 @@ def test_layers_have_no_cycle() -> None:
         seen.add(unit)
 
 
+def test_modules_have_no_cycle() -> None:
+    """Imports inside functions count too."""
+    known = {name_of(path) for path, _ in modules()}
+    below = {
+        name_of(path): {name.removeprefix("katuna.") for name, _ in imports(tree) if name.startswith("katuna.")} & known
+        for path, tree in modules()
+    }
+    TopologicalSorter(below).prepare()
+
+
 def test_engine_sees_contracts_and_nothing_concrete() -> None:
     names = {name for name, _ in imports(ast.parse((SOURCES / "search" / "engine.py").read_text()))}
     assert not {
         name
         for name in names
-        if name.startswith(("katuna.launch", "katuna.store", "katuna.search.suggest", "optuna", "subprocess", "os", "time"))
+        if name.startswith(("katuna.launch", "katuna.runs", "katuna.search.suggest", "optuna", "subprocess", "os", "time"))
     }
 
 
@@ -183,30 +136,32 @@ def test_heavy_libraries_enter_through_their_gates(library: str) -> None:
                 )
 
 
-def test_loading_the_spec_loads_no_heavy_library() -> None:
-    code = "import sys, katuna.spec.load, katuna.store.rundir, katuna.store.journal, katuna.status; print(*sys.modules)"
+def test_loading_a_manifest_loads_no_heavy_library() -> None:
+    code = (
+        "import sys, katuna.lint.load, katuna.runs.rundir, katuna.runs.journal, katuna.report.katib_status; print(*sys.modules)"
+    )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "katuna.spec.load" in loaded
+    assert "katuna.lint.load" in loaded
     assert not {name.partition(".")[0] for name in loaded} & {*GATES, "numpy"}
 
 
 def test_trainers_import_nothing_of_katuna_but_the_runtime_and_the_metric_line() -> None:
     for path in TRAINERS.glob("*.py"):
         names = {name for name, _ in imports(ast.parse(path.read_text())) if name.partition(".")[0] == "katuna"}
-        assert all(name.startswith(("katuna.metrics.line", "katuna.runtime")) for name in names), path
+        assert all(name.startswith(("katuna.metric_line", "katuna.runtime")) for name in names), path
 
 
 def test_the_metric_line_and_the_guard_need_the_standard_library_alone() -> None:
-    for path in (SOURCES / "metrics" / "line.py", SOURCES / "launch" / "guard.py", SOURCES / "launch" / "layers.py"):
+    for path in (SOURCES / "metric_line.py", SOURCES / "launch" / "guard.py", SOURCES / "launch" / "layers.py"):
         names = {name for name, _ in imports(ast.parse(path.read_text()))} - {"layers", "katuna.launch.layers"}
         assert {name.partition(".")[0] for name in names} <= set(sys.stdlib_module_names), path
 
 
 def test_a_server_of_warm_starts_has_nothing_in_it_that_a_trial_did_not_ask_for() -> None:
-    for path in (SOURCES / "launch" / "forkserver.py", SOURCES / "launch" / "asmain.py"):
+    for path in (SOURCES / "launch" / "warm" / "server.py", SOURCES / "launch" / "warm" / "run_script.py"):
         tree = ast.parse(path.read_text())
         names = {name for name, node in imports(tree) if node in at_top(tree)}
-        ours = ("katuna.launch.guard", "katuna.launch.asmain", "katuna.launch.layers")
+        ours = ("katuna.launch.guard", "katuna.launch.warm.run_script", "katuna.launch.layers")
         assert all(name.startswith(ours) or name.partition(".")[0] in sys.stdlib_module_names for name in names), path
 
 
@@ -222,7 +177,7 @@ def test_nothing_evaluates_pickles_or_calls_a_shell() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
-                if called == "exec" and path.name == "asmain.py":
+                if called == "exec" and path.name == "run_script.py":
                     # A warm trial's own script, which `python SCRIPT` would run just so.
                     continue
                 assert called not in {"eval", "exec", "os.system", "yaml.load", "yaml.unsafe_load", "pickle.loads"}, (

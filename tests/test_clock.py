@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from katuna import conduct
 from katuna.clock import SystemClock, on_clock
-from katuna.run import Run
+from katuna.runs import conduct
+from katuna.runs.run import Run
 from searches import write_experiment
 
 

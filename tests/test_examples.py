@@ -18,10 +18,10 @@ import pytest
 
 import katuna
 from katuna.launch.volumes import METRICS
+from katuna.lint.load import Source, load_experiment
+from katuna.manifest.experiment import Experiment
 from katuna.metrics.collect import Collecting
-from katuna.spec.load import Source, load_experiment
-from katuna.spec.model import Experiment
-from katuna.trials import Asked, Edited, TrialState, number
+from katuna.search.trials import Asked, Edited, TrialState, number
 from searches import katuna as run_katuna
 from searches import objects
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from katuna.store.journal import read
-from katuna.trials import Asked, Ended, Exited, Opened, Reported, Started
+from katuna.runs.journal import read
+from katuna.search.trials import Asked, Ended, Exited, Opened, Reported, Started
 from searches import SCORES, katuna, write_experiment
 
 CHANGES = (

@@ -20,11 +20,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from katuna.lint.load import Source, lint, load_experiment
+from katuna.manifest.experiment import Experiment
+from katuna.manifest.job import job_from_manifest
+from katuna.manifest.render import render
 from katuna.runtime.arguments import parse
-from katuna.spec.job import job_from_manifest
-from katuna.spec.load import Source, lint, load_experiment
-from katuna.spec.model import Experiment
-from katuna.spec.render import render
 from programs import imported
 
 ROOT = Path(__file__).parents[1]

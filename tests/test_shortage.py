@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from jobs import write_job
 from searches import KATUNA, journal_events, katuna, write_experiment
+from toy_jobs import write_job
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds what is left through /proc")
 
@@ -32,7 +32,7 @@ os.execv({KATUNA[0]!r}, [{", ".join(map(repr, KATUNA))}, *sys.argv[3:]])
 EATS = """
 import os, resource, sys
 from katuna.cli.verbs import run
-from katuna.store import journal
+from katuna.runs import journal
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 name, left, place = sys.argv[1], [int(sys.argv[2])], sys.argv[3]
 append = journal.Journal.append

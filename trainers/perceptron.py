@@ -40,7 +40,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from katuna.metrics.line import report
+from katuna.metric_line import report
 
 Array = NDArray[Any]
 Network = list[Array]

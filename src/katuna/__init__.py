@@ -23,14 +23,19 @@ __version__ = "0.1.0"
 
 __all__ = ["Run", "Search", "Training", "load", "train", "tune"]
 
-_PLACES = {"tune": "katuna.conduct", "Search": "katuna.asktell", "train": "katuna.conductjob", "Training": "katuna.training"}
+_PLACES = {
+    "tune": "katuna.runs.conduct",
+    "Search": "katuna.runs.asktell",
+    "train": "katuna.runs.conduct_job",
+    "Training": "katuna.runs.training",
+}
 
 if TYPE_CHECKING:
-    from katuna.asktell import Search
-    from katuna.conduct import tune
-    from katuna.conductjob import train
-    from katuna.run import Run, load
-    from katuna.training import Training
+    from katuna.runs.asktell import Search
+    from katuna.runs.conduct import tune
+    from katuna.runs.conduct_job import train
+    from katuna.runs.run import Run, load
+    from katuna.runs.training import Training
 
 
 def __getattr__(name: str) -> object:
@@ -39,4 +44,4 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'katuna' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_PLACES.get(name, "katuna.run")), name)
+    return getattr(import_module(_PLACES.get(name, "katuna.runs.run")), name)

@@ -12,14 +12,14 @@ import pytest
 import yaml
 
 import katuna
-from jobs import pytorchjob
-from katuna import conduct
 from katuna.errors import FilesMixed
-from katuna.launch import files, mirror
-from katuna.launch.options import LocalOptions
-from katuna.run import RunOptions
+from katuna.launch import mirror, workspace
+from katuna.launch.local_options import LocalOptions
+from katuna.runs import conduct
+from katuna.runs.run import RunOptions
 from searches import KATUNA, await_line, journal_events, objects, spawn, write_experiment
 from searches import katuna as command
+from toy_jobs import pytorchjob
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mount namespaces are Linux's")
 
@@ -152,8 +152,8 @@ def test_another_file_system_within_the_folder_is_still_seen(here: Path) -> None
 
 
 def test_a_mount_that_this_user_may_not_look_at_is_no_obstacle(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_mounted", lambda: [here / ("x" * 300)])
-    assert files.forecast(LocalOptions(cwd=str(here))) == ("layer", "")
+    monkeypatch.setattr(workspace, "_mounted", lambda: [here / ("x" * 300)])
+    assert workspace.forecast(LocalOptions(cwd=str(here))) == ("layer", "")
 
 
 def test_a_search_goes_on_without_the_script_that_it_keeps(here: Path) -> None:

@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 
-from jobs import write_job
-from katuna import conduct, conductjob
-from katuna.store import collect, journal
-from katuna.store.rundir import RunDir
-from katuna.trials import Opened
+from katuna.runs import collect, conduct, conduct_job, journal
+from katuna.runs.rundir import RunDir
+from katuna.search.trials import Opened
 from searches import KATUNA, await_line, experiment_yaml, journal_events, katuna, objects, spawn
+from toy_jobs import write_job
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not here")
 
@@ -308,11 +307,11 @@ def test_no_secret_manifest_is_kept(tmp_path: Path) -> None:
     Path("keys").mkdir()
     Path("keys/values.txt").write_text(json.dumps(secret))
     Path("more.yaml").write_text("kind: ConfigMap\n---\nkind: Secret\nstringData: {TOKEN: very-secret}\n")
-    from katuna.launch.options import LocalOptions
-    from katuna.training import TrainOptions
+    from katuna.launch.local_options import LocalOptions
+    from katuna.runs.training import TrainOptions
 
-    planned = conductjob.plan_job(["job.yaml", "keys/values.txt"], TrainOptions(LocalOptions(cwd=str(tmp_path))))
-    run = conductjob.make_run(planned)
+    planned = conduct_job.plan_job(["job.yaml", "keys/values.txt"], TrainOptions(LocalOptions(cwd=str(tmp_path))))
+    run = conduct_job.make_run(planned)
     assert (run.path / "code").is_dir()
     kept = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
     assert len(kept) > 5

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 import katuna
-from katuna import conduct
 from katuna.cli import main
 from katuna.errors import InputRefused
-from katuna.metrics.line import Report
-from katuna.store import journal
-from katuna.trials import Asked, Exited, Reported, Started
+from katuna.metric_line import Report
+from katuna.runs import conduct, journal
+from katuna.search.trials import Asked, Exited, Reported, Started
 from searches import await_line, journal_events, objects, spawn, write_experiment
 from searches import katuna as command
 

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from factories import make_experiment
-from katuna.smoke import Shortening, corners, script_place
-from katuna.spec.model import Parameter
+from katuna.manifest.experiment import Parameter
+from katuna.runs.smoke import Shortening, corners, script_place
 from searches import await_line, await_none, experiment_yaml, katuna, spawn
 
 

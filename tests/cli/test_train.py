@@ -17,13 +17,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from jobs import STEPS, pytorchjob, write_job
 from katuna.cli import logs, main, stop
 from katuna.cli.lines import Lines
 from katuna.cli.replicas import ReplicaScreen
-from katuna.conductjob import train
-from katuna.jobs import ContainerStarted
+from katuna.jobs.lifecycle import ContainerStarted
+from katuna.runs.conduct_job import train
 from searches import KATUNA, await_line, await_none, is_refused, journal_events, katuna, objects, spawn, write_experiment
+from toy_jobs import STEPS, pytorchjob, write_job
 
 FOREVER = "import time\nprint('loss=0.5', flush=True)\nwhile True: time.sleep(1)"
 STUBBORN = (

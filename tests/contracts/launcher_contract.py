@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from factories import make_trial
-from katuna.contracts import Clock, Launcher, LaunchEvent, TrialRequest
-from katuna.trials import Exited, Reported, Started
+from katuna.search.contracts import Clock, Launcher, LaunchEvent, TrialRequest
+from katuna.search.trials import Exited, Reported, Started
 
 PATIENCE_S = 30.0
 """Far beyond what anything here takes, for a loaded machine."""

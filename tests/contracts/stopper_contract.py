@@ -9,10 +9,10 @@ from types import MappingProxyType
 import pytest
 
 from factories import make_objective
-from katuna.contracts import Stopper
-from katuna.metrics.line import Report
-from katuna.spec.model import Objective, ObjectiveType
-from katuna.trials import EARLY_STOPPED, Asked, Event, Exited, Reported, Search, Started, Stopping, TrialEvent
+from katuna.manifest.experiment import Objective, ObjectiveType
+from katuna.metric_line import Report
+from katuna.search.contracts import Stopper
+from katuna.search.trials import EARLY_STOPPED, Asked, Event, Exited, Reported, Search, Started, Stopping, TrialEvent
 
 Series = Sequence[float]
 MAXIMIZE, MINIMIZE = make_objective(), make_objective(type=ObjectiveType.MINIMIZE)

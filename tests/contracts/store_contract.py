@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from factories import a_life, opened
-from katuna.contracts import Store
-from katuna.metrics.line import Report
-from katuna.trials import Ended, Reported, Resumed, Stopping
+from katuna.metric_line import Report
+from katuna.search.contracts import Store
+from katuna.search.trials import Ended, Reported, Resumed, Stopping
 
 
 class StoreContract:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from types import MappingProxyType
 
 from factories import make_experiment, make_trial
-from katuna.contracts import NoSuggestion, Suggester, Suggestion
-from katuna.metrics.line import Report
+from katuna.manifest.experiment import Experiment
+from katuna.metric_line import Report
+from katuna.search.contracts import NoSuggestion, Suggester, Suggestion
 from katuna.search.suggest import suggester_for
-from katuna.spec.model import Experiment
-from katuna.trials import Assignments, Summary, Trial, TrialState
+from katuna.search.trials import Assignments, Summary, Trial, TrialState
 
 TRIALS = 14
 """More than the ten trials with which TPE begins at random."""

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from harness import HOSTILE, LRS, QUICK, TWO, Site, alone, digest, printed, starts, values, ways, wrong
 
-from jobs import pytorchjob
 from searches import journal_events
+from toy_jobs import pytorchjob
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from starts import STARTERS, Bench
 
 from katuna.launch.process import ColdStarter
-from katuna.launch.warm import WarmStarter
+from katuna.launch.warm.starter import WarmStarter
 
 
 @pytest.fixture(params=STARTERS)

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from katuna.contracts import LaunchEvent, TrialRequest
 from katuna.launch.local import LocalLauncher
+from katuna.manifest.experiment import Collector
 from katuna.metrics.collect import Collecting
-from katuna.spec.model import Collector
-from katuna.trials import Exited
+from katuna.search.contracts import LaunchEvent, TrialRequest
+from katuna.search.trials import Exited
 
 PATIENCE_S = 60.0
 

@@ -16,7 +16,7 @@ from launch_jobs import PATIENCE_S
 from katuna.launch.command import inherited
 from katuna.launch.layers import Step
 from katuna.launch.process import ColdStarter, Command, GuardedProcess, Starter, claim
-from katuna.launch.warm import WarmStarter
+from katuna.launch.warm.starter import WarmStarter
 
 STARTERS = {"cold": ColdStarter, "warm": WarmStarter}
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from starts import Bench, is_warm
 
-from katuna.launch import imports
-from katuna.launch.asmain import hiding
-from katuna.launch.imports import needs
-from katuna.launch.warm import WarmStarter, differing
+from katuna.launch.warm import imports
+from katuna.launch.warm.imports import needs
+from katuna.launch.warm.run_script import hiding
+from katuna.launch.warm.starter import WarmStarter, differing
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="warm starts are for Linux")
 
@@ -115,7 +115,7 @@ def test_a_program_that_sets_what_a_library_reads_at_its_start_starts_cold(warm_
         "import os\nos.environ['TORCH_LOGS'] = ''\nimport numpy": "program.py sets TORCH_LOGS itself",
         "import helper, numpy": "helper.py sets OMP_NUM_THREADS itself",
         "import os\nos.environ.update(PYTHONHASHSEED='0', MASTER_ADDR='localhost', CUBLAS_WORKSPACE_CONFIG=':16:8')": "",
-        "import katuna.launch.warm": "",
+        "import katuna.launch.warm.starter": "",
     }
     for text, why in calls.items():
         trial = warm_bench.run("python", warm_bench.script(text), env={"PYTHONPATH": "nearby"})
@@ -127,7 +127,7 @@ def test_sources_are_read_again_only_when_they_have_changed(tmp_path: Path) -> N
     def read() -> int:
         return imports._parsed.cache_info().misses
 
-    (tmp_path / "x.py").write_text("import helper, katuna.metrics.line, numpy")
+    (tmp_path / "x.py").write_text("import helper, katuna.metric_line, numpy")
     (tmp_path / "helper.py").write_text("import scipy")
     first = read()
     before = needs(tmp_path / "x.py", []).modules

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from launch_jobs import a_launcher, a_request, run_one, the_end
 
-from katuna.contracts import LaunchEvent, TrialRequest
 from katuna.launch.local import LocalLauncher
-from katuna.launch.options import LocalOptions
+from katuna.launch.local_options import LocalOptions
 from katuna.launch.ports import free_port
+from katuna.manifest.experiment import Collector
 from katuna.metrics.collect import Collecting
-from katuna.spec.model import Collector
-from katuna.trials import Exited, Reported, Started
+from katuna.search.contracts import LaunchEvent, TrialRequest
+from katuna.search.trials import Exited, Reported, Started
 
 TRAINER = Path(__file__).with_name("collected_trainer.py")
 KINDS = ("StdOut", "TEXT", "JSON", "TensorFlowEvent", "Push", "PrometheusMetric")

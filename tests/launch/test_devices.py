@@ -14,8 +14,8 @@ from launch_jobs import a_launcher, a_request, run_one, the_end, until
 
 from katuna.launch import devices
 from katuna.launch.devices import DevicePool, allowed, cuda_devices, parse_listing
-from katuna.launch.options import LocalOptions
-from katuna.trials import Exited, Started
+from katuna.launch.local_options import LocalOptions
+from katuna.search.trials import Exited, Started
 
 GPU_LIMIT = {"resources": {"limits": {"nvidia.com/gpu": 1}}}
 LISTING = """\

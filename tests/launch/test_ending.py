@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from launch_jobs import a_launcher, a_request, run_one, the_end
 
-from jobs import write_job
-from katuna.trials import Exited
+from katuna.search.trials import Exited
 from searches import katuna
+from toy_jobs import write_job
 
 BINDS = "import socket, sys; taken = socket.socket(); taken.bind(('127.0.0.1', int(sys.argv[1])))"
 ADVICE = (

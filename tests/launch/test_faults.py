@@ -16,10 +16,10 @@ import pytest
 from launch_jobs import PATIENCE_S, a_launcher, a_request, carriers, run_one, the_end, until
 
 from factories import make_trial
-from katuna.contracts import LaunchEvent
 from katuna.launch.local import LocalLauncher
 from katuna.launch.process import LOCK_NAME
-from katuna.trials import Exited, Reported, Started
+from katuna.search.contracts import LaunchEvent
+from katuna.search.trials import Exited, Reported, Started
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="finds every descendant through /proc and a subreaper")
 DRIVER = Path(__file__).parent / "driver.py"

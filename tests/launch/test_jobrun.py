@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from launch_jobs import WallClock, until
 
-from jobs import pytorchjob
 from katuna.errors import StoreFailed
-from katuna.jobs import ContainerExited, ContainerStarted, JobEnded, JobEvent
+from katuna.jobs.lifecycle import ContainerExited, ContainerStarted, JobEnded, JobEvent
 from katuna.launch import memory, ports
 from katuna.launch.devices import Lease
-from katuna.launch.files import Files
 from katuna.launch.jobrun import PODS, JobRun
-from katuna.launch.options import LocalOptions
+from katuna.launch.local_options import LocalOptions
 from katuna.launch.process import ColdStarter, await_any, claim
-from katuna.spec.job import Job, job_from_manifest
+from katuna.launch.workspace import Files
+from katuna.manifest.job import Job, job_from_manifest
+from toy_jobs import pytorchjob
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 SLEEPS = "import time; time.sleep(60)"
@@ -260,7 +260,7 @@ def test_as_operator_only_the_failed_pod_begins_anew(runs: Runs) -> None:
 
 
 def test_as_operator_a_backoff_limit_of_1_ends_at_the_first_restart(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("katuna.jobs.kubelet_backoff_s", lambda _crashes: 0.05)
+    monkeypatch.setattr("katuna.jobs.lifecycle.kubelet_backoff_s", lambda _crashes: 0.05)
     program = "import os, sys, time\nif os.environ['RANK'] == '1': sys.exit(1)\ntime.sleep(60)"
     job = a_job(program, workers=1, restart="OnFailure", spec={"runPolicy": {"backoffLimit": 1}})
     events = runs.to_end(job, restarts="as-operator")
@@ -269,7 +269,7 @@ def test_as_operator_a_backoff_limit_of_1_ends_at_the_first_restart(runs: Runs, 
 
 
 def test_as_operator_a_batch_job_without_a_limit_has_six(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("katuna.jobs.kubelet_backoff_s", lambda _crashes: 0.05)
+    monkeypatch.setattr("katuna.jobs.lifecycle.kubelet_backoff_s", lambda _crashes: 0.05)
     pod = {"restartPolicy": "OnFailure", "containers": [shell("main", "exit 1")]}
     manifest = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "toy"}, "spec": {"template": {"spec": pod}}}
     events = runs.to_end(job_from_manifest(manifest), restarts="as-operator")

@@ -10,9 +10,9 @@ from launch_jobs import WallClock, a_launcher, a_request
 
 from contracts.launcher_contract import Behaviour, LauncherContract
 from fakes import FakeLauncher, Script, VirtualClock
-from katuna.contracts import Clock, Launcher, TrialRequest
 from katuna.launch.local import LocalLauncher
-from katuna.metrics.line import Report
+from katuna.metric_line import Report
+from katuna.search.contracts import Clock, Launcher, TrialRequest
 
 
 class TestLocalLauncher(LauncherContract):

@@ -7,13 +7,13 @@ import pytest
 import yaml
 from launch_jobs import a_job, a_launcher, a_request, run_one, the_end, until
 
-from katuna.contracts import TrialRequest
 from katuna.launch import guard
 from katuna.launch.local import LocalLauncher
-from katuna.launch.options import LocalOptions
-from katuna.spec.model import Collector
-from katuna.spec.yamltext import Source, parse
-from katuna.trials import Exited, Reported, Started
+from katuna.launch.local_options import LocalOptions
+from katuna.manifest.experiment import Collector
+from katuna.manifest.yamltext import Source, parse
+from katuna.search.contracts import TrialRequest
+from katuna.search.trials import Exited, Reported, Started
 
 
 def environment(folder: Path, launcher: LocalLauncher, **container: object) -> dict[str, str]:

@@ -16,18 +16,17 @@ import pytest
 from launch_jobs import PATIENCE_S, a_launcher, a_request, carriers, run_one, the_end, until
 
 import katuna
-from jobs import write_job
-from katuna import conduct, conductjob
-from katuna.contracts import TrialRequest
 from katuna.errors import StoreFailed
 from katuna.launch import storage
 from katuna.launch.local import LocalLauncher
-from katuna.launch.warm import WarmStarter
-from katuna.run import RunOptions
-from katuna.store import rundir
-from katuna.training import Training
-from katuna.trials import Exited, Reported
+from katuna.launch.warm.starter import WarmStarter
+from katuna.runs import conduct, conduct_job, rundir
+from katuna.runs.run import RunOptions
+from katuna.runs.training import Training
+from katuna.search.contracts import TrialRequest
+from katuna.search.trials import Exited, Reported
 from searches import write_experiment
+from toy_jobs import write_job
 
 FILLS_THE_DISK = 'cat /dev/zero > "$KATUNA_TRIAL_DIR/big"; '
 DISK = ("ENOSPC", "EDQUOT", "EROFS", "EIO", "ESTALE")
@@ -130,7 +129,7 @@ def test_a_job_that_dies_of_a_full_disk_goes_on_when_there_is_room(
     folder = rundir.find("toy", small_disk)
     assert Training(folder).state == "Interrupted"
     (folder.path / "big").unlink()
-    assert conductjob.resume(folder).state == "Succeeded"
+    assert conduct_job.resume(folder).state == "Succeeded"
 
 
 def test_a_trial_that_is_stopped_on_a_full_disk_has_its_end(small_disk: Path) -> None:
@@ -159,7 +158,7 @@ def test_a_trial_that_fails_where_there_is_room_has_failed(small_disk: Path) -> 
 
 @pytest.mark.parametrize("name", [*DISK, *MACHINE])
 @pytest.mark.parametrize(
-    "place", ["pathlib.Path.mkdir", "katuna.launch.part.claim", "pathlib.Path.write_text", "pathlib.Path.open"]
+    "place", ["pathlib.Path.mkdir", "katuna.launch.container.claim", "pathlib.Path.write_text", "pathlib.Path.open"]
 )
 def test_files_of_katunas_own_that_cannot_be_written(
     trials: Path, monkeypatch: pytest.MonkeyPatch, place: str, name: str
@@ -177,7 +176,7 @@ def test_files_of_katunas_own_that_cannot_be_written(
 
 
 def test_a_folder_that_is_not_ours_is_no_failure_of_the_disk(trials: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("katuna.launch.part.claim", failing_with(errno.EACCES))
+    monkeypatch.setattr("katuna.launch.container.claim", failing_with(errno.EACCES))
     launcher = a_launcher(trials)
     assert the_end(run_one(launcher, a_request(0, "true"))).reason == "StartError"
     launcher.close()
@@ -241,7 +240,7 @@ def test_a_trial_that_waits_for_a_warm_start_is_not_to_blame_either(
     """The server dies before it has taken the trial, and no process can be started in its place."""
     silent = tmp_path / "silent.py"
     silent.write_text("import time; time.sleep(600)")
-    monkeypatch.setattr("katuna.launch.warm.FORKSERVER", silent)
+    monkeypatch.setattr("katuna.launch.warm.starter.FORKSERVER", silent)
     starter = WarmStarter()
     launcher = a_launcher(trials, starter=starter)
     (tmp_path / "trial.py").write_text("")
@@ -262,7 +261,7 @@ def test_a_shortage_anywhere_pauses_a_search(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     file = write_experiment(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("katuna.store.rundir.RunDir.trim", failing_with(getattr(errno, name)))
+        patch.setattr("katuna.runs.rundir.RunDir.trim", failing_with(getattr(errno, name)))
         with pytest.raises(StoreFailed, match=r"`katuna resume toy`$"):
             katuna.tune(file, options=RunOptions(keep=1))
     assert conduct.resume("toy").state == "Succeeded"
@@ -276,7 +275,7 @@ def test_a_shortage_anywhere_pauses_a_job(tmp_path: Path, monkeypatch: pytest.Mo
         patch.setattr("katuna.metrics.anyname.AnyNameTail.read", failing_with(getattr(errno, name)))
         with pytest.raises(StoreFailed, match=r"`katuna resume toy`$"):
             katuna.train(file)
-    assert conductjob.resume(rundir.find("toy")).state == "Succeeded"
+    assert conduct_job.resume(rundir.find("toy")).state == "Succeeded"
 
 
 def test_a_failed_trial_whose_folder_takes_nothing(trials: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +300,7 @@ def test_what_happened_before_is_told_first_and_the_others_are_ended(trials: Pat
         pass
     launcher.start(a_request(1, "true"))
     launcher.stop(1, 0.0)
-    monkeypatch.setattr("katuna.launch.part.claim", failing_with(errno.ENOSPC))
+    monkeypatch.setattr("katuna.launch.container.claim", failing_with(errno.ENOSPC))
     launcher.start(a_request(2, "true"))
     (end,) = launcher.poll(1.0)
     assert (type(end), end.number) == (Exited, 1)

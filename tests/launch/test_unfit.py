@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="warm starts are
 
 PROGRAM = """
 import os, signal, sys, threading, time, types
-from katuna.launch import forkserver
+from katuna.launch.warm import server
 
 class Number:
     def __init__(self, value): self.value = value
@@ -36,11 +36,11 @@ right = lambda *_, device: Number(1)
 wrong = lambda *_, device: Number(7)
 exists = os.path.exists
 os.path.exists = lambda path: DEVICE if path == "/dev/nvidiactl" else exists(path)
-forkserver.CUDA_CHECK_S = 1
+server.CUDA_CHECK_S = 1
 sys.modules["torch"] = torch(TORCH)
 if THREAD:
     threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
-print(forkserver.unfit(["torch", "polars"]))
+print(server.unfit(["torch", "polars"]))
 """
 BROKEN = "CUDA does not work here after a fork"
 

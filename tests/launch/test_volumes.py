@@ -16,23 +16,23 @@ from typing import Any
 import pytest
 from launch_jobs import PATIENCE_S, WallClock, a_launcher, a_request, run_one, the_end
 
-from jobs import pytorchjob
-from katuna.contracts import TrialRequest
 from katuna.errors import LaunchFailed
-from katuna.jobs import JobEnded
+from katuna.jobs.lifecycle import JobEnded
 from katuna.launch.devices import Lease
-from katuna.launch.files import Files
 from katuna.launch.jobrun import JobRun, release
 from katuna.launch.leftovers import end_left
-from katuna.launch.options import LocalOptions
+from katuna.launch.local_options import LocalOptions
 from katuna.launch.plan import Place, plan, preflight
 from katuna.launch.process import ColdStarter, Starter, await_any, claim
 from katuna.launch.volumes import RECORD, PodVolumes, Volumes, copy_folder, private_name
-from katuna.launch.warm import UNSAID, WarmStarter
+from katuna.launch.warm.starter import UNSAID, WarmStarter
+from katuna.launch.workspace import Files
+from katuna.manifest.experiment import Collector
+from katuna.manifest.job import MASTER_PORT, Job, job_from_manifest
 from katuna.metrics.collect import Collecting
-from katuna.spec.job import MASTER_PORT, Job, job_from_manifest
-from katuna.spec.model import Collector
-from katuna.trials import Exited, Reported, Started
+from katuna.search.contracts import TrialRequest
+from katuna.search.trials import Exited, Reported, Started
+from toy_jobs import pytorchjob
 
 WHERE = "/var/log/katib/checkpoints/"
 

@@ -12,7 +12,7 @@ import pytest
 from starts import Bench, is_warm
 
 from katuna.launch.process import ColdStarter
-from katuna.launch.warm import WarmStarter
+from katuna.launch.warm.starter import WarmStarter
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="warm starts are for Linux")
 

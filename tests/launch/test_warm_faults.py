@@ -18,10 +18,10 @@ import pytest
 from launch_jobs import carriers, until
 from starts import Bench, alive, below, everyone, how_started, is_warm
 
-from katuna.launch import warm
-from katuna.launch.forkserver import READY
 from katuna.launch.process import LOCK_NAME
-from katuna.launch.warm import Server, WarmStarter
+from katuna.launch.warm import starter
+from katuna.launch.warm.server import READY
+from katuna.launch.warm.starter import Server, WarmStarter
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="warm starts are for Linux")
 
@@ -160,7 +160,7 @@ def test_a_server_that_dies_before_a_trial_has_begun_lets_it_start_cold_once(war
 
 
 def test_a_server_that_is_never_ready_is_given_up(warm_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warm, "READY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(starter, "READY_TIMEOUT_S", 0.2)
     trial = warm_bench.begin("python", warm_bench.script("import numpy"))
     os.kill(server_of(warm_bench)._process.pid, signal.SIGSTOP)
     assert trial.listen().end == (0, 0)
@@ -201,7 +201,7 @@ def test_a_server_that_stalls_lets_trials_start_cold(warm_bench: Bench, monkeypa
     assert is_warm(warm_bench.run("python", name))
     pid = server_of(warm_bench)._process.pid
     assert until(lambda: len(below(pid)) == READY)
-    monkeypatch.setattr(warm, "TAKEN_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(starter, "TAKEN_TIMEOUT_S", 0.5)
     stopped = {"the server": [pid], "its idle guards": below(pid), "all": [pid, *below(pid)]}[who]
     for one in stopped:
         os.kill(one, signal.SIGSTOP)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from katuna.metric_line import Report
 from katuna.metrics.jsonlines import LINE_BYTES, JsonTail, katib_json
-from katuna.metrics.line import Report
 
 METRICS = ("loss", "accuracy")
 

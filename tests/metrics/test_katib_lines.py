@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from katuna.manifest.experiment import Collector
+from katuna.metric_line import Report
 from katuna.metrics.collect import Collecting
-from katuna.metrics.line import Report
-from katuna.spec.model import Collector
 from recordings import KATIB_TRUTH
 
 TRUTH = KATIB_TRUTH / "metric-lines.jsonl"

@@ -10,8 +10,8 @@ import prometheus_client as prometheus
 import pytest
 from prometheus_client import parser
 
+from katuna.metric_line import Report
 from katuna.metrics import scrape
-from katuna.metrics.line import Report
 from katuna.metrics.scrape import Sample, Scraper, parse_page
 
 PATIENCE_S = 30.0

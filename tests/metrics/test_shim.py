@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from katuna.manifest.experiment import Collector
+from katuna.metric_line import Report
 from katuna.metrics.collect import PUSH_FILE, Collecting
-from katuna.metrics.line import Report
 from katuna.metrics.shim import FOLDER
-from katuna.spec.model import Collector
 
 COLLECTING = Collecting(("loss", "accuracy"), Collector("Push"))
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from factories import make_experiment
-from katuna.metrics.line import Report
-from katuna.spec.model import Experiment, Objective, ObjectiveType, Parameter
-from katuna.trials import Asked, Ended, Event, Exited, Opened, Reported, Search, Started, fold, trial_name
+from katuna.manifest.experiment import Experiment, Objective, ObjectiveType, Parameter
+from katuna.metric_line import Report
+from katuna.search.trials import Asked, Ended, Event, Exited, Opened, Reported, Search, Started, fold, trial_name
 
 START = 1_795_000_000.0
 

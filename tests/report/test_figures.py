@@ -10,11 +10,11 @@ import pytest
 from synthetic import make_run, tuning
 
 from factories import a_life, make_experiment, make_objective, opened
-from katuna.metrics.line import Report
+from katuna.manifest.experiment import Parameter
+from katuna.metric_line import Report
 from katuna.report import figures as subject
 from katuna.report.figures import Figure, figures, label, leading, learning_curves
-from katuna.spec.model import Parameter
-from katuna.trials import Asked, Event, Exited, Opened, Reported, Resumed, Started, fold
+from katuna.search.trials import Asked, Event, Exited, Opened, Reported, Resumed, Started, fold
 
 TITLES = [
     "Optimisation history",

@@ -12,12 +12,25 @@ from html.parser import HTMLParser
 import pytest
 from synthetic import PARAMETERS, make_run, tuning
 
-from katuna.metrics.line import Report
+from katuna.manifest.experiment import EarlyStopping, Parameter
+from katuna.metric_line import Report
 from katuna.report.figures import Figure
 from katuna.report.page import duration, figure_section, report_html
 from katuna.search.budget import edited
-from katuna.spec.model import EarlyStopping, Parameter
-from katuna.trials import EARLY_STOPPED, Asked, Edited, Ended, Event, Exited, Known, Opened, Reported, Started, Stopping, fold
+from katuna.search.trials import (
+    EARLY_STOPPED,
+    Asked,
+    Edited,
+    Ended,
+    Event,
+    Exited,
+    Known,
+    Opened,
+    Reported,
+    Started,
+    Stopping,
+    fold,
+)
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 

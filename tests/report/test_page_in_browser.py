@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from synthetic import make_run
 
+from katuna.manifest.experiment import Parameter
 from katuna.report.page import report_html
-from katuna.spec.model import Parameter
-from katuna.trials import Asked, Ended, Exited, fold
+from katuna.search.trials import Asked, Ended, Exited, fold
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [

@@ -13,10 +13,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from synthetic import make_run, tuning
 
-from katuna.metrics.line import Report
+from katuna.manifest.experiment import Parameter
+from katuna.metric_line import Report
 from katuna.report.tables import FORMATS, export, to_dataframe
-from katuna.spec.model import Parameter
-from katuna.trials import Asked, Event, Exited, Reported, Started, TrialState, fold
+from katuna.search.trials import Asked, Event, Exited, Reported, Started, TrialState, fold
 
 
 def exported(experiment, search, form: str) -> bytes:

@@ -6,10 +6,10 @@ import pytest
 
 from contracts.suggester_contract import drive, ended, points_of
 from factories import make_experiment, make_objective, make_trial
-from katuna.contracts import Suggestion
+from katuna.manifest.experiment import ObjectiveType, Parameter
 from katuna.search.cma import CmaSuggester
-from katuna.spec.model import ObjectiveType, Parameter
-from katuna.trials import Assignments, TrialState
+from katuna.search.contracts import Suggestion
+from katuna.search.trials import Assignments, TrialState
 
 X = Parameter("x", "double", "-2", "6")
 Y = Parameter("y", "double", "1e-5", "1", distribution="logUniform")

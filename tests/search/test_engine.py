@@ -14,16 +14,16 @@ from contracts.store_contract import StoreContract
 from contracts.suggester_contract import SuggesterContract
 from factories import LR, WIDTH, a_life, make_experiment, make_objective, opened
 from fakes import FakeLauncher, ListSuggester, MemoryStore, Script, VirtualClock, arguments, reports
-from katuna.contracts import Stopper, Suggester, Suggestion, TrialRequest
 from katuna.errors import InputRefused, StoreFailed
-from katuna.metrics.line import Report
+from katuna.manifest.experiment import EarlyStopping, Experiment, ObjectiveType
+from katuna.metric_line import Report
+from katuna.runs.events import from_json, to_json
 from katuna.search.budget import MAX_TRIALS, End, check_edit, edited
+from katuna.search.contracts import Stopper, Suggester, Suggestion, TrialRequest
 from katuna.search.engine import Engine
 from katuna.search.stopping import stopper_for
 from katuna.search.suggest import suggester_for
-from katuna.spec.model import EarlyStopping, Experiment, ObjectiveType
-from katuna.store.events import from_json, to_json
-from katuna.trials import (
+from katuna.search.trials import (
     EARLY_STOPPED,
     Asked,
     Edited,

@@ -6,10 +6,10 @@ import pytest
 
 from contracts.suggester_contract import drive, ended, points_of
 from factories import make_experiment, make_objective
-from katuna.contracts import NoSuggestion, Suggestion
+from katuna.manifest.experiment import ObjectiveType, Parameter
+from katuna.search.contracts import NoSuggestion, Suggestion
 from katuna.search.hyperband import resource_text, schedule
 from katuna.search.suggest import suggester_for
-from katuna.spec.model import ObjectiveType, Parameter
 
 X = Parameter("x", "double", "0", "1")
 EPOCHS = Parameter("epochs", "int", "1", "81")

@@ -7,10 +7,10 @@ import pytest
 
 from contracts.suggester_contract import ended
 from factories import make_experiment, make_objective, make_trial
-from katuna.contracts import PARENT_LABEL, NoSuggestion, Suggestion
+from katuna.manifest.experiment import ObjectiveType, Parameter
+from katuna.search.contracts import PARENT_LABEL, NoSuggestion, Suggestion
 from katuna.search.pbt import GENERATION_LABEL, PbtSuggester, Place, perturbed, quantile
-from katuna.spec.model import ObjectiveType, Parameter
-from katuna.trials import TrialState, trial_name
+from katuna.search.trials import TrialState, trial_name
 
 LR = Parameter("lr", "double", "0.1", "2", "0.1")
 SIZE = Parameter("size", "int", "1", "100")

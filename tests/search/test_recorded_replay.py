@@ -8,12 +8,12 @@ import pytest
 
 from fakes import FakeLauncher, ListSuggester, MemoryStore, Script, VirtualClock
 from katib_recorded import RECORDED, Json, Recording, is_early_stopped, read, recorded
-from katuna.metrics.line import Report
+from katuna.metric_line import Report
+from katuna.report.katib_status import katib_experiment, katib_trial, observation
 from katuna.search.budget import check_edit
 from katuna.search.engine import Engine
 from katuna.search.stopping import stopper_for
-from katuna.status import katib_experiment, katib_trial, observation
-from katuna.trials import UNAVAILABLE, Edited, Opened, Search, fold
+from katuna.search.trials import UNAVAILABLE, Edited, Opened, Search, fold
 
 NEVER_STARTS = {
     "badsetting": "refused before it is a run; Katib marks it Failed",

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 
 from contracts.stopper_contract import MAXIMIZE, MINIMIZE, Play, StopperContract, curves
 from factories import make_experiment, make_trial
-from katuna.contracts import Stopper
 from katuna.errors import InputRefused
-from katuna.metrics.line import Report
+from katuna.manifest.algorithms import EARLY_STOPPING
+from katuna.manifest.experiment import EarlyStopping, Objective
+from katuna.metric_line import Report
+from katuna.search.contracts import Stopper
 from katuna.search.stopping import (
     DEFAULTS,
     STOPPING_OVERRIDES,
@@ -27,9 +29,7 @@ from katuna.search.stopping import (
     stopper_for,
     with_early_stopping,
 )
-from katuna.spec.algorithms import EARLY_STOPPING
-from katuna.spec.model import EarlyStopping, Objective
-from katuna.trials import Asked, Exited, Reported, Search, Started, StopRule, TrialEvent, TrialState
+from katuna.search.trials import Asked, Exited, Reported, Search, Started, StopRule, TrialEvent, TrialState
 
 
 class TestMedianStop(StopperContract):

@@ -13,13 +13,13 @@ from optuna.samplers import RandomSampler
 
 from contracts.suggester_contract import TRIALS, SuggesterContract, drive, ended, points_of
 from factories import LR, OPTIMIZER, WIDTH, make_experiment
-from katuna.contracts import NoSuggestion, Suggestion
+from katuna.manifest.algorithms import ALGORITHMS
+from katuna.manifest.experiment import Parameter
 from katuna.search import suggest
+from katuna.search.contracts import NoSuggestion, Suggestion
 from katuna.search.draws import written_seed
 from katuna.search.space import Axis
 from katuna.search.suggest import SUGGESTERS, suggester_for
-from katuna.spec.algorithms import ALGORITHMS
-from katuna.spec.model import Parameter
 
 
 class TestRandom(SuggesterContract):

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from contracts.suggester_contract import drive, points_of
 from factories import make_experiment
+from katuna.manifest.experiment import Parameter
 from katuna.search.space import Axis
 from katuna.search.suggest import suggester_for
-from katuna.spec.model import Parameter
 
 DISTRIBUTIONS = ("uniform", "logUniform", "normal", "logNormal")
 REQUIRED = {

@@ -22,7 +22,7 @@ import torch
 import yaml
 
 import ranks
-from katuna.metrics.line import read_metrics
+from katuna.metric_line import read_metrics
 from katuna.runtime.images import read
 from katuna.runtime.world import World
 from pictures import COLOURS, pictures

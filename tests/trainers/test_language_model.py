@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import ranks
-from katuna.metrics.line import read_metrics
+from katuna.metric_line import read_metrics
 from programs import imported
 
 ROOT = Path(__file__).parents[2]

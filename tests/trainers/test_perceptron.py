@@ -19,7 +19,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 
-from katuna.metrics.line import read_metrics
+from katuna.metric_line import read_metrics
 from programs import imported
 
 SCRIPT = Path(__file__).parents[2] / "trainers" / "perceptron.py"
@@ -142,7 +142,7 @@ print(json.dumps([sorted(names & {{"sklearn", "torch", "tensorboard", "pandas", 
     libraries, ours = json.loads(done.stdout)
     # Setuptools' .pth files may name google's namespace at Python's start; nothing of it is loaded then.
     assert set(libraries) <= {"google"}
-    assert ours == ["katuna.metrics", "katuna.metrics.line"]
+    assert ours == ["katuna.metrics", "katuna.metric_line"]
 
 
 # Going on, and ending

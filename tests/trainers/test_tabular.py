@@ -22,7 +22,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from katuna.metrics.line import read_metrics
+from katuna.metric_line import read_metrics
 from katuna.runtime.exported import Exported, load_export
 from programs import imported
 

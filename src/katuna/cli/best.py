@@ -16,9 +16,9 @@ from katuna.text import printable
 def command(run: str | None, output: str) -> None:
     """Show the best trial; without RUN that of the latest run. `-o command` prints the one command line that trains it again, `-o files`
     the folder of what it wrote."""
-    from katuna.run import Run
-    from katuna.status import katib_trial
-    from katuna.store.rundir import find
+    from katuna.report.katib_status import katib_trial
+    from katuna.runs.run import Run
+    from katuna.runs.rundir import find
 
     found = Run(find(run))
     trial = found.best

@@ -17,10 +17,10 @@ from katuna.errors import InputRefused, KatunaError, RunNotFound
 from katuna.text import printable
 
 if TYPE_CHECKING:
-    from katuna.run import Run
-    from katuna.store.code import Code
-    from katuna.store.rundir import RunDir
-    from katuna.training import Training
+    from katuna.runs.code import Code
+    from katuna.runs.run import Run
+    from katuna.runs.rundir import RunDir
+    from katuna.runs.training import Training
 
 MOST_TOLD = 20
 """How many files that differ are named by a resume."""
@@ -54,11 +54,11 @@ def command(run: str | None, file: str | None, diff: bool, output: str) -> None:
         for piece in _diff(found, kept, name):
             _print(piece)
     elif name is not None:
-        from katuna.store.code import content
+        from katuna.runs.code import content
 
         _print(content(found.folder, kept.files[name]))
     elif output == "json":
-        from katuna.store.code import as_json
+        from katuna.runs.code import as_json
 
         print_json(as_json(kept))
     else:
@@ -66,7 +66,7 @@ def command(run: str | None, file: str | None, diff: bool, output: str) -> None:
 
 
 def _find(run: str | None, file: str | None) -> RunDir:
-    from katuna.store.rundir import find
+    from katuna.runs.rundir import find
 
     try:
         return find(run)
@@ -78,10 +78,10 @@ def _find(run: str | None, file: str | None) -> RunDir:
 
 def _open(folder: RunDir) -> Run | Training:
     if folder.is_job:
-        from katuna.training import Training
+        from katuna.runs.training import Training
 
         return Training(folder)
-    from katuna.run import Run
+    from katuna.runs.run import Run
 
     return Run(folder)
 
@@ -137,9 +137,9 @@ def _print(data: bytes) -> None:
 
 
 def _diff(run: Run | Training, kept: Code, only: str | None) -> Iterator[bytes]:
-    from katuna.snapshot import todays
-    from katuna.store.code import content, differences
-    from katuna.training import TrainOptions
+    from katuna.runs.code import content, differences
+    from katuna.runs.snapshot import todays
+    from katuna.runs.training import TrainOptions
 
     options = run.options
     secrets = options.secrets if isinstance(options, TrainOptions) else ()
@@ -199,7 +199,7 @@ def code_before(folder: RunDir) -> Code | None:
 
 def say_changes(before: Code | None, run: Run | Training) -> None:
     """How the code that a run has taken now differs from what it had, on stderr."""
-    from katuna.store.code import differences
+    from katuna.runs.code import differences
 
     now = run.code
     assert now is not None, "asked for only where code was taken"

@@ -30,8 +30,8 @@ def command(run: str | None, form: str, target: Path | None) -> None:
     and optuna.storages.journal.
     """
     from katuna.report.tables import export
-    from katuna.run import Run
-    from katuna.store.rundir import find
+    from katuna.runs.run import Run
+    from katuna.runs.rundir import find
 
     found = Run(find(run))
     if target is None and form in ("csv", "json"):

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from katuna.run import Run
-    from katuna.training import Training
+    from katuna.runs.run import Run
+    from katuna.runs.training import Training
 
 MOST_TOLD = 20
 """How many files are named."""
@@ -16,14 +16,14 @@ MOST_TOLD = 20
 
 def introduced(run: Run | Training, place: str) -> list[str]:
     """Where what is written goes, for a run that begins; `place` is the folder of one trial or job."""
-    from katuna.launch.files import in_words
+    from katuna.launch.workspace import in_words
 
     return [in_words(run.files.way, run.files.why, place)] if run.files else []
 
 
 def left_lines(folder: Path) -> list[str]:
     """The files that a trial or job has left, a line each, the largest first: `1,204 KB  work/model.pt`."""
-    from katuna.launch.files import left
+    from katuna.launch.workspace import left
 
     found = sorted(left(folder), key=lambda each: (-(each[1] or 0), each[0]))
     sizes = ["removed" if size is None else in_bytes(size) for _, size in found]

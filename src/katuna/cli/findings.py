@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from katuna.errors import EVERYWHERE, Finding
-from katuna.spec.sources import STDIN_NAME
+from katuna.manifest.sources import STDIN_NAME
 from katuna.text import printable
 
 LEVELS = ("error", "warning", "note")

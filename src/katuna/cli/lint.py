@@ -33,8 +33,8 @@ def command(files: tuple[Path, ...], engine: str, pass_env: tuple[str, ...], out
     Prints every finding of all files together, each with its place, code and field path; docs/lint.md lists the codes. Exit code 1
     when there is an error on the engine asked for, 2 when a file cannot be read.
     """
-    from katuna.spec.load import lint
-    from katuna.spec.sources import read_manifests
+    from katuna.lint.load import lint
+    from katuna.manifest.sources import read_manifests
 
     sources, unread = read_manifests(files)
     every = [*unread, *(lint(sources, pass_env=pass_env, folder=Path()) if sources else ())]

@@ -14,9 +14,9 @@ from katuna.errors import InputRefused, RunNotFound
 from katuna.text import printable
 
 if TYPE_CHECKING:
-    from katuna.run import Run
-    from katuna.store.rundir import RunDir
-    from katuna.training import Training
+    from katuna.runs.run import Run
+    from katuna.runs.rundir import RunDir
+    from katuna.runs.training import Training
 
 LOOK_EVERY_S = 0.2
 AT_ONCE = 1000
@@ -105,7 +105,7 @@ def _all(run: Run, *, follow: bool) -> None:
 
 
 def _has_ended(folder: RunDir, number: int) -> bool:
-    from katuna.store.journal import read
-    from katuna.trials import Exited
+    from katuna.runs.journal import read
+    from katuna.search.trials import Exited
 
     return any(isinstance(event, Exited) and event.number == number for event, _ in read(folder.journal))

@@ -15,14 +15,14 @@ from katuna.text import printable
 
 if TYPE_CHECKING:
     from katuna.launch.leftovers import Carriers
-    from katuna.store.rundir import RunDir
+    from katuna.runs.rundir import RunDir
 
 
 @click.command("ls")
 @format_option()
 def command(output: str) -> None:
     """List the runs, the latest first. One that cannot be read is listed with the reason."""
-    from katuna.store.rundir import all_runs, clear_up, runs_home
+    from katuna.runs.rundir import all_runs, clear_up, runs_home
 
     clear_up()
     folders = list(reversed(all_runs()))
@@ -79,7 +79,7 @@ def _left(folder: RunDir, among: Carriers) -> dict[str, Any]:
 
 
 def _search(folder: RunDir) -> dict[str, Any]:
-    from katuna.run import Run
+    from katuna.runs.run import Run
 
     run = Run(folder)
     experiment, best = run.experiment, run.best
@@ -95,7 +95,7 @@ def _search(folder: RunDir) -> dict[str, Any]:
 
 
 def _job(folder: RunDir) -> dict[str, Any]:
-    from katuna.training import Training
+    from katuna.runs.training import Training
 
     run = Training(folder)
     return {

@@ -16,7 +16,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    from katuna.store.rundir import all_runs
+    from katuna.runs.rundir import all_runs
 
     del ctx, param
     return sorted(run.name for run in all_runs() if run.name.startswith(incomplete))
@@ -214,9 +214,9 @@ def run_options(
     """RunOptions of what the command line says. Raises InputRefused for what makes no sense."""
     from katuna.dataset import describe
     from katuna.errors import InputRefused
-    from katuna.launch.options import LocalOptions
-    from katuna.run import RunOptions
-    from katuna.search.given import parse_try
+    from katuna.launch.local_options import LocalOptions
+    from katuna.runs.run import RunOptions
+    from katuna.search.known_points import parse_try
 
     commands = {}
     for image, text in entrypoints:

@@ -36,7 +36,7 @@ def print_json(value: Any) -> None:
 
 
 def yaml_text(value: Any) -> str:
-    from katuna.spec.dump import to_yaml
+    from katuna.manifest.dump import to_yaml
 
     return to_yaml(value)
 

@@ -15,14 +15,14 @@ from katuna.cli.files import introduced, left_lines
 from katuna.cli.lines import Lines
 from katuna.cli.output import duration
 from katuna.cli.statusline import StatusLine
-from katuna.jobs import ContainerExited, ContainerStarted, JobEnded, JobEvent, JobReported, JobResumed
+from katuna.jobs.lifecycle import ContainerExited, ContainerStarted, JobEnded, JobEvent, JobReported, JobResumed
 from katuna.text import printable
 
 if TYPE_CHECKING:
-    from katuna.conductjob import Watcher
-    from katuna.launch.options import LocalOptions
-    from katuna.spec.job import Job
-    from katuna.training import Training
+    from katuna.launch.local_options import LocalOptions
+    from katuna.manifest.job import Job
+    from katuna.runs.conduct_job import Watcher
+    from katuna.runs.training import Training
 
 MOST_BYTES = 262144
 """What is shown of one log at one look; of more than that the older part is left out."""
@@ -235,7 +235,7 @@ def introduction(run: Training) -> list[str]:
 
 def substituted(job: Job, local: LocalOptions) -> list[str]:
     """What stands for the cluster's addresses, numbers of processes and volumes, a line each."""
-    from katuna.spec.job import substitutions
+    from katuna.manifest.job import substitutions
 
     injected = dict(job.replicas[0].injected)
     names = {each.pod_name for each in job.replicas}

@@ -21,9 +21,9 @@ def command(run: str | None, target: Path | None) -> None:
     Without RUN the latest. The page needs no network and no server.
     """
     from katuna.report.page import report_html
-    from katuna.run import Run
-    from katuna.store.journal import write_beside
-    from katuna.store.rundir import find
+    from katuna.runs.journal import write_beside
+    from katuna.runs.run import Run
+    from katuna.runs.rundir import find
 
     found = Run(find(run))
     target = target or found.folder.report

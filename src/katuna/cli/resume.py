@@ -12,8 +12,8 @@ from katuna.cli.options import Duration, run_argument
 from katuna.errors import InputRefused
 
 if TYPE_CHECKING:
-    from katuna.snapshot import Which
-    from katuna.store.rundir import RunDir
+    from katuna.runs.rundir import RunDir
+    from katuna.runs.snapshot import Which
 
 
 @click.command("resume")
@@ -49,20 +49,20 @@ def command(run: str | None, timeout: float | None, drop_after: int | None, code
     trials under resumePolicy LongRunning or FromVolume. A search that its --timeout has ended goes on: what that stopped begins again.
     """
     from katuna.cli.code import code_before, say_changes, say_missing
-    from katuna.store.rundir import find
+    from katuna.runs.rundir import find
 
     folder = find(run)
     before = code_before(folder) if code == "new" else None
     begun: Callable[[Any], None] = say_missing if code == "kept" else partial(say_changes, before)
     if folder.is_job:
-        from katuna import conductjob
         from katuna.cli.train import attend as attend_job
+        from katuna.runs import conduct_job
 
         _check_no_budget(folder, [name for name, value in {**budget, "timeout": timeout}.items() if value is not None])
-        attend_job(lambda **how: conductjob.resume(folder, drop_after=drop_after, code=code, **how), begun)
+        attend_job(lambda **how: conduct_job.resume(folder, drop_after=drop_after, code=code, **how), begun)
         return
-    from katuna import conduct
     from katuna.cli.search import attend
+    from katuna.runs import conduct
 
     fields = {"max_trials": "maxTrialCount", "parallel": "parallelTrialCount", "max_failed": "maxFailedTrialCount"}
     counts = {fields[name]: count for name, count in budget.items() if count is not None}

@@ -17,8 +17,8 @@ from katuna.errors import InputRefused, KatunaError
 def command(runs: tuple[str, ...], yes: bool) -> None:
     """Remove runs with their journals, logs and models. A run that is at work is refused; what a killed one left running is ended."""
     from katuna.launch.leftovers import end_left
-    from katuna.store.code import prune
-    from katuna.store.rundir import clear_up, find
+    from katuna.runs.code import prune
+    from katuna.runs.rundir import clear_up, find
 
     folders = list(dict.fromkeys(find(run) for run in runs))
     for folder in folders:

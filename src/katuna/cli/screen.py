@@ -14,12 +14,12 @@ from katuna.cli.output import duration, figure
 from katuna.cli.statusline import Stdout, heard
 from katuna.clock import SystemClock
 from katuna.errors import Finding
-from katuna.spec.model import Experiment
+from katuna.manifest.experiment import Experiment
+from katuna.search.trials import Event, Exited, Reported, Resumed, Search, Started, Trial, TrialState, best_trial, ranking
 from katuna.text import printable
-from katuna.trials import Event, Exited, Reported, Resumed, Search, Started, Trial, TrialState, best_trial, ranking
 
 if TYPE_CHECKING:
-    from katuna.run import Run
+    from katuna.runs.run import Run
     from katuna.search.engine import Watcher
 
 PLURALS = {

@@ -15,7 +15,7 @@ from katuna.cli.code import say_missing
 from katuna.errors import Interrupted
 
 if TYPE_CHECKING:
-    from katuna.run import Run
+    from katuna.runs.run import Run
     from katuna.search.engine import Watcher
 
 

@@ -13,13 +13,13 @@ from katuna.cli.files import left_lines, still_running
 from katuna.cli.output import duration, figure, format_option, print_objects, print_table
 from katuna.cli.replicas import how
 from katuna.cli.targets import complete_target, job_of, resolve
+from katuna.search.trials import Started
 from katuna.text import printable
-from katuna.trials import Started
 
 if TYPE_CHECKING:
-    from katuna.run import Run
-    from katuna.training import Training
-    from katuna.trials import Trial
+    from katuna.runs.run import Run
+    from katuna.runs.training import Training
+    from katuna.search.trials import Trial
 
 
 STARTS = "katuna/starts"
@@ -35,7 +35,7 @@ def command(target: str | None, output: str) -> None:
 
     TRIAL is a name, a unique part of one, or a number. Of trials and jobs it says which files they left.
     """
-    from katuna.status import katib_experiment
+    from katuna.report.katib_status import katib_experiment
 
     job = job_of(target)
     if job is not None:
@@ -53,7 +53,7 @@ def command(target: str | None, output: str) -> None:
 
 
 def _show_trial(run: Run, trial: Trial, output: str) -> None:
-    from katuna.status import katib_trial
+    from katuna.report.katib_status import katib_trial
 
     if output != "table":
         print_objects(output, katib_trial(run.experiment, trial), [trial.name])

@@ -40,11 +40,11 @@ def command(
     The corners: everything least, everything greatest, and as many more as it takes for each choice of a list to come once.
     Exit code 1 when one of them is not fine.
     """
-    from katuna import conduct
     from katuna.cli.screen import say_findings
     from katuna.cli.search import StopRequests
     from katuna.errors import Interrupted
-    from katuna.smoke import Shortening, corners, smoke
+    from katuna.runs import conduct
+    from katuna.runs.smoke import Shortening, corners, smoke
 
     shortening = Shortening(arguments, timeout)
     planned = conduct.plan(files, options=run_options(**options), name=name)
@@ -69,8 +69,8 @@ def command(
 
 def _progress(shortening: Any, event: Any, search: Any) -> None:
     from katuna.cli.screen import ended_line
-    from katuna.smoke import outcome
-    from katuna.trials import Exited
+    from katuna.runs.smoke import outcome
+    from katuna.search.trials import Exited
 
     if not isinstance(event, Exited):
         return

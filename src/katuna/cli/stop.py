@@ -13,7 +13,7 @@ from katuna.cli.options import run_argument
 from katuna.errors import InputRefused, KatunaError
 
 if TYPE_CHECKING:
-    from katuna.store.rundir import RunDir
+    from katuna.runs.rundir import RunDir
 
 PATIENCE_S = 60.0
 """Beyond what a job's replicas may take to end."""
@@ -28,7 +28,7 @@ def command(run: str) -> None:
 
     A Python program that called katuna.tune or katuna.train is asked as a whole.
     """
-    from katuna.store.rundir import find
+    from katuna.runs.rundir import find
 
     folder = find(run)
     held = folder.held()
@@ -51,7 +51,7 @@ def command(run: str) -> None:
 
 def _grace_s(folder: RunDir) -> float:
     if folder.is_job:
-        from katuna.training import Training
+        from katuna.runs.training import Training
 
         with contextlib.suppress(InputRefused):
             return Training(folder).job.grace_s

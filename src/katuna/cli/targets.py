@@ -12,10 +12,10 @@ from katuna.cli.options import complete_run
 from katuna.errors import KatunaError, RunNotFound
 
 if TYPE_CHECKING:
-    from katuna.run import Run
-    from katuna.store.rundir import RunDir
-    from katuna.training import Training
-    from katuna.trials import Trial
+    from katuna.runs.run import Run
+    from katuna.runs.rundir import RunDir
+    from katuna.runs.training import Training
+    from katuna.search.trials import Trial
 
 
 def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -28,13 +28,13 @@ def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 def names(run: str, *, jobs_only: bool = False) -> Iterable[str]:
     """Of a job its containers' labels, of a search its trials; nothing where there is no such run, or none that can be read."""
-    from katuna.store.rundir import find
+    from katuna.runs.rundir import find
 
     with contextlib.suppress(KatunaError, OSError):
         folder = find(run)
         if folder.is_job:
             from katuna.cli.replicas import logs_of
-            from katuna.training import Training
+            from katuna.runs.training import Training
 
             return [log.label for log in logs_of(Training(folder))]
         if not jobs_only:
@@ -44,8 +44,8 @@ def names(run: str, *, jobs_only: bool = False) -> Iterable[str]:
 
 def resolve(target: str | None) -> tuple[Run, Trial | None]:
     """A run, or one trial of it by its number, its name or a unique part of that. Raises RunNotFound."""
-    from katuna.run import Run
-    from katuna.store.rundir import find
+    from katuna.runs.run import Run
+    from katuna.runs.rundir import find
 
     try:
         return Run(find(target)), None
@@ -65,7 +65,7 @@ def resolve(target: str | None) -> tuple[Run, Trial | None]:
 
 def split_job(target: str) -> tuple[Training, str] | None:
     """The job that is meant, and what of it; None for what is no job."""
-    from katuna.store.rundir import find
+    from katuna.runs.rundir import find
 
     whole, rest = target, ""
     while True:
@@ -80,7 +80,7 @@ def split_job(target: str) -> tuple[Training, str] | None:
             break
     if not folder.is_job:
         return None
-    from katuna.training import Training
+    from katuna.runs.training import Training
 
     return Training(folder), rest
 
@@ -88,8 +88,8 @@ def split_job(target: str) -> tuple[Training, str] | None:
 def job_of(target: str | None) -> Training | None:
     """The job that is meant; None for what is no job's run as a whole."""
     if target is None:
-        from katuna.store.rundir import find
-        from katuna.training import Training
+        from katuna.runs.rundir import find
+        from katuna.runs.training import Training
 
         folder = find(None)
         return Training(folder) if folder.is_job else None
@@ -103,7 +103,7 @@ def job_of(target: str | None) -> Training | None:
 
 def asked(folder: RunDir) -> dict[int, str]:
     """Number and name of every trial, from the journal alone."""
-    from katuna.store.journal import read
-    from katuna.trials import Asked
+    from katuna.runs.journal import read
+    from katuna.search.trials import Asked
 
     return {event.number: event.name for event, _ in read(folder.journal) if isinstance(event, Asked)}

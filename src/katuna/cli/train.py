@@ -16,10 +16,10 @@ from katuna.errors import InputRefused, Interrupted
 from katuna.text import printable
 
 if TYPE_CHECKING:
-    from katuna.conductjob import Watcher
     from katuna.launch.plan import Planned
-    from katuna.spec.job import Container
-    from katuna.training import JobPlan, Training
+    from katuna.manifest.job import Container
+    from katuna.runs.conduct_job import Watcher
+    from katuna.runs.training import JobPlan, Training
 
 
 @click.command("train")
@@ -67,21 +67,21 @@ def command(
     katuna train training_jobs/digits-ddp.yaml --set spec.pytorchReplicaSpecs.Worker.replicas=3
     katuna train job.yaml --values settings.yaml --values keys.yaml --claim data=./data
     """
-    from katuna import conductjob
     from katuna.cli.screen import say_findings
-    from katuna.training import TrainOptions
+    from katuna.runs import conduct_job
+    from katuna.runs.training import TrainOptions
 
     if output == "json" and not dry_run:
         raise InputRefused(
             "-o json: only --dry-run prints JSON; `katuna show -o json` prints the job with its status once it runs"
         )
     wanted = TrainOptions(run_options(**options).local, name, nproc, changes)
-    planned = conductjob.plan_job((*files, *values), wanted, as_cluster=output == "json")
+    planned = conduct_job.plan_job((*files, *values), wanted, as_cluster=output == "json")
     say_findings(planned.findings)
     if dry_run:
         _print_plan(planned, output)
         return
-    attend(lambda **how: conductjob.start(planned, **how))
+    attend(lambda **how: conduct_job.start(planned, **how))
 
 
 def attend(job: Callable[..., Training], begun: Callable[[Training], None] = say_missing) -> None:
@@ -117,8 +117,8 @@ def attend(job: Callable[..., Training], begun: Callable[[Training], None] = say
 def _print_plan(planned: JobPlan, output: str) -> None:
     """Raises InputRefused, when all is printed, for what could not run here."""
     from katuna.cli.replicas import label, replicas_in_words, substituted
-    from katuna.conductjob import containers, preflight
-    from katuna.launch.files import forecast, in_words
+    from katuna.launch.workspace import forecast, in_words
+    from katuna.runs.conduct_job import containers, preflight
 
     if output == "json":
         _print_objects(planned)
@@ -140,7 +140,7 @@ def _print_plan(planned: JobPlan, output: str) -> None:
 def _print_objects(planned: JobPlan) -> None:
     """What the operator makes of the job, but for addresses and ports, which are this machine's."""
     from katuna.cli.output import print_json
-    from katuna.spec.plan import plan
+    from katuna.jobs.preview import plan
 
     pods = plan(planned.job, mapped=True)["replicas"]
     wanted = ("name", "env", "argv")
@@ -167,7 +167,7 @@ def _rows(planned: JobPlan, each: Planned) -> Iterator[tuple[str, str]]:
 
 def _shown_env(planned: JobPlan, each: Planned) -> Iterator[tuple[str, str]]:
     """The variables that the job sets and those that controllers add, as they are here; nothing that a Secret holds."""
-    from katuna.spec.job import LOOPBACK, MASTER_PORT, replica_environment
+    from katuna.manifest.job import LOOPBACK, MASTER_PORT, replica_environment
 
     marks = dict.fromkeys(each.container.secrets, "")
     for name, value in replica_environment(planned.job, each.replica, passed=marks, container=each.container):

@@ -14,9 +14,9 @@ from katuna.text import shorten
 @format_option()
 def command(run: str | None, output: str) -> None:
     """List the trials of a run; without RUN the latest. json and yaml print a list of Katib's Trial objects."""
-    from katuna.run import Run
-    from katuna.status import katib_trial
-    from katuna.store.rundir import find
+    from katuna.report.katib_status import katib_trial
+    from katuna.runs.run import Run
+    from katuna.runs.rundir import find
 
     found = Run(find(run))
     experiment, trials = found.experiment, found.trials

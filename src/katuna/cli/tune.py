@@ -51,8 +51,8 @@ def command(
     FILES are YAML: the Experiment, and a ConfigMap if its trial template is kept in one. The file is the one that a cluster
     takes; images are not pulled, their commands run here.
     """
-    from katuna import conduct
     from katuna.cli.screen import say_findings
+    from katuna.runs import conduct
     from katuna.text import printable
 
     planned = conduct.plan(files, options=run_options(**options), name=name, seed=seed, warm_start=warm_start)
@@ -68,9 +68,9 @@ def command(
 
 
 def _print_plan(planned: Any, count: int) -> None:
-    from katuna import conduct
     from katuna.cli.output import yaml_text
-    from katuna.outlook import outlook, shortfall
+    from katuna.runs import conduct
+    from katuna.runs.forecast import outlook, shortfall
     from katuna.text import printable
 
     trials = conduct.first_trials(planned, max(1, count))

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 
-from katuna.launch.options import LocalOptions
+from katuna.launch.local_options import LocalOptions
 from katuna.launch.process import Command
-from katuna.spec.hidden import Hidden, Text, revealed
-from katuna.spec.job import Container, Job, Replica, expand, replica_environment
-from katuna.spec.remark import did_you_mean, listed
+from katuna.manifest.diagnostic import did_you_mean, listed
+from katuna.manifest.hidden import Hidden, Text, revealed
+from katuna.manifest.job import Container, Job, Replica, expand, replica_environment
 
 INHERITED = ("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "TMPDIR", "TORCHINDUCTOR_CACHE_DIR", "TZ", "USER")
 """What a trial gets of katuna's environment without asking, with LC_* and PATH."""

@@ -1,6 +1,6 @@
 """The guard of one trial process: whatever happens, when the guard is gone nothing that it started is left.
 
-Run by BOOT with NAME TOKEN FD... in a session of its own, so that what ends katuna's process group does not reach it; or forked from the server of warm starts (forkserver.py), which changes how its trial begins and how it sees that katuna is there.
+Run by BOOT with NAME TOKEN FD... in a session of its own, so that what ends katuna's process group does not reach it; or forked from the server of warm starts (server.py), which changes how its trial begins and how it sees that katuna is there.
 The file descriptors are locks that stay held until the guard is gone. It imports next to nothing (`signal` and `json` would
 double the time that it takes to start). Its standard input is a socket to katuna:
 

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from katuna.contracts import Clock
 from katuna.errors import LaunchFailed, is_shortage
-from katuna.jobs import (
+from katuna.jobs.lifecycle import (
     COMPLETED,
     CRASH_RESET_S,
     DEADLINE,
@@ -33,17 +32,18 @@ from katuna.jobs import (
     succeeded,
 )
 from katuna.launch import memory
+from katuna.launch.container import Part
 from katuna.launch.devices import Lease, usable_cpus
 from katuna.launch.ending import Ending
-from katuna.launch.files import Files
-from katuna.launch.options import LocalOptions
-from katuna.launch.part import Part
+from katuna.launch.local_options import LocalOptions
 from katuna.launch.plan import Place, Planned, job_problems, log_of, plan, rank_of
 from katuna.launch.ports import free_port
 from katuna.launch.process import PODS, Starter, await_release
 from katuna.launch.storage import store_failed
 from katuna.launch.volumes import PodVolumes, sweep
-from katuna.spec.job import MASTER_PORT, Job
+from katuna.launch.workspace import Files
+from katuna.manifest.job import MASTER_PORT, Job
+from katuna.search.contracts import Clock
 from katuna.trees import folders
 
 OLD_GUARD_TIMEOUT_S = 15.0

@@ -10,26 +10,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from katuna.contracts import Clock, LaunchEvent, TrialRequest
 from katuna.errors import LOCAL, FilesMixed, Finding, KatunaError, LaunchFailed, StoreFailed, is_shortage
-from katuna.jobs import STOPPED, ContainerExited, ContainerStarted, JobEnded, JobEvent
+from katuna.jobs.lifecycle import STOPPED, ContainerExited, ContainerStarted, JobEnded, JobEvent
 from katuna.launch.command import option_problems, texts
 from katuna.launch.devices import DevicePool, Lease, cuda_devices, usable_cpus
 from katuna.launch.ending import Ending
-from katuna.launch.files import Files
 from katuna.launch.jobrun import JobRun, release
-from katuna.launch.options import LocalOptions
+from katuna.launch.local_options import LocalOptions
 from katuna.launch.plan import Place, Planned, at_a_time, gpus, job_problems, trial_place
 from katuna.launch.ports import check_unused
 from katuna.launch.process import ColdStarter, Starter, await_any
 from katuna.launch.storage import blame, room_for, store_failed
 from katuna.launch.volumes import METRICS, Volumes
+from katuna.launch.workspace import Files
+from katuna.manifest.dump import to_yaml
+from katuna.manifest.experiment import Manifest
+from katuna.manifest.job import Job, job_from_manifest
+from katuna.metric_line import Report
 from katuna.metrics.collect import Collecting, MetricSource
-from katuna.metrics.line import Report
-from katuna.spec.dump import to_yaml
-from katuna.spec.job import Job, job_from_manifest
-from katuna.spec.model import Manifest
-from katuna.trials import Exited, Reported, Started, Trial
+from katuna.search.contracts import Clock, LaunchEvent, TrialRequest
+from katuna.search.trials import Exited, Reported, Started, Trial
 
 LOOK_S = 0.1
 """How often growing logs, and devices that others have, are looked at."""

@@ -11,12 +11,12 @@ from typing import Literal
 
 from katuna.launch.command import FINE, Foresee, command, option_problems, problems
 from katuna.launch.devices import cuda_devices, usable_cpus
-from katuna.launch.options import LocalOptions
+from katuna.launch.local_options import LocalOptions
 from katuna.launch.process import Command
 from katuna.launch.storage import room_for
 from katuna.launch.volumes import PodVolumes
-from katuna.spec.hidden import Text, revealed
-from katuna.spec.job import MASTER_PORT, Container, Job, Replica
+from katuna.manifest.hidden import Text, revealed
+from katuna.manifest.job import MASTER_PORT, Container, Job, Replica
 
 Stage = Literal["init", "main", "sidecar"]
 

@@ -20,13 +20,13 @@ from pathlib import Path
 
 from katuna.errors import LaunchFailed
 from katuna.launch.command import FINE, Foresee, map_paths
-from katuna.launch.options import LocalOptions
+from katuna.launch.local_options import LocalOptions
+from katuna.manifest.diagnostic import listed
+from katuna.manifest.experiment import Experiment
+from katuna.manifest.hidden import Hidden, Text, revealed
+from katuna.manifest.job import Container, Mount, Replica, Volume
+from katuna.manifest.volumes import DEFAULT_MODE, HeldFiles, HostPath
 from katuna.metrics.collect import Collecting
-from katuna.spec.hidden import Hidden, Text, revealed
-from katuna.spec.job import Container, Mount, Replica, Volume
-from katuna.spec.model import Experiment
-from katuna.spec.remark import listed
-from katuna.spec.volumes import DEFAULT_MODE, HeldFiles, HostPath
 from katuna.trees import PATH_MAX, open_plain
 
 METRICS, CHECKPOINTS = "metrics", "checkpoints"

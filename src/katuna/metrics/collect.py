@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from katuna.metrics.events import EventFiles
+from katuna.manifest.experiment import Collector, Experiment
+from katuna.metric_line import Report
 from katuna.metrics.filters import compile_filter
 from katuna.metrics.jsonlines import JsonTail, katib_json, pushed_json
-from katuna.metrics.line import Report
 from katuna.metrics.shim import FILE_VARIABLE, FOLDER
 from katuna.metrics.tail import LogTail
-from katuna.spec.model import Collector, Experiment
+from katuna.metrics.tensorboard import EventFiles
 
 PUSH_FILE = "pushed.jsonl"
 

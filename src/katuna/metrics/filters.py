@@ -6,7 +6,7 @@ import re
 from functools import cache
 from typing import cast
 
-from katuna.metrics.line import DEFAULT_FILTER, KATIB_FILTER
+from katuna.metric_line import DEFAULT_FILTER, KATIB_FILTER
 
 
 @cache

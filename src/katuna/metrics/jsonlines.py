@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from katuna.metrics.line import LAST_S, Report, timestamp_us
+from katuna.metric_line import LAST_S, Report, timestamp_us
 from katuna.metrics.tail import FileTail
 
 LINE_BYTES = 1 << 20

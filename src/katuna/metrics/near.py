@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 
-from katuna.metrics.line import Report
+from katuna.metric_line import Report
+from katuna.search.trials import is_diverged, number
 from katuna.text import printable, shorten
-from katuna.trials import is_diverged, number
 
 _LOOKED_AT = 512
 _SHOWN = 100

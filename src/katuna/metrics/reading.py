@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from katuna.metrics.line import Found, find
+from katuna.metric_line import Found, find
 
 _WILD = re.compile(r"(?<![\w.])[+-]?(?:nan|inf(?:inity)?)(?!\w)", re.IGNORECASE | re.ASCII)
 _STAND_IN = "0.0"

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from katuna.metrics.line import Report
+from katuna.metric_line import Report
 from katuna.metrics.near import Sieve
 
 HOST = "127.0.0.1"

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from katuna.metric_line import DEFAULT_FILTER, Report, timestamp_us
 from katuna.metrics.follow import Follower
-from katuna.metrics.line import DEFAULT_FILTER, Report, timestamp_us
 from katuna.metrics.near import Sieve
 from katuna.metrics.reading import read_line
 from katuna.text import printable, shorten

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from katuna.spec.model import Experiment, Objective, ObjectiveType, Parameter
+from katuna.manifest.experiment import Experiment, Objective, ObjectiveType, Parameter
+from katuna.search.trials import Event, Reported, Resumed, Search, Started, Trial, number
 from katuna.text import printable
-from katuna.trials import Event, Reported, Resumed, Search, Started, Trial, number
 
 if TYPE_CHECKING:
     import optuna

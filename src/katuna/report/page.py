@@ -8,11 +8,11 @@ import html
 from collections.abc import Iterable
 from importlib.resources import files
 
+from katuna.manifest.experiment import Experiment
 from katuna.report.figures import Figure, figures
-from katuna.spec.model import Experiment
-from katuna.status import timestamp
+from katuna.report.katib_status import timestamp
+from katuna.search.trials import Event, Search, Trial, TrialState, number
 from katuna.text import printable
-from katuna.trials import Event, Search, Trial, TrialState, number
 
 _PAGE = """<!doctype html>
 <html lang="en">

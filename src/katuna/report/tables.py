@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from katuna.spec.model import Experiment, Parameter
-from katuna.trials import Search, Trial, number
+from katuna.manifest.experiment import Experiment, Parameter
+from katuna.search.trials import Search, Trial, number
 
 if TYPE_CHECKING:
     import pandas as pd

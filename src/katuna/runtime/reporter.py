@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from katuna.metrics.line import metric_line, report
+from katuna.metric_line import metric_line, report
 from katuna.runtime.arguments import Common
 from katuna.runtime.checkpoint import diverged, trial_folder
 from katuna.runtime.world import World

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from katuna.errors import InputRefused
-from katuna.spec.model import Experiment
-from katuna.trials import Search, Trial, TrialState
+from katuna.manifest.experiment import Experiment
+from katuna.search.trials import Search, Trial, TrialState
 
 FAILED_STATES = (TrialState.FAILED, TrialState.METRICS_UNAVAILABLE)
 """Metrics-unavailable trials count as failed for `maxFailedTrialCount` (katib.md 2.4)."""

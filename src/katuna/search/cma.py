@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from katuna.contracts import NoSuggestion, Suggestion
+from katuna.manifest.algorithms import LEAST_SIGMA, MOST_SIGMA, sigma_share
+from katuna.manifest.experiment import Experiment, ObjectiveType
+from katuna.search.contracts import NoSuggestion, Suggestion
 from katuna.search.draws import Draws, dice, trial_seed
 from katuna.search.space import Axis, axes
-from katuna.spec.algorithms import LEAST_SIGMA, MOST_SIGMA, sigma_share
-from katuna.spec.model import Experiment, ObjectiveType
-from katuna.trials import Assignments, Trial
+from katuna.search.trials import Assignments, Trial
 
 if TYPE_CHECKING:
     import numpy as np

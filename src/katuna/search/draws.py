@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 
+from katuna.manifest.experiment import Experiment
 from katuna.search.space import axes
-from katuna.spec.model import Experiment
 
 
 def trial_seed(seed: int, number: int) -> int:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from types import MappingProxyType
 
-from katuna.contracts import (
+from katuna.manifest.experiment import Experiment
+from katuna.manifest.render import render
+from katuna.metric_line import Report
+from katuna.search.budget import SPACE_EXHAUSTED, TIME_IN_VAIN, TIME_IS_UP, End, cut_short, edited, room, verdict
+from katuna.search.contracts import (
     PARENT_LABEL,
     Clock,
     Launcher,
@@ -17,11 +21,7 @@ from katuna.contracts import (
     Suggestion,
     TrialRequest,
 )
-from katuna.metrics.line import Report
-from katuna.search.budget import SPACE_EXHAUSTED, TIME_IN_VAIN, TIME_IS_UP, End, cut_short, edited, room, verdict
-from katuna.spec.model import Experiment
-from katuna.spec.render import render
-from katuna.trials import (
+from katuna.search.trials import (
     EARLY_STOPPED,
     Asked,
     Assignments,

@@ -9,10 +9,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from katuna.contracts import NoSuggestion, Suggestion
+from katuna.manifest.experiment import Experiment, ObjectiveType, Parameter
+from katuna.search.contracts import NoSuggestion, Suggestion
 from katuna.search.draws import Draws
-from katuna.spec.model import Experiment, ObjectiveType, Parameter
-from katuna.trials import Assignments, Trial
+from katuna.search.trials import Assignments, Trial
 
 ETA = 3.0
 ALMOST = 1e-9

@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from katuna.contracts import PARENT_LABEL, NoSuggestion, Suggestion
+from katuna.manifest.experiment import Experiment, ObjectiveType, Parameter
+from katuna.search.contracts import PARENT_LABEL, NoSuggestion, Suggestion
 from katuna.search.draws import Draws, dice
-from katuna.spec.model import Experiment, ObjectiveType, Parameter
-from katuna.trials import Assignments, Trial, trial_name
+from katuna.search.trials import Assignments, Trial, trial_name
 
 GENERATION_LABEL = "pbt.suggestion.katib.kubeflow.org/generation"
 FACTORS = (0.8, 1.2)

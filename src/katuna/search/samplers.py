@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from katuna.spec.algorithms import LEAST_SIGMA, MOST_SIGMA
-from katuna.spec.settings import Check, real, whole
+from katuna.manifest.algorithms import LEAST_SIGMA, MOST_SIGMA
+from katuna.manifest.settings import Check, real, whole
 
 Value = int | float | bool | str | None
 

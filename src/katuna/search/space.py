@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
-from katuna.spec.model import Experiment, ObjectiveType, Parameter
-from katuna.trials import Trial
+from katuna.manifest.experiment import Experiment, ObjectiveType, Parameter
+from katuna.search.trials import Trial
 
 if TYPE_CHECKING:
     import optuna

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from katuna.contracts import Stopper
 from katuna.errors import InputRefused
-from katuna.metrics.line import Report
-from katuna.spec.algorithms import EARLY_STOPPING, Check, real, whole
-from katuna.spec.model import EarlyStopping, Experiment, Objective, ObjectiveType
-from katuna.spec.remark import did_you_mean, listed, shown
-from katuna.trials import Exited, Reported, Started, StopRule, Trial, TrialEvent, TrialState, is_diverged, number
+from katuna.manifest.algorithms import EARLY_STOPPING, Check, real, whole
+from katuna.manifest.diagnostic import did_you_mean, listed, shown
+from katuna.manifest.experiment import EarlyStopping, Experiment, Objective, ObjectiveType
+from katuna.metric_line import Report
+from katuna.search.contracts import Stopper
+from katuna.search.trials import Exited, Reported, Started, StopRule, Trial, TrialEvent, TrialState, is_diverged, number
 
 STOPPING_OVERRIDES: Mapping[str, Mapping[str, Check]] = {
     "asha": {"reduction_factor": whole(2), "min_step": whole(1)},

@@ -11,11 +11,11 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from katuna.contracts import NoSuggestion, Suggestion
+from katuna.manifest.experiment import Experiment
+from katuna.search.contracts import NoSuggestion, Suggestion
 from katuna.search.draws import trial_seed
 from katuna.search.space import Axis, axes, direction
-from katuna.spec.model import Experiment
-from katuna.trials import Assignments, Trial
+from katuna.search.trials import Assignments, Trial
 
 if TYPE_CHECKING:
     import optuna

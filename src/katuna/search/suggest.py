@@ -1,6 +1,6 @@
 """Which point to try next: Katib's algorithm names, and Optuna's samplers by short names, each as a suggester.
 
-To add an algorithm: its settings in `katuna.spec.algorithms`, its suggester in `SUGGESTERS` below.
+To add an algorithm: its settings in `katuna.manifest.algorithms`, its suggester in `SUGGESTERS` below.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from katuna.contracts import NoSuggestion, Suggester, Suggestion
+from katuna.manifest.experiment import Experiment
 from katuna.search.cma import CmaSuggester
+from katuna.search.contracts import NoSuggestion, Suggester, Suggestion
 from katuna.search.draws import Draws, trial_seed
 from katuna.search.hyperband import HyperbandSuggester
 from katuna.search.pbt import PbtSuggester
 from katuna.search.samplers import SAMPLERS, constructor_settings, sampler_class
 from katuna.search.space import axes
 from katuna.search.study import StudySuggester
-from katuna.spec.model import Experiment
-from katuna.trials import Assignments, Trial
+from katuna.search.trials import Assignments, Trial
 
 
 def suggester_for(experiment: Experiment, seed: int) -> Suggester:

@@ -1,0 +1,154 @@
+"""From a Job, PyTorchJob or TrainJob to the neutral job: which replicas there are, and what controllers tell each of them
+(training-operator.md 2.3)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+from katuna.manifest.elastic import elastic_range, elastic_variables
+from katuna.manifest.experiment import Manifest
+from katuna.manifest.job import MASTER_PORT, Job, Pairs, Replica, RestartPolicy
+from katuna.manifest.pods import Pods, Template, grace_s, smallest
+from katuna.manifest.trainjob import resolve, train_replicas
+
+PRIMARY = {"PyTorchJob": "pytorch", "TrainJob": "node"}
+"""The container that trains, by kind; a Job's is its first."""
+
+
+def build(manifest: Manifest, primary: str, beside: tuple[Manifest, ...], trial: str, pass_env: Collection[str] | None) -> Job:
+    """See `job_from_manifest`; what is not of the shape that `load` has checked raises as Python does."""
+    manifest = _without_nulls(manifest)
+    kind, metadata = manifest["kind"], manifest["metadata"]
+    name = str(metadata.get("name") or metadata["generateName"].rstrip("-."))
+    namespace = str(metadata.get("namespace") or "default")
+    pods = Pods(name, namespace, primary or PRIMARY.get(kind, ""), beside, trial, pass_env)
+    make = {"Job": _batch_job, "PyTorchJob": _pytorch_job, "TrainJob": _train_job}[kind]
+    return make(manifest["spec"], pods)
+
+
+def _without_nulls(value: Any) -> Any:
+    """An API server takes a field that is null for one that is not there."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
+def _batch_job(spec: Mapping[str, Any], pods: Pods) -> Job:
+    template = spec["template"]
+    injected: Pairs = (("JOB_COMPLETION_INDEX", "0"),) if spec.get("completionMode") == "Indexed" else ()
+    labels = {"job-name": pods.job, "batch.kubernetes.io/job-name": pods.job}
+    policy = cast("RestartPolicy", template["spec"].get("restartPolicy") or "Never")
+    limit = spec.get("backoffLimit")
+    return Job(
+        kind="Job",
+        name=pods.job,
+        namespace=pods.namespace,
+        replicas=(pods.replica("", 0, template, injected, labels, policy, f"{pods.job}-0"),),
+        deadline_s=smallest(spec.get("activeDeadlineSeconds"), template["spec"].get("activeDeadlineSeconds")),
+        grace_s=grace_s(template),
+        backoff_limit=None if limit is None else int(limit),
+        suspend=bool(spec.get("suspend")),
+    )
+
+
+def _pytorch_job(spec: Mapping[str, Any], pods: Pods) -> Job:
+    policy = spec.get("runPolicy") or {}
+    specs = {role: spec["pytorchReplicaSpecs"][role] for role in ("Master", "Worker") if spec["pytorchReplicaSpecs"].get(role)}
+    templates = [each["template"] for each in specs.values()]
+    limit = policy.get("backoffLimit")
+    deadlines = [template["spec"].get("activeDeadlineSeconds") for template in templates]
+    return Job(
+        kind="PyTorchJob",
+        name=pods.job,
+        namespace=pods.namespace,
+        replicas=tuple(_pytorch_replicas(spec, specs, pods)),
+        deadline_s=smallest(policy.get("activeDeadlineSeconds"), *deadlines),
+        grace_s=max(map(grace_s, templates)),
+        backoff_limit=None if limit is None else int(limit),
+        nproc_per_node=_nproc(spec),
+        elastic=elastic_range(spec),
+        clean_pod_policy="None" if policy.get("cleanPodPolicy") is None else str(policy["cleanPodPolicy"]),
+        suspend=bool(policy.get("suspend")),
+    )
+
+
+def _pytorch_replicas(spec: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]], pods: Pods) -> Iterator[Replica]:
+    total = sum(int(each.get("replicas", 1)) for each in specs.values())
+    for role, each in specs.items():
+        if role == "Worker":
+            # What Katib calls the primary container is the Master's.
+            pods = replace(pods, primary=PRIMARY["PyTorchJob"])
+        policy = cast("RestartPolicy", each.get("restartPolicy") or "OnFailure")
+        for index in range(int(each.get("replicas", 1))):
+            labels = {
+                "training.kubeflow.org/operator-name": "pytorchjob-controller",
+                "training.kubeflow.org/job-name": pods.job,
+                "training.kubeflow.org/replica-type": role.lower(),
+                "training.kubeflow.org/replica-index": str(index),
+            }
+            if role == "Master" or (index == 0 and "Master" not in specs):
+                labels["training.kubeflow.org/job-role"] = "master"
+            injected = tuple(_operators(spec, specs, pods.job, total, role, index))
+            yield pods.replica(role.lower(), index, each["template"], injected, labels, policy)
+
+
+def _operators(
+    spec: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]], job: str, total: int, role: str, index: int
+) -> Iterator[tuple[str, str]]:
+    """The operator's variables in its order; a replica's rank counts pods, not processes."""
+    yield "PYTHONUNBUFFERED", "1"
+    elastic = spec.get("elasticPolicy")
+    if "Master" in specs:
+        rank, host = str(index + (role == "Worker")), f"{job}-master-0"
+        port = str(port_of(specs["Master"]["template"]))
+        yield from (("MASTER_PORT", port), ("PET_MASTER_PORT", port), ("MASTER_ADDR", host), ("PET_MASTER_ADDR", host))
+        words = spec.get("nprocPerNode") or "auto"
+        yield from (("WORLD_SIZE", str(total * _processes(words))), ("RANK", rank), ("PET_NODE_RANK", rank))
+    if elastic is None or elastic.get("nProcPerNode") is None:
+        yield "PET_NPROC_PER_NODE", str(spec.get("nprocPerNode", "auto"))
+    if elastic is None:
+        yield "PET_NNODES", str(total)
+    else:
+        yield from elastic_variables(spec, job, port_of(specs["Worker"]["template"]))
+
+
+def _nproc(spec: Mapping[str, Any]) -> str:
+    deprecated = (spec.get("elasticPolicy") or {}).get("nProcPerNode")
+    return str(spec.get("nprocPerNode", "auto") if deprecated is None else deprecated)
+
+
+def _processes(nproc: str) -> int:
+    """The operator counts a word, and anything else that Go's Atoi does not take for a number, as one process."""
+    number = int(nproc) if re.fullmatch(r"[+-]?[0-9]+", nproc) else 1
+    return number if -(2**63) <= number < 2**63 else 1
+
+
+def port_of(template: Template) -> int:
+    """The operator looks for the port's name, in the container named pytorch (the first one when none is)."""
+    containers = template["spec"]["containers"]
+    container = next((each for each in containers if each.get("name") == "pytorch"), containers[0])
+    for port in container.get("ports") or []:
+        if port.get("name") == "pytorchjob-port":
+            return int(port["containerPort"])
+    return MASTER_PORT
+
+
+def _train_job(spec: Mapping[str, Any], pods: Pods) -> Job:
+    resolved = resolve(spec, pods.beside, pods.namespace)
+    template = resolved.template
+    return Job(
+        kind="TrainJob",
+        name=pods.job,
+        namespace=pods.namespace,
+        replicas=tuple(train_replicas(spec, resolved, pods)),
+        deadline_s=smallest(
+            spec.get("activeDeadlineSeconds"), resolved.deadline_s, template["spec"].get("activeDeadlineSeconds")
+        ),
+        grace_s=grace_s(template),
+        backoff_limit=resolved.backoff_limit,
+        nproc_per_node=resolved.nproc,
+        suspend=bool(spec.get("suspend")),
+    )

@@ -1,0 +1,34 @@
+"""Plain values as YAML text that kubectl reads as the same values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from katuna.manifest.yamltext import scalar
+
+
+def to_yaml(value: Any) -> str:
+    """Keys keep their order. Texts that kubectl would take for something else, such as `1e-5`, are quoted."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 30)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _looks_otherwise(text) else None)
+
+
+def _looks_otherwise(text: str) -> bool:
+    """Whether kubectl takes the bare text for a number, say. PyYAML quotes by YAML 1.1 only, which wants a dot in a number."""
+    try:
+        return not isinstance(scalar(text), str)
+    except ValueError:
+        return True
+
+
+_Dumper.add_representer(str, _represent_text)

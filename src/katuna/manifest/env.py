@@ -1,0 +1,201 @@
+"""A container's own environment: values, fields of the pod, and entries of ConfigMaps and Secrets given beside the job."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from katuna.errors import LOCAL
+from katuna.manifest.diagnostic import NUL, NUL_MESSAGE, Path, Remark, listed, shown
+from katuna.manifest.experiment import Manifest
+from katuna.manifest.hidden import Hidden, Text
+from katuna.manifest.quantity import quantity
+from katuna.manifest.references import Holder, entries, find
+
+_FIELD_KEY = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]\Z")
+_ADDRESSES = ("status.podIP", "status.podIPs", "status.hostIP", "status.hostIPs")
+_FIELDS = ("metadata.name", "metadata.namespace", "spec.nodeName", "spec.serviceAccountName", *_ADDRESSES)
+_SOURCES = ("fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef")
+_RESOURCES = ("cpu", "memory", "ephemeral-storage")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the downward API can tell a container about its pod, whose spec is `pod`."""
+
+    pod_name: str
+    namespace: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    pod: Mapping[str, Any] = field(default_factory=dict)
+
+    def get(self, field_path: str) -> str | None:
+        """None for a field that does not exist here. Addresses are the loopback's: replicas run on one machine."""
+        keyed = _FIELD_KEY.match(field_path)
+        if keyed:
+            return (self.labels if keyed[1] == "labels" else self.annotations).get(keyed[2], "")
+        simple = {
+            "metadata.name": self.pod_name,
+            "metadata.namespace": self.namespace,
+            "spec.nodeName": "localhost",
+            "spec.serviceAccountName": self.pod.get("serviceAccountName") or "default",
+        }
+        return simple.get(field_path, "127.0.0.1" if field_path in _ADDRESSES else None)
+
+    def resource(self, container: Mapping[str, Any], reference: Mapping[str, Any]) -> str | None:
+        """What a resourceFieldRef of `container` comes to, as a kubelet rounds it. None for a limit that the container does not
+        have, which is its node's then, and for what is no resource."""
+        name = reference.get("containerName") or container.get("name")
+        others = [*(self.pod.get("containers") or ()), *(self.pod.get("initContainers") or ())]
+        holder: Mapping[str, Any] = next((each for each in (container, *others) if each.get("name") == name), {})
+        resources = holder.get("resources") or {}
+        limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
+        section, _, what = str(reference.get("resource", "")).partition(".")
+        if what not in _RESOURCES or section not in ("limits", "requests"):
+            return None
+        amount = limits.get(what) if section == "limits" else requests.get(what, limits.get(what, 0))
+        return None if amount is None else str(math.ceil(quantity(amount) / (quantity(reference.get("divisor") or 0) or 1)))
+
+
+@dataclass(frozen=True)
+class Env:
+    """`pairs` in order and unexpanded; `secrets` are names whose values only the calling shell can give."""
+
+    pairs: tuple[tuple[str, Text], ...]
+    secrets: tuple[str, ...]
+    remarks: tuple[Remark, ...]
+
+
+def container_env(
+    container: Mapping[str, Any], facts: Facts, beside: Sequence[Manifest], pass_env: Collection[str] | None
+) -> Env:
+    """The environment that the container's `envFrom` and `env` ask for; paths of the remarks are the container's own.
+
+    `beside` are the documents given beside the job. `pass_env` names variables that the calling shell gives in a Secret's place;
+    None stands for all.
+    """
+    reader = _Reader(container, facts, beside, pass_env)
+    for index, source in enumerate(container.get("envFrom") or []):
+        reader.read_all(source, ("envFrom", index))
+    for index, entry in enumerate(container.get("env") or []):
+        reader.read(entry, ("env", index))
+    return Env(tuple(reader.pairs), tuple(reader.secrets), tuple(reader.remarks))
+
+
+@dataclass
+class _Reader:
+    container: Mapping[str, Any]
+    facts: Facts
+    beside: Sequence[Manifest]
+    pass_env: Collection[str] | None
+    pairs: list[tuple[str, Text]] = field(default_factory=list)
+    secrets: list[str] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
+
+    def read_all(self, source: Mapping[str, Any], path: Path) -> None:
+        if self._is_unclear(source, ("configMapRef", "secretRef"), path):
+            return
+        kind: Holder = "Secret" if source.get("secretRef") else "ConfigMap"
+        field_name = "secretRef" if kind == "Secret" else "configMapRef"
+        reference, path = source.get(field_name) or {}, (*path, field_name)
+        held = self._held(kind, reference)
+        if held is None:
+            self._missing(kind, reference, path)
+        for key, value in (held or {}).items():
+            self._add((source.get("prefix") or "") + key, _literal(value), path, path, kind)
+
+    def read(self, entry: Mapping[str, Any], path: Path) -> None:
+        name, origin = str(entry["name"]), entry.get("valueFrom")
+        if origin is None:
+            self._add(name, str(entry.get("value") or ""), (*path, "value"), (*path, "name"))
+        elif entry.get("value"):
+            message = f"{name} has a value and a valueFrom: a cluster refuses it"
+            self.remarks.append(Remark((*path, "valueFrom"), message, "keep one of the two", at_key=True, code="one-source"))
+        elif self._is_unclear(origin, tuple(origin), (*path, "valueFrom")):
+            pass
+        elif "fieldRef" in origin:
+            self._read_field(
+                name, str((origin["fieldRef"] or {}).get("fieldPath")), (*path, "valueFrom", "fieldRef", "fieldPath")
+            )
+        elif "configMapKeyRef" in origin:
+            self._read_key("ConfigMap", name, origin["configMapKeyRef"] or {}, (*path, "valueFrom", "configMapKeyRef"))
+        elif "secretKeyRef" in origin and self._held("Secret", origin["secretKeyRef"] or {}) is not None:
+            self._read_key("Secret", name, origin["secretKeyRef"] or {}, (*path, "valueFrom", "secretKeyRef"))
+        else:
+            self._read_elsewhere(name, origin, (*path, "valueFrom"))
+
+    def _is_unclear(self, source: Mapping[str, Any], kinds: Sequence[str], path: Path) -> bool:
+        """Whether a source is none of the `kinds`, or several: then with a remark."""
+        given = [kind for kind in kinds if kind in source]
+        if len(given) != 1:
+            hint = f"keep one of: {listed(given)}" if given else f"write one of: {listed(kinds or _SOURCES)}"
+            self.remarks.append(Remark(path, "must name one source", hint, code="one-source"))
+        return len(given) != 1
+
+    def _read_field(self, name: str, field_path: str, path: Path) -> None:
+        value = self.facts.get(field_path)
+        if value is None:
+            message, hint = f"{field_path} of the pod is not known here", f"known: {listed(_FIELDS)}, metadata.labels['KEY']"
+            self.remarks.append(Remark(path, message, hint, on=LOCAL, code="no-pod-field"))
+        else:
+            self._add(name, _literal(value), path, (*path[:-3], "name"))
+
+    def _read_key(self, kind: Holder, name: str, reference: Mapping[str, Any], path: Path) -> None:
+        held = self._held(kind, reference)
+        key = reference.get("key", "")
+        if held is None:
+            self._missing(kind, reference, path)
+        elif key in held:
+            self._add(name, _literal(held[key]), path, (*path[:-2], "name"), kind)
+        elif not reference.get("optional"):
+            hint = f"it has: {listed(sorted(held))}" if held else "it is empty"
+            message = f"the {kind} {reference.get('name')} has no key {key!r}"
+            self.remarks.append(Remark((*path, "key"), message, hint, on=LOCAL, code="no-config-map-key"))
+
+    def _read_elsewhere(self, name: str, origin: Mapping[str, Any], path: Path) -> None:
+        kind = next(iter(origin))
+        reference = origin[kind] or {}
+        resource = self.facts.resource(self.container, reference) if kind == "resourceFieldRef" else None
+        if resource is not None:
+            self._add(name, resource, path, (*path[:-1], "name"))
+        elif self.pass_env is None or name in self.pass_env:
+            self.secrets.append(name)
+        elif not (isinstance(reference, dict) and reference.get("optional")):
+            what = f"the Secret {reference.get('name', '')}" if kind == "secretKeyRef" else kind
+            message, hint = f"the value of {name} comes from {what}, which is not here", f"--pass-env {name} passes your shell's"
+            self.remarks.append(Remark((*path, kind), message, hint, on=LOCAL, code="no-secret"))
+
+    def _held(self, kind: Holder, reference: Mapping[str, Any]) -> dict[str, str] | None:
+        """The texts of the ConfigMap or Secret that is referred to, None when it is not among the documents."""
+        found = find(self.beside, kind, str(reference.get("name", "")), self.facts.namespace)
+        if found is None:
+            return None
+        return {key: value.decode("utf-8", "surrogateescape") for key, value in entries(found).items()}
+
+    def _missing(self, kind: Holder, reference: Mapping[str, Any], path: Path) -> None:
+        if reference.get("optional") or (kind == "Secret" and self.pass_env is None):
+            return
+        message = f"the {kind} {reference.get('name', '')} in namespace {self.facts.namespace} is not among the files given"
+        if kind == "ConfigMap":
+            self.remarks.append(Remark(path, message, "give its file beside this one", on=LOCAL, code="no-config-map"))
+        else:
+            hint = "give its file beside this one, or name each in env, and pass it"
+            self.remarks.append(Remark(path, message, hint, on=LOCAL, code="no-secret"))
+
+    def _add(self, name: str, value: str, value_path: Path, name_path: Path, kind: str = "") -> None:
+        """Keeps a variable, unless it is none: the kernel ends names at `=`, and both texts at NUL."""
+        if NUL in name or "=" in name:
+            message, hint = f"{shown(name)} is not a name for a variable", "no '=' and no control characters"
+            self.remarks.append(Remark(name_path, message, hint, code="variable-name"))
+        elif NUL in value:
+            self.remarks.append(Remark(value_path, f"the value of {shown(name)} {NUL_MESSAGE}", code="nul"))
+        else:
+            self.pairs.append((name, Hidden(value) if kind == "Secret" else value))
+
+
+def _literal(value: str) -> str:
+    """Kubernetes expands no `$(NAME)` in values that come from elsewhere."""
+    return value.replace("$", "$$")

@@ -1,0 +1,107 @@
+"""What may stand in `algorithmSettings`: names and value texts, checked as Katib's services check them (katib.md 3.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from katuna.errors import KATIB
+from katuna.manifest.diagnostic import Path, Remark, did_you_mean, listed, shown
+
+Check = Callable[[str], str]
+"""A setting's value text to what is wrong with it, "" for nothing."""
+
+SETTINGS: Path = ("spec", "algorithm", "algorithmSettings")
+
+
+def whole(least: int, most: int | None = None) -> Check:
+    def check(text: str) -> str:
+        try:
+            value = int(text)
+        except ValueError:
+            return "must be a whole number as text"
+        if value < least or (most is not None and value > most):
+            return f"must be at least {least}" if most is None else f"must be from {least} to {most}"
+        return ""
+
+    return check
+
+
+def real(above: float, below: float = math.inf, *, with_least: bool = False, with_most: bool = False) -> Check:
+    """A number between the two; `with_least` and `with_most` let it be one of them. NaN is never between."""
+
+    def check(text: str) -> str:
+        try:
+            value = float(text)
+        except ValueError:
+            return "must be a number as text"
+        if above < value < below or (with_least and value == above) or (with_most and value == below):
+            return ""
+        if above == -math.inf:
+            return "must be a finite number"
+        low = f"at least {above:g}" if with_least else f"greater than {above:g}"
+        high = f"at most {below:g}" if with_most else f"less than {below:g}"
+        return f"must be {low}" + ("" if below == math.inf else f" and {high}")
+
+    return check
+
+
+def one_of(*words: str) -> Check:
+    return lambda text: "" if text in words else f"must be one of {listed(words)}"
+
+
+def or_none(check: Check) -> Check:
+    """`check`, and the word None, with which Katib switches some settings off."""
+    return lambda text: "" if text == "None" else check(text)
+
+
+def anything(text: str) -> str:  # noqa: ARG001
+    return ""
+
+
+def settings_of(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Names and texts of an Experiment's `algorithmSettings`; of a name written twice the last one holds, as in Katib's services."""
+    written = (spec.get("algorithm") or {}).get("algorithmSettings", [])
+    return {each.get("name", ""): each.get("value", "") for each in written}
+
+
+def setting_path(spec: Mapping[str, Any], name: str) -> Path:
+    """Where the value of a setting stands."""
+    written = spec["algorithm"].get("algorithmSettings", [])
+    places = [index for index, each in enumerate(written) if each.get("name", "") == name]
+    return (*SETTINGS, places[-1], "value") if places else SETTINGS
+
+
+def check_settings(
+    settings: Sequence[Mapping[str, str]],
+    checks: Mapping[str, Check],
+    owner: str,
+    path: Path,
+    *,
+    required: Sequence[str] = (),
+    lenient: bool = False,
+    ignored_by_katib: Sequence[str] = (),
+) -> Iterator[Remark]:
+    """Names and values of `algorithmSettings` against what `owner` takes; a `lenient` one ignores the names that it does not know."""
+    for index, setting in enumerate(settings):
+        name, value = setting.get("name", ""), setting.get("value", "")
+        if name not in checks:
+            meant = did_you_mean(name, checks)
+            known = f"settings: {listed(checks)}" if checks else "it has none"
+            hint = f"did you mean {meant}?" if meant else known
+            message = f"{owner} has no setting {shown(name)}"
+            if lenient:
+                yield Remark((*path, index, "name"), f"{message} and ignores it", hint, "warning", code="setting-ignored")
+            else:
+                yield Remark((*path, index, "name"), message, hint, code="unknown-setting")
+            continue
+        problem = checks[name](value)
+        if problem:
+            yield Remark((*path, index, "value"), f"{name} {problem}, not {shown(value)}", code="bad-setting")
+        if name in ignored_by_katib:
+            yield Remark((*path, index, "name"), f"Katib's {owner} ignores {name}", "", "warning", KATIB, code="setting-ignored")
+    missing = [name for name in required if name not in {setting.get("name", "") for setting in settings}]
+    if missing:
+        message = f"{owner} needs the setting{'s' if len(missing) > 1 else ''} {listed(missing)}"
+        yield Remark(path, message, "- {name: " + missing[0] + ', value: "..."}', code="missing-setting")

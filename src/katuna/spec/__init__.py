@@ -1,1 +1,0 @@
-"""Manifest text to typed values and back: load, defaults, render, job."""

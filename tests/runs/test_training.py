@@ -1,0 +1,211 @@
+"""A job run from Python, its journal, and the readers of its log."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import katuna
+from toy_jobs import STEPS, write_job
+from katuna.cli.lines import READ_BYTES, Lines
+from katuna.errors import InputRefused, JournalDamaged, RunNotFound
+from katuna.jobs.lifecycle import ContainerExited, ContainerStarted, JobEnded, JobEvent, JobOpened, JobReported, JobResumed
+from katuna.launch.local_options import LocalOptions
+from katuna.metrics.anyname import MOST_NAMES, AnyNameTail
+from katuna.metric_line import Report
+from katuna.runs import journal, rundir
+from katuna.runs.training import Training, TrainOptions
+from katuna.search.trials import Stopping
+
+EVENTS: tuple[JobEvent, ...] = (
+    JobOpened(1.0, "toy", "0" * 64, {"katuna": "1"}, {"local": {"device": "job"}, "changes": [["spec.a", "1"]]}),
+    ContainerStarted(2.0, "toy-master-0", "pytorch", 0, {"pid": 7, "guard": 6, "start": "warm"}),
+    JobReported(3.0, (Report("loss", "0.5"), Report("loss", "0.25", 1_000_000))),
+    ContainerExited(4.0, "toy-master-0", "pytorch", 0, 137, "OOMKilled", "too much"),
+    ContainerExited(4.5, "toy-master-0", "side", 0, None, "StartError"),
+    JobResumed(5.0),
+    JobEnded(6.0, "Failed", "PyTorchJobFailed", "said \u2028 so"),
+)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def written(path: Path, *events: object) -> Path:
+    path.write_bytes(b"".join(map(journal.encode, events)))  # type: ignore[arg-type]
+    return path
+
+
+def test_events_of_a_job_come_back_from_its_journal(tmp_path: Path) -> None:
+    path = written(tmp_path / "journal.jsonl", *EVENTS)
+    assert tuple(event for event, _ in journal.read_job(path)) == EVENTS
+
+
+@pytest.mark.parametrize(
+    ("events", "line"), [((EVENTS[1],), 1), ((EVENTS[0], EVENTS[0]), 2), ((EVENTS[0], Stopping(1.0, 0, "why")), 2)]
+)
+def test_an_event_that_cannot_stand_there_is_damage(tmp_path: Path, events: tuple[object, ...], line: int) -> None:
+    path = written(tmp_path / "journal.jsonl", *events)
+    with pytest.raises(JournalDamaged, match=f"line {line}"):
+        list(journal.read_job(path))
+
+
+def test_a_job_took_the_time_in_which_it_ran(tmp_path: Path) -> None:
+    run = Training(rundir.RunDir(tmp_path))
+    begun, resumed = JobOpened(100.0, "toy", "", {}, {}), JobResumed(9000.0)
+    written(run.folder.journal, begun, JobEnded(107.0, "Stopped", "Stopped"), resumed, JobEnded(9003.0, "Succeeded", "Completed"))
+    assert run.took_s == 10.0
+    written(run.folder.journal, begun, ContainerStarted(time.time() - 60.0, "toy-master-0", "pytorch", 0, {}))
+    with run.folder.locked():
+        running = Training(run.folder)
+        assert running.took_s > running.events[-1].at - 100.0 + 59.0, "also while nothing is told"
+
+
+def test_options_come_back_from_the_journal() -> None:
+    local = LocalOptions(claims={"data": "./here"}, cold=True, restarts="as-operator")
+    options = TrainOptions(local, "toy", "2", (("spec.a", "x=1"),), ("/somewhere/keys.yaml",))
+    assert TrainOptions.from_json(options.as_json()) == options
+    assert options.overrides == ["--nproc 2", "--set spec.a=x=1"]
+
+
+def test_a_job_from_python_prints_nothing_and_returns_its_status(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write_job(tmp_path, STEPS, "2", "0", workers=1)
+    seen: list[object] = []
+    training = katuna.train(path, watch=lambda _: seen.extend)
+    assert capfd.readouterr() == ("", "")
+    assert training.state == "Succeeded"
+    assert training.metrics == {"step": "2", "loss": "0.5000"}
+    assert training.status["conditions"][-1]["type"] == "Succeeded"
+    assert [type(event) for event in seen] == [type(event) for event in training.events[1:]]
+    started, exited = training.container("toy-worker-0", "pytorch")
+    assert started is not None
+    assert exited is not None
+    assert (started.restarts, exited.code) == (0, 0)
+    assert katuna.Training(training.folder).status == training.status
+    with pytest.raises(InputRefused, match=r"`katuna show toy`"):
+        katuna.load("toy")
+
+
+def test_a_failed_job_from_python_is_a_value_too(tmp_path: Path) -> None:
+    training = katuna.train(write_job(tmp_path, "import sys; print('loss=1'); sys.exit(3)"))
+    assert training.state == "Failed"
+    assert training.ended is not None
+    assert "3" in training.ended.message
+    assert training.metrics == {"loss": "1"}
+
+
+def test_a_keyboard_interrupt_ends_the_replicas_and_the_job_can_be_resumed(tmp_path: Path) -> None:
+    path = write_job(tmp_path, STEPS, "600", "0.1", workers=1)
+    pids: list[int] = []
+
+    def watch(events: object) -> None:
+        pids.extend(event.process["pid"] for event in events if isinstance(event, ContainerStarted))  # type: ignore[attr-defined]
+        if len(pids) == 2 and timer.ident is None:
+            timer.start()
+
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        katuna.train(path, watch=lambda _: watch)
+    timer.join()
+    assert len(pids) == 2
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    found = katuna.Training(rundir.find("toy"))
+    assert found.state == "Interrupted"
+
+
+def test_a_pause_before_something_begins_again_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("katuna.jobs.lifecycle.kubelet_backoff_s", lambda _crashes: 1.0)
+    write_job(tmp_path, "import os\nos.path.exists('seen') or (open('seen', 'w'), os._exit(3))", restart="OnFailure")
+    told: list[object] = []
+    options = TrainOptions(LocalOptions(restarts="as-operator"))
+    assert katuna.train("job.yaml", options=options, watch=lambda _: told.extend).state == "Succeeded"
+    assert [each for each in told if isinstance(each, str)] == ["toy-master-0 begins again in 1 s"]
+
+
+@pytest.mark.parametrize("text", [None, "", "spec: [", "- kind: PyTorchJob", "kind: PyTorchJob"])
+def test_a_run_whose_job_was_changed_by_hand_says_what_to_do(tmp_path: Path, text: str | None) -> None:
+    write_job(tmp_path, STEPS, spec={"runPolicy": {"suspend": True}})
+    folder = katuna.train("job.yaml").folder
+    if text is None:
+        folder.as_run.unlink()
+    else:
+        folder.as_run.write_text(text)
+    with pytest.raises(InputRefused, match=r"put back what was there, or begin anew with `katuna train .*/job\.yaml`"):
+        _ = Training(folder).job
+
+
+def test_a_run_that_is_removed_meanwhile_is_said_to_be_gone(tmp_path: Path) -> None:
+    write_job(tmp_path, STEPS, spec={"runPolicy": {"suspend": True}})
+    run = katuna.train("job.yaml")
+    run.folder.remove()
+    with pytest.raises(RunNotFound, match="is gone"):
+        _ = Training(run.folder).state
+
+
+def test_an_empty_journal_is_named(tmp_path: Path) -> None:
+    write_job(tmp_path, STEPS, spec={"runPolicy": {"suspend": True}})
+    folder = katuna.train("job.yaml").folder
+    folder.journal.write_text("")
+    with pytest.raises(InputRefused, match="is empty"):
+        _ = Training(folder).status
+
+
+def test_a_run_without_its_jobs_file_is_no_search(tmp_path: Path) -> None:
+    write_job(tmp_path, STEPS, spec={"runPolicy": {"suspend": True}})
+    folder = katuna.train("job.yaml").folder
+    folder.job.unlink()
+    assert folder.is_job
+
+
+# Readers of logs
+
+
+def test_metrics_of_any_name_are_read_where_they_are_finite_numbers(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("before=1\n")
+    tail = AnyNameTail(log, log.stat().st_size)
+    with log.open("a") as file:
+        file.write("epoch=1 loss=0.5 name=abc nan=nan empty=\n2026-01-01T00:00:00Z val-acc = 0.9\nno pairs here\nlast=3")
+    assert [(report.metric, report.value) for report in tail.read()] == [("epoch", "1"), ("loss", "0.5"), ("val-acc", "0.9")]
+    assert [(report.metric, report.value) for report in tail.finish()] == [("last", "3")]
+    with log.open("a") as file:
+        file.write("\n" + "".join(f"n{number}=1\n" for number in range(2 * MOST_NAMES)) + "loss=0.25\n")
+    names = [report.metric for report in tail.read()]
+    assert len(set(names)) <= MOST_NAMES
+    assert names[-1] == "loss"
+    tail.close()
+
+
+@pytest.mark.parametrize("cut", range(1, 16))
+def test_lines_are_the_same_wherever_a_read_cuts_them(tmp_path: Path, cut: int) -> None:
+    text = b"one\r\ntwo\rstate\rthree\n\nlast"
+    log, lines = tmp_path / "log", Lines(tmp_path / "log")
+    seen = [*lines.states()]
+    log.write_bytes(text[:cut])
+    seen += lines.states()
+    log.write_bytes(text)
+    seen += lines.states(last=True)
+    assert seen == [("one", False), ("two", True), ("state", True), ("three", False), ("", False), ("last", False)]
+
+
+def test_what_is_left_out_is_counted_and_a_long_line_is_cut_into_pieces(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("".join(f"line {number}\n" for number in range(10_000)))
+    lines = Lines(log)
+    assert lines.skip(log.stat().st_size) == 0
+    left_out = lines.skip(1000)
+    shown = list(lines.new())
+    assert shown == [f"line {number}" for number in range(left_out, 10_000)]
+    assert 400 <= sum(map(len, shown)) + len(shown) <= 1000
+    log.write_bytes(log.read_bytes() + b"x" * (2 * READ_BYTES + 5))
+    pieces = [*lines.new(), *lines.new(last=True)]
+    assert "".join(pieces) == "x" * (2 * READ_BYTES + 5)
