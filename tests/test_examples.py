@@ -20,8 +20,9 @@ import katuna
 from katuna.launch.volumes import METRICS
 from katuna.lint.load import Source, load_experiment
 from katuna.manifest.experiment import Experiment
+from katuna.metric_line import number
 from katuna.metrics.collect import Collecting
-from katuna.search.trials import Asked, Edited, TrialState, number
+from katuna.search.trials import Asked, Edited, TrialState
 from searches import katuna as run_katuna
 from searches import objects
 

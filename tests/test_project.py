@@ -21,8 +21,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from katuna.lint.load import Source, lint, load_experiment
+from katuna.manifest.build import job_from_manifest
 from katuna.manifest.experiment import Experiment
-from katuna.manifest.job import job_from_manifest
 from katuna.manifest.render import render
 from katuna.runtime.arguments import parse
 from programs import imported

@@ -26,6 +26,8 @@ LAST_S = 253_402_300_800
 
 _NAME = re.compile(r"[\w|-]+", re.ASCII)
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:[.,](\d+))?(Z|[+-]\d\d:\d\d)", re.ASCII)
+_FINITE = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_WILD = re.compile(r"[+-]?(nan|inf(inity)?)", re.ASCII | re.IGNORECASE)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -92,6 +94,22 @@ def find(line: str, metrics: Sequence[str], filters: Iterable[re.Pattern[str]] =
     return found
 
 
+def number(text: str) -> float | None:
+    """A finite float, or None: text that Katib would not parse, NaN and infinities never become observations.
+
+    Stricter than `float`, which takes `1_000` and digits of other scripts.
+    """
+    if not _FINITE.fullmatch(text):
+        return None
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def is_diverged(text: str) -> bool:
+    """Whether it is the text of nan or an infinity, as of a training that diverged; 1e400 is one too, thousands of digits are noise."""
+    return len(text) < 400 and bool(_WILD.fullmatch(text) or _FINITE.fullmatch(text)) and number(text) is None
+
+
 def _checked(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(f"metric name {name!r}: Katib's default filter reads only ASCII letters, digits, '_', '-' and '|'")
@@ -101,12 +119,12 @@ def _checked(name: str) -> str:
 def _number(name: str, value: SupportsFloat) -> str:
     """The shortest text that reads back as the same number."""
     try:
-        number = float(value)
+        finite = float(value)
     except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise ValueError(f"metric {name!r} is {number}: only finite numbers can be reported (Katib would store an empty value)")
-    return str(int(value)) if isinstance(value, int) else repr(number)
+        finite = math.inf
+    if not math.isfinite(finite):
+        raise ValueError(f"metric {name!r} is {finite}: only finite numbers can be reported (Katib would store an empty value)")
+    return str(int(value)) if isinstance(value, int) else repr(finite)
 
 
 def timestamp_us(text: str) -> int | None:

@@ -12,7 +12,8 @@ import pytest
 from katuna.jobs import lifecycle
 from katuna.jobs.conditions import status
 from katuna.jobs.lifecycle import Again, ContainerExited, ContainerStarted, JobEnded, JobEvent, JobOpened, JobResumed, Over
-from katuna.manifest.job import Job, job_from_manifest
+from katuna.manifest.build import job_from_manifest
+from katuna.manifest.job import Job
 from toy_jobs import pytorchjob
 
 OPENED = JobOpened(100.0, "toy", "0" * 64, {}, {"local": {"restarts": "local"}})

@@ -18,7 +18,8 @@ from katuna.launch.local_options import LocalOptions
 from katuna.launch.plan import Place, Planned, plan, preflight
 from katuna.launch.ports import free_port
 from katuna.lint.load_job import LoadedJob, load_job
-from katuna.manifest.job import Job, job_from_manifest
+from katuna.manifest.build import job_from_manifest
+from katuna.manifest.job import Job
 from katuna.manifest.yamltext import Source
 from toy_jobs import pytorchjob
 

@@ -14,7 +14,7 @@ from katuna.errors import InputRefused
 from katuna.launch.command import command, inherited, map_paths, option_problems, problems
 from katuna.launch.local_options import LocalOptions
 from katuna.launch.process import Command
-from katuna.manifest.job import job_from_manifest
+from katuna.manifest.build import job_from_manifest
 
 BIN = Path(sys.executable).parent
 ENVIRON = {

@@ -21,7 +21,8 @@ from katuna.launch.jobrun import PODS, JobRun
 from katuna.launch.local_options import LocalOptions
 from katuna.launch.process import ColdStarter, await_any, claim
 from katuna.launch.workspace import Files
-from katuna.manifest.job import Job, job_from_manifest
+from katuna.manifest.build import job_from_manifest
+from katuna.manifest.job import Job
 from toy_jobs import pytorchjob
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="/proc")

@@ -27,8 +27,9 @@ from katuna.launch.process import ColdStarter, Starter, await_any, claim
 from katuna.launch.volumes import RECORD, PodVolumes, Volumes, copy_folder, private_name
 from katuna.launch.warm.starter import UNSAID, WarmStarter
 from katuna.launch.workspace import Files
+from katuna.manifest.build import job_from_manifest
 from katuna.manifest.experiment import Collector
-from katuna.manifest.job import MASTER_PORT, Job, job_from_manifest
+from katuna.manifest.job import MASTER_PORT, Job
 from katuna.metrics.collect import Collecting
 from katuna.search.contracts import TrialRequest
 from katuna.search.trials import Exited, Reported, Started

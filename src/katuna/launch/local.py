@@ -23,9 +23,10 @@ from katuna.launch.process import ColdStarter, Starter, await_any
 from katuna.launch.storage import blame, room_for, store_failed
 from katuna.launch.volumes import METRICS, Volumes
 from katuna.launch.workspace import Files
+from katuna.manifest.build import job_from_manifest
 from katuna.manifest.dump import to_yaml
 from katuna.manifest.experiment import Manifest
-from katuna.manifest.job import Job, job_from_manifest
+from katuna.manifest.job import Job
 from katuna.metric_line import Report
 from katuna.metrics.collect import Collecting, MetricSource
 from katuna.search.contracts import Clock, LaunchEvent, TrialRequest

@@ -10,10 +10,10 @@ from typing import Any
 from katuna.errors import KATUNA, RenderRefused
 from katuna.lint.experiment_rules import parameter_of, usable
 from katuna.lint.job_rules import KINDS_HERE
+from katuna.manifest.build import job_from_manifest
 from katuna.manifest.diagnostic import NUL, NUL_MESSAGE, Path, Remark, path_text
 from katuna.manifest.experiment import Manifest, TrialTemplate
 from katuna.manifest.fields import UNREAD, examine, kinds
-from katuna.manifest.job import job_from_manifest
 from katuna.manifest.render import METADATA_REFERENCE, render_template
 from katuna.manifest.template import TEMPLATE
 

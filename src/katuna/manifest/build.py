@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+from katuna.errors import RenderRefused
 from katuna.manifest.elastic import elastic_range, elastic_variables
 from katuna.manifest.experiment import Manifest
 from katuna.manifest.job import MASTER_PORT, Job, Pairs, Replica, RestartPolicy
@@ -18,7 +19,34 @@ PRIMARY = {"PyTorchJob": "pytorch", "TrainJob": "node"}
 """The container that trains, by kind; a Job's is its first."""
 
 
-def build(manifest: Manifest, primary: str, beside: tuple[Manifest, ...], trial: str, pass_env: Collection[str] | None) -> Job:
+def job_from_manifest(
+    manifest: Manifest,
+    primary_container: str = "",
+    beside: Sequence[Manifest] = (),
+    trial: str = "",
+    pass_env: Collection[str] | None = None,
+) -> Job:
+    """The job of a manifest that `load` has accepted: a Job, PyTorchJob or TrainJob with every replica.
+
+    `primary_container` names the container that trains; "" is the kind's own: `pytorch`, `node`, a Job's first. `beside` are the
+    ConfigMap, Secret and runtime documents given beside it. `trial` names the Katib trial that it belongs to. Without `pass_env`
+    every variable that comes from a Secret counts as passed.
+
+    Raises RenderRefused where substitution made a job that cannot run (a quantity that is none, a ConfigMap that is missing).
+    """
+    try:
+        return _build(manifest, primary_container, tuple(beside), trial, pass_env)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        message = f"the {manifest.get('kind')} {_name_of(manifest)} is not usable: {type(error).__name__} {error}"
+        raise RenderRefused(message) from error
+
+
+def _name_of(manifest: Manifest) -> str:
+    metadata = manifest.get("metadata")
+    return str(metadata.get("name", "")) if isinstance(metadata, Mapping) else ""
+
+
+def _build(manifest: Manifest, primary: str, beside: tuple[Manifest, ...], trial: str, pass_env: Collection[str] | None) -> Job:
     """See `job_from_manifest`; what is not of the shape that `load` has checked raises as Python does."""
     manifest = _without_nulls(manifest)
     kind, metadata = manifest["kind"], manifest["metadata"]

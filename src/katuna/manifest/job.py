@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, overload
 
-from katuna.errors import RenderRefused
-from katuna.manifest.experiment import Manifest
 from katuna.manifest.hidden import Hidden, Text, revealed
 
 Pairs = tuple[tuple[str, str], ...]
@@ -124,35 +122,6 @@ class Job:
     elastic: tuple[int, int] | None = None
     clean_pod_policy: str = "None"
     suspend: bool = False
-
-
-def job_from_manifest(
-    manifest: Manifest,
-    primary_container: str = "",
-    beside: Sequence[Manifest] = (),
-    trial: str = "",
-    pass_env: Collection[str] | None = None,
-) -> Job:
-    """The job of a manifest that `load` has accepted: a Job, PyTorchJob or TrainJob with every replica.
-
-    `primary_container` names the container that trains; "" is the kind's own: `pytorch`, `node`, a Job's first. `beside` are the
-    ConfigMap, Secret and runtime documents given beside it. `trial` names the Katib trial that it belongs to. Without `pass_env`
-    every variable that comes from a Secret counts as passed.
-
-    Raises RenderRefused where substitution made a job that cannot run (a quantity that is none, a ConfigMap that is missing).
-    """
-    from katuna.manifest.build import build  # it stands on the values of this module
-
-    try:
-        return build(manifest, primary_container, tuple(beside), trial, pass_env)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        message = f"the {manifest.get('kind')} {_name_of(manifest)} is not usable: {type(error).__name__} {error}"
-        raise RenderRefused(message) from error
-
-
-def _name_of(manifest: Manifest) -> str:
-    metadata = manifest.get("metadata")
-    return str(metadata.get("name", "")) if isinstance(metadata, Mapping) else ""
 
 
 # Environment and argv. A kubelet's rules; pure.

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from katuna.metric_line import DEFAULT_FILTER, Report, timestamp_us
+from katuna.metric_line import DEFAULT_FILTER, Report, number, timestamp_us
 from katuna.metrics.tail import LogTail
-from katuna.search.trials import number
 
 MOST_NAMES = 200
 """A log that is no log of metrics can be full of `a=1`; names after these are left out."""

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 
-from katuna.metric_line import Report
-from katuna.search.trials import is_diverged, number
+from katuna.metric_line import Report, is_diverged, number
 from katuna.text import printable, shorten
 
 _LOOKED_AT = 512

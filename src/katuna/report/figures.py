@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from katuna.manifest.experiment import Experiment, Objective, ObjectiveType, Parameter
-from katuna.search.trials import Event, Reported, Resumed, Search, Started, Trial, number
+from katuna.metric_line import number
+from katuna.search.trials import Event, Reported, Resumed, Search, Started, Trial
 from katuna.text import printable
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from importlib.resources import files
 
 from katuna.manifest.experiment import Experiment
+from katuna.metric_line import number
 from katuna.report.figures import Figure, figures
 from katuna.report.katib_status import timestamp
-from katuna.search.trials import Event, Search, Trial, TrialState, number
+from katuna.search.trials import Event, Search, Trial, TrialState
 from katuna.text import printable
 
 _PAGE = """<!doctype html>

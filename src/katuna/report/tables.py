@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from katuna.manifest.experiment import Experiment, Parameter
-from katuna.search.trials import Search, Trial, number
+from katuna.metric_line import number
+from katuna.search.trials import Search, Trial
 
 if TYPE_CHECKING:
     import pandas as pd

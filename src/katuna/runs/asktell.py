@@ -21,7 +21,8 @@ from katuna.search.known_points import checked
 from katuna.search.suggest import suggester_for
 from katuna.manifest.experiment import Experiment, Parameter
 from katuna.manifest.diagnostic import listed, shown
-from katuna.search.trials import Asked, Assignments, Exited, Reported, Started, Trial, number, trial_name
+from katuna.search.trials import Asked, Assignments, Exited, Reported, Started, Trial, trial_name
+from katuna.metric_line import number
 
 Value = int | float | str
 

@@ -20,7 +20,8 @@ from katuna.metrics.anyname import AnyNameTail
 from katuna.runs.run import PathLike, files_of, versions
 from katuna.runs.snapshot import Which, taking, todays
 from katuna.manifest.dump import to_yaml
-from katuna.manifest.job import MASTER_PORT, job_from_manifest
+from katuna.manifest.job import MASTER_PORT
+from katuna.manifest.build import job_from_manifest
 from katuna.lint.load_job import load_job
 from katuna.manifest.experiment import Manifest
 from katuna.manifest.sources import read_source

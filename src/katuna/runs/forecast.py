@@ -10,7 +10,8 @@ from katuna.launch.workspace import forecast, in_words
 from katuna.runs.run import Plan
 from katuna.search.draws import written_seed
 from katuna.search.known_points import SCHEDULED
-from katuna.manifest.job import Job, job_from_manifest
+from katuna.manifest.job import Job
+from katuna.manifest.build import job_from_manifest
 from katuna.manifest.experiment import Experiment, Manifest
 from katuna.manifest.diagnostic import listed
 

@@ -296,7 +296,7 @@ class Run:
         from katuna.search.contracts import PARENT_LABEL
         from katuna.launch.shell_line import again
         from katuna.launch.volumes import Volumes
-        from katuna.manifest.job import job_from_manifest
+        from katuna.manifest.build import job_from_manifest
 
         experiment, parent = self.experiment, trial.labels.get(PARENT_LABEL)
         manifest = render(experiment, trial.name, trial.assignments)

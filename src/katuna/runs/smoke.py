@@ -21,7 +21,8 @@ from katuna.runs.run import Plan, Run, files_of
 from katuna.search.engine import Watcher
 from katuna.manifest.experiment import Experiment, Manifest, Objective, Parameter
 from katuna.runs.journal import Journal
-from katuna.search.trials import Assignments, Trial, TrialState, number
+from katuna.search.trials import Assignments, Trial, TrialState
+from katuna.metric_line import number
 
 LAST_LINES = 5
 

@@ -27,7 +27,9 @@ from katuna.jobs.conditions import status
 from katuna.launch.local_options import LocalOptions
 from katuna.runs.snapshot import in_force
 from katuna.lint.documents import walked
-from katuna.manifest.job import Job, job_from_manifest
+
+from katuna.manifest.job import Job
+from katuna.manifest.build import job_from_manifest
 from katuna.lint.load_job import LoadedJob
 from katuna.manifest.experiment import Manifest
 from katuna.manifest.sources import read_source

@@ -17,7 +17,8 @@ from katuna.search.known_points import Taken, normal
 from katuna.manifest.experiment import Experiment, Objective, Parameter
 from katuna.manifest.diagnostic import listed
 from katuna.runs import rundir
-from katuna.search.trials import Known, number
+from katuna.search.trials import Known
+from katuna.metric_line import number
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from types import MappingProxyType
 from katuna.errors import InputRefused
 from katuna.manifest.diagnostic import did_you_mean, listed, shown
 from katuna.manifest.experiment import Experiment, Parameter
-from katuna.search.trials import Assignments, Known, number
+from katuna.metric_line import number
+from katuna.search.trials import Assignments, Known
 
 SCHEDULED = ("hyperband", "pbt")
 """Algorithms whose schedule makes every point itself."""

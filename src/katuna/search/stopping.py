@@ -20,9 +20,9 @@ from katuna.errors import InputRefused
 from katuna.manifest.algorithms import EARLY_STOPPING, Check, real, whole
 from katuna.manifest.diagnostic import did_you_mean, listed, shown
 from katuna.manifest.experiment import EarlyStopping, Experiment, Objective, ObjectiveType
-from katuna.metric_line import Report
+from katuna.metric_line import Report, is_diverged, number
 from katuna.search.contracts import Stopper
-from katuna.search.trials import Exited, Reported, Started, StopRule, Trial, TrialEvent, TrialState, is_diverged, number
+from katuna.search.trials import Exited, Reported, Started, StopRule, Trial, TrialEvent, TrialState
 
 STOPPING_OVERRIDES: Mapping[str, Mapping[str, Check]] = {
     "asha": {"reduction_factor": whole(2), "min_step": whole(1)},

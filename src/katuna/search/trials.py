@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -13,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from katuna.manifest.experiment import Objective, ObjectiveType
-from katuna.metric_line import Report
+from katuna.metric_line import Report, is_diverged, number
 
 Assignments = Mapping[str, str]
 """Search parameter name to value text, in the Experiment's order."""
@@ -25,9 +23,6 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 EARLY_STOPPED = "TrialEarlyStopped"
 """The reason of a Stopping by which the trial counts as early stopped; with any other it is killed."""
-
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_WILD = re.compile(r"[+-]?(nan|inf(inity)?)", re.ASCII | re.IGNORECASE)
 
 
 class TrialState(Enum):
@@ -143,22 +138,6 @@ _VALUES = attrgetter(*_FIELDS)
 def _changed(trial: Trial, **changes: Any) -> Trial:
     """As dataclasses.replace, in a third of its time: each event of a search comes through here."""
     return Trial(**dict(zip(_FIELDS, _VALUES(trial), strict=True), **changes))
-
-
-def number(text: str) -> float | None:
-    """A finite float, or None: text that Katib would not parse, NaN and infinities never become observations.
-
-    Stricter than `float`, which takes `1_000` and digits of other scripts.
-    """
-    if not _NUMBER.fullmatch(text):
-        return None
-    value = float(text)
-    return value if math.isfinite(value) else None
-
-
-def is_diverged(text: str) -> bool:
-    """Whether it is the text of nan or an infinity, as of a training that diverged; 1e400 is one too, thousands of digits are noise."""
-    return len(text) < 400 and bool(_WILD.fullmatch(text) or _NUMBER.fullmatch(text)) and number(text) is None
 
 
 # Events: the journal is a list of these and nothing else. `at` is seconds since the epoch.
