@@ -25,7 +25,7 @@ LAYERS: dict[str, set[str]] = {
     "metrics": {"manifest"},
     "lint": {"manifest", "metrics"},
     "jobs": {"manifest"},
-    "search": {"manifest"},
+    "search": {"manifest", "jobs"},
     "launch": {"manifest", "jobs", "search", "metrics"},
     "report": {"manifest", "search", "jobs"},
     "runs": {"manifest", "lint", "jobs", "search", "metrics", "launch", "report"},

@@ -255,17 +255,17 @@ def test_a_job_that_runs_out_of_files_pauses_and_is_resumed(
     file = write_job(
         tmp_path, "", workers=1, pod={"initContainers": [init]}, container={"command": ["python", "rank.py"], "env": env}
     )
-    done = python(EATS, "JobReported", "1", str(place), "train", str(file), "--in-place", *WAY[way])
+    done = python(EATS, "Reported", "1", str(place), "train", str(file), "--in-place", *WAY[way])
     run = tmp_path / "runs" / "toy"
     told(done, "Too many open files (RLIMIT_NOFILE is 200)")
     assert way in starts(run, "ContainerStarted")
     assert (place / "asked").exists(), "what ran was asked to end"
     assert left_of(place) == []
-    assert not [event for event in journal_events(run) if event["event"] == "JobEnded"]
+    assert not [event for event in journal_events(run) if event["event"] in ("Exited", "Ended")]
     (place / "go").touch()
     again = python(EATS, "never", "1", "", "resume")
     assert again.returncode == 0, again.stderr
-    assert journal_events(run)[-1]["condition"] == "Succeeded"
+    assert journal_events(run)[-1]["succeeded"]
 
 
 # Processes: a limit that holds for every user but root

@@ -26,16 +26,13 @@ __all__ = ["Run", "Search", "Training", "load", "train", "tune"]
 _PLACES = {
     "tune": "katuna.runs.conduct",
     "Search": "katuna.runs.asktell",
-    "train": "katuna.runs.conduct_job",
-    "Training": "katuna.runs.training",
+    "train": "katuna.runs.conduct",
 }
 
 if TYPE_CHECKING:
     from katuna.runs.asktell import Search
-    from katuna.runs.conduct import tune
-    from katuna.runs.conduct_job import train
-    from katuna.runs.run import Run, load
-    from katuna.runs.training import Training
+    from katuna.runs.conduct import train, tune
+    from katuna.runs.run import Run, Training, load
 
 
 def __getattr__(name: str) -> object:

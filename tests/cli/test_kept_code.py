@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from katuna.runs import collect, conduct, conduct_job, journal
+from katuna.runs import collect, conduct, journal
 from katuna.runs.rundir import RunDir
 from katuna.search.trials import Opened
 from searches import KATUNA, await_line, experiment_yaml, journal_events, katuna, objects, spawn
@@ -295,10 +295,10 @@ def test_a_job_keeps_its_code_and_goes_on_with_it_or_with_todays(tmp_path: Path)
         await_line(run / "log", f"bonus {bonus}", times=2 - bonus // 5)
         process.send_signal(signal.SIGINT)
         assert said in process.communicate(timeout=30)[1]
-    resumed = [event.get("code", "") for event in journal_events(run) if event["event"] == "JobResumed"]
-    assert resumed[0] == ""
-    assert resumed[1] == objects("code", "toy")["digest"]
-    assert resumed[1] not in ("", digest)
+    kinds = [event["event"] for event in journal_events(run) if event["event"] in ("Resumed", "Edited")]
+    assert kinds == ["Resumed", "Edited", "Resumed"]
+    (edited,) = (event for event in journal_events(run) if event["event"] == "Edited")
+    assert edited["code"] == objects("code", "toy")["digest"] != digest
 
 
 def test_no_secret_manifest_is_kept(tmp_path: Path) -> None:
@@ -308,10 +308,10 @@ def test_no_secret_manifest_is_kept(tmp_path: Path) -> None:
     Path("keys/values.txt").write_text(json.dumps(secret))
     Path("more.yaml").write_text("kind: ConfigMap\n---\nkind: Secret\nstringData: {TOKEN: very-secret}\n")
     from katuna.launch.local_options import LocalOptions
-    from katuna.runs.training import TrainOptions
+    from katuna.runs.plan import RunOptions, plan_job
 
-    planned = conduct_job.plan_job(["job.yaml", "keys/values.txt"], TrainOptions(LocalOptions(cwd=str(tmp_path))))
-    run = conduct_job.make_run(planned)
+    planned = plan_job(["job.yaml", "keys/values.txt"], RunOptions(LocalOptions(cwd=str(tmp_path))))
+    run, _ = conduct.make_run(planned)
     assert (run.path / "code").is_dir()
     kept = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
     assert len(kept) > 5

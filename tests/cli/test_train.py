@@ -21,7 +21,7 @@ from katuna.cli import logs, main, stop
 from katuna.cli.lines import Lines
 from katuna.cli.replicas import ReplicaScreen
 from katuna.jobs.lifecycle import ContainerStarted
-from katuna.runs.conduct_job import train
+from katuna.runs.conduct import train
 from searches import KATUNA, await_line, await_none, is_refused, journal_events, katuna, objects, spawn, write_experiment
 from toy_jobs import STEPS, pytorchjob, write_job
 
@@ -59,7 +59,7 @@ def test_a_job_from_a_file_to_its_end_with_each_replicas_lines_under_its_name(tm
     assert (run / "log").read_text().count("step=") == 3
     assert (run / "logs" / "toy-worker-1.log").read_text().count("step=") == 3
     kinds = [event["event"] for event in journal_events(run)]
-    assert (kinds[0], kinds[-1]) == ("JobOpened", "JobEnded")
+    assert (kinds[0], kinds[-1]) == ("Opened", "Ended")
     assert kinds.count("ContainerStarted") == kinds.count("ContainerExited") == 3
 
 
@@ -206,7 +206,7 @@ def test_a_job_whose_katuna_was_killed_goes_on_from_its_checkpoints(tmp_path: Pa
     assert "worker-0 | from step 38" in resumed.stdout
     assert "step=2 " not in resumed.stdout, "what was shown before is not shown again"
     kinds = [event["event"] for event in journal_events(run)]
-    assert kinds.count("JobResumed") == 1
+    assert kinds.count("Resumed") == 1
     assert (run / "log").read_text().count("from step") == 2
 
 
@@ -584,8 +584,9 @@ def test_what_a_replica_prints_follows_the_word_that_it_has_started(tmp_path: Pa
     screen = ReplicaScreen()
     take = screen.watch(run)
     (run.path / "log").write_text("fast\n")
-    take([])
-    take([ContainerStarted(1.0, "toy-master-0", "pytorch", 0, {"pid": 7, "start": "warm"})])
+    screen.look()
+    take(ContainerStarted(1.0, 0, "toy-master-0", "pytorch", 0, {"pid": 7, "start": "warm"}), run.search)
+    screen.look()
     assert capsys.readouterr().out.splitlines()[-2:] == ["master-0 started, pid 7 (warm)", "master-0 | fast"]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from factories import make_trial
+from katuna.jobs.lifecycle import ContainerExited, ContainerStarted
 from katuna.search.contracts import Clock, Launcher, LaunchEvent, TrialRequest
-from katuna.search.trials import Exited, Reported, Started
+from katuna.search.trials import Exited, Reported, Started, Told
 
 PATIENCE_S = 30.0
 """Far beyond what anything here takes, for a loaded machine."""
@@ -69,14 +70,25 @@ class LauncherContract:
 
     @staticmethod
     def in_order(events: list[LaunchEvent], number: int) -> None:
-        """Started, any number of Reported, one Exited at the end; a later Started has the next attempt."""
-        own = [event for event in events if event.number == number]
+        """Started, any number of Reported, one Exited at the end; a later Started has the next attempt. What is told of containers comes
+        before the end, of each its start and then its own end."""
+        whole = [event for event in events if event.number == number]
+        own = [event for event in whole if not isinstance(event, Told)]
+        assert own[-1] is whole[-1]
+        running: set[tuple[str, str]] = set()
+        for event in whole:
+            if isinstance(event, ContainerStarted):
+                assert (event.pod, event.container) not in running
+                running.add((event.pod, event.container))
+            elif isinstance(event, ContainerExited):
+                running.discard((event.pod, event.container))
+        assert not running
         assert isinstance(own[0], Started)
         assert [type(event) for event in own].count(Exited) == 1
         assert isinstance(own[-1], Exited)
         attempts = [event.attempt for event in own if isinstance(event, Started)]
         assert attempts == list(range(1, len(attempts) + 1))
-        assert [event.at for event in own] == sorted(event.at for event in own)
+        assert [event.at for event in whole] == sorted(event.at for event in whole)
 
     @staticmethod
     def values(events: list[LaunchEvent], number: int) -> list[str]:

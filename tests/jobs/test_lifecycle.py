@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from katuna.jobs import lifecycle
-from katuna.jobs.conditions import status
-from katuna.jobs.lifecycle import Again, ContainerExited, ContainerStarted, JobEnded, JobEvent, JobOpened, JobResumed, Over
+from katuna.jobs.lifecycle import Again, ContainerEvent, ContainerExited, ContainerStarted, Over
 from katuna.manifest.build import job_from_manifest
 from katuna.manifest.job import Job
+from katuna.report.job_status import status
+from katuna.search.trials import Ended, Event, Opened, Resumed
 from toy_jobs import pytorchjob
 
-OPENED = JobOpened(100.0, "toy", "0" * 64, {}, {"local": {"restarts": "local"}})
-AS_OPERATOR = JobOpened(100.0, "toy", "0" * 64, {}, {"local": {"restarts": "as-operator"}})
+OPENED = Opened(100.0, "toy", 0, "0" * 64, {}, {"local": {"restarts": "local"}})
+AS_OPERATOR = Opened(100.0, "toy", 0, "0" * 64, {}, {"local": {"restarts": "as-operator"}})
 
 
 def a_job(**changes: Any) -> Job:
@@ -25,14 +26,14 @@ def a_job(**changes: Any) -> Job:
 
 
 def started(pod: str, restarts: int = 0, at: float = 101.0, container: str = "pytorch") -> ContainerStarted:
-    return ContainerStarted(at, f"toy-{pod}", container, restarts, {})
+    return ContainerStarted(at, 0, f"toy-{pod}", container, restarts, {})
 
 
 def exited(pod: str, code: int | None, restarts: int = 0, at: float = 110.0, reason: str = "") -> ContainerExited:
-    return ContainerExited(at, f"toy-{pod}", "pytorch", restarts, code, reason or ("Completed" if code == 0 else "Error"))
+    return ContainerExited(at, 0, f"toy-{pod}", "pytorch", restarts, code, reason or ("Completed" if code == 0 else "Error"))
 
 
-def after(job: Job, *events: JobEvent, rules: lifecycle.Rules = "local", restarts: int = 0) -> Again | Over | None:
+def after(job: Job, *events: ContainerEvent, rules: lifecycle.Rules = "local", restarts: int = 0) -> Again | Over | None:
     """What follows from the last of the events, an exit."""
     pods: lifecycle.Pods = {}
     for event in events:
@@ -168,13 +169,13 @@ def test_the_kubelet_waits_longer_each_time() -> None:
 # Status
 
 
-def conditions(job: Job, *events: JobEvent) -> list[tuple[str, str, str]]:
+def conditions(job: Job, *events: Event) -> list[tuple[str, str, str]]:
     return [(each["type"], each["status"], each["reason"]) for each in status(job, events)["conditions"]]
 
 
 def test_conditions_of_a_job_from_its_creation_to_its_success() -> None:
     job = a_job(workers=1)
-    told: list[JobEvent] = [OPENED]
+    told: list[Event] = [OPENED]
     assert conditions(job, *told) == [("Created", "True", "PyTorchJobCreated")]
     told.append(started("worker-0"))
     assert [kind for kind, _, _ in conditions(job, *told)] == ["Created"], "Running means that the Master runs"
@@ -183,8 +184,8 @@ def test_conditions_of_a_job_from_its_creation_to_its_success() -> None:
     assert status(job, told)["replicaStatuses"] == {"Master": {"active": 1}, "Worker": {"active": 1}}
     told += [
         exited("master-0", 0),
-        ContainerExited(111.0, "toy-worker-0", "pytorch", 0, 143, "Stopped"),
-        JobEnded(112.0, "Succeeded", "Completed"),
+        ContainerExited(111.0, 0, "toy-worker-0", "pytorch", 0, 143, "Stopped"),
+        Ended(112.0, True, "Completed", ""),
     ]
     assert conditions(job, *told)[1:] == [("Running", "False", "PyTorchJobRunning"), ("Succeeded", "True", "PyTorchJobSucceeded")]
     whole = status(job, told)
@@ -196,17 +197,17 @@ def test_conditions_of_a_job_from_its_creation_to_its_success() -> None:
 
 def test_failed_is_sticky() -> None:
     job = a_job()
-    failed = (OPENED, started("master-0"), exited("master-0", 1), JobEnded(111.0, "Failed", "Error", "it exited with code 1"))
+    failed = (OPENED, started("master-0"), exited("master-0", 1), Ended(111.0, False, "Error", "it exited with code 1"))
     assert conditions(job, *failed)[-1] == ("Failed", "True", "PyTorchJobFailed")
     assert status(job, failed)["replicaStatuses"] == {"Master": {"failed": 1}}
-    assert conditions(job, *failed, JobEnded(120.0, "Succeeded", "Completed"))[-1] == ("Failed", "True", "PyTorchJobFailed")
+    assert conditions(job, *failed, Ended(120.0, True, "Completed", ""))[-1] == ("Failed", "True", "PyTorchJobFailed")
 
 
 def test_a_suspended_job_and_its_resumption() -> None:
     job = a_job()
-    told: list[JobEvent] = [OPENED, JobEnded(101.0, "Suspended", "Suspended")]
+    told: list[Event] = [OPENED, Ended(101.0, False, "Suspended", "")]
     assert conditions(job, *told) == [("Created", "True", "PyTorchJobCreated"), ("Suspended", "True", "PyTorchJobSuspended")]
-    told += [JobResumed(200.0), started("master-0", at=201.0)]
+    told += [Resumed(200.0, (0,)), started("master-0", at=201.0)]
     assert conditions(job, *told)[1:] == [("Suspended", "False", "PyTorchJobResumed"), ("Running", "True", "PyTorchJobRunning")]
     assert status(job, told)["startTime"] == "1970-01-01T00:03:20Z", "a resumed job starts anew"
 
@@ -226,9 +227,10 @@ def test_a_pod_that_begins_anew_makes_the_job_restart() -> None:
 
 
 def test_a_job_that_katuna_left_runs_no_more() -> None:
-    told = (OPENED, started("master-0"), exited("master-0", 143, reason="Stopped"), JobEnded(111.0, "Stopped", "Stopped"))
-    assert conditions(a_job(), *told)[-1] == ("Running", "False", "KatunaStopped")
-    assert status(a_job(), told)["replicaStatuses"] == {"Master": {}}
+    told = (OPENED, started("master-0"), exited("master-0", 143, reason="Stopped"))
+    left = status(a_job(), told, stopped=True)
+    assert [left["conditions"][-1][name] for name in ("type", "status", "reason")] == ["Running", "False", "KatunaStopped"]
+    assert left["replicaStatuses"] == {"Master": {}}
 
 
 def test_a_trainjob_says_less() -> None:
@@ -240,9 +242,9 @@ def test_a_trainjob_says_less() -> None:
     }
     job = job_from_manifest(manifest)
     pods = [replica.pod_name for replica in job.replicas]
-    told: list[JobEvent] = [OPENED, *(ContainerStarted(101.0, pod, "node", 0, {}) for pod in pods)]
+    told: list[Event] = [OPENED, *(ContainerStarted(101.0, 0, pod, "node", 0, {}) for pod in pods)]
     assert status(job, told) == {"conditions": [], "jobsStatus": [{"name": "node", "active": 2}]}
-    told += [*(ContainerExited(102.0, pod, "node", 0, 0, "Completed") for pod in pods), JobEnded(103.0, "Succeeded", "Completed")]
+    told += [*(ContainerExited(102.0, 0, pod, "node", 0, 0, "Completed") for pod in pods), Ended(103.0, True, "Completed", "")]
     whole = status(job, told)
     assert [(each["type"], each["reason"]) for each in whole["conditions"]] == [("Complete", "AllJobsCompleted")]
     assert whole["jobsStatus"] == [{"name": "node", "succeeded": 2}]
@@ -251,7 +253,12 @@ def test_a_trainjob_says_less() -> None:
 @pytest.mark.parametrize(("condition", "told"), [("Succeeded", "Complete"), ("Failed", "Failed")])
 def test_a_batch_job_has_a_time_of_completion_only_when_it_completed(condition: str, told: str) -> None:
     job = batch("Never", 0)
-    events = (OPENED, started("0"), exited("0", int(condition == "Failed")), JobEnded(111.0, condition, "BackoffLimitExceeded"))
+    events = (
+        OPENED,
+        started("0"),
+        exited("0", int(condition == "Failed")),
+        Ended(111.0, condition == "Succeeded", "BackoffLimitExceeded", ""),
+    )
     whole = status(job, events)
     assert [each["type"] for each in whole["conditions"]] == [told]
     assert whole.get("completionTime") == ("1970-01-01T00:01:51Z" if condition == "Succeeded" else None)

@@ -12,8 +12,7 @@ import yaml
 
 from katuna.errors import Finding, SpecRefused
 from katuna.jobs import lifecycle
-from katuna.jobs.conditions import status
-from katuna.jobs.lifecycle import Again, ContainerExited, ContainerStarted, JobEnded, JobOpened, Over
+from katuna.jobs.lifecycle import Again, ContainerExited, ContainerStarted, Over
 from katuna.launch.local_options import LocalOptions
 from katuna.launch.plan import Place, Planned, plan, preflight
 from katuna.launch.ports import free_port
@@ -21,6 +20,8 @@ from katuna.lint.load_job import LoadedJob, load_job
 from katuna.manifest.build import job_from_manifest
 from katuna.manifest.job import Job
 from katuna.manifest.yamltext import Source
+from katuna.report.job_status import status
+from katuna.search.trials import Ended, Opened
 from toy_jobs import pytorchjob
 
 
@@ -56,8 +57,8 @@ def replicas(manifest: dict[str, Any]) -> dict[str, Any]:
 def ended(job: Job, code: int, rules: lifecycle.Rules, pod: str = "toy-master-0") -> Again | Over | None:
     pods: lifecycle.Pods = {}
     for replica in job.replicas:
-        pods = lifecycle.advance(pods, ContainerStarted(1.0, replica.pod_name, "pytorch", 0, {}))
-    event = ContainerExited(2.0, pod, "pytorch", 0, code, "Error" if code else "Completed")
+        pods = lifecycle.advance(pods, ContainerStarted(1.0, 0, replica.pod_name, "pytorch", 0, {}))
+    event = ContainerExited(2.0, 0, pod, "pytorch", 0, code, "Error" if code else "Completed")
     return lifecycle.after_exit(job, lifecycle.advance(pods, event), event, rules=rules, restarts=0)
 
 
@@ -95,7 +96,7 @@ def test_4_restarts_under_onfailure_stay_in_the_pod_and_never_fail_the_job() -> 
     job = job_of(pytorchjob("pass", restart="OnFailure"))
     assert ended(job, 1, "as-operator") == Again("container", 10.0)
     limited = job_of(pytorchjob("pass", restart="OnFailure", spec={"runPolicy": {"backoffLimit": 1}}))
-    again = lifecycle.advance({}, ContainerStarted(1.0, "toy-master-0", "pytorch", 1, {}))
+    again = lifecycle.advance({}, ContainerStarted(1.0, 0, "toy-master-0", "pytorch", 1, {}))
     assert lifecycle.after_start(limited, again, "as-operator") == Over("Failed", "BackoffLimitExceeded"), (
         "1 means: the first restart"
     )
@@ -152,10 +153,10 @@ def test_8_precedence_and_expansion() -> None:
 def test_9_failed_is_sticky_and_an_unknown_policy_is_told() -> None:
     job = job_of(pytorchjob("pass"))
     events = (
-        JobOpened(1.0, "toy", "", {}, {}),
-        ContainerStarted(2.0, "toy-master-0", "pytorch", 0, {}),
-        JobEnded(3.0, "Failed", "Error"),
-        JobEnded(4.0, "Succeeded", "Completed"),
+        Opened(1.0, "toy", 0, "", {}, {}),
+        ContainerStarted(2.0, 0, "toy-master-0", "pytorch", 0, {}),
+        Ended(3.0, False, "Error", ""),
+        Ended(4.0, True, "Completed", ""),
     )
     assert status(job, events)["conditions"][-1]["type"] == "Failed"
     (told,) = [
@@ -182,6 +183,6 @@ def test_10_each_job_has_its_port_and_a_missing_command_is_asked_for() -> None:
 @pytest.mark.parametrize("rules", ["local", "as-operator"])
 def test_a_command_that_cannot_run_is_final(rules: lifecycle.Rules) -> None:
     job = job_of(pytorchjob("pass", restart="OnFailure"))
-    event = ContainerExited(2.0, "toy-master-0", "pytorch", 0, None, "StartError")
-    pods = lifecycle.advance(lifecycle.advance({}, ContainerStarted(1.0, "toy-master-0", "pytorch", 0, {})), event)
+    event = ContainerExited(2.0, 0, "toy-master-0", "pytorch", 0, None, "StartError")
+    pods = lifecycle.advance(lifecycle.advance({}, ContainerStarted(1.0, 0, "toy-master-0", "pytorch", 0, {})), event)
     assert lifecycle.after_exit(job, pods, event, rules=rules, restarts=0) == Over("Failed", "StartError")

@@ -15,7 +15,7 @@ from katuna.launch.ports import free_port
 from katuna.manifest.experiment import Collector
 from katuna.metrics.collect import Collecting
 from katuna.search.contracts import LaunchEvent, TrialRequest
-from katuna.search.trials import Exited, Reported, Started
+from katuna.search.trials import Exited, Noted, Reported, Started
 
 TRAINER = Path(__file__).with_name("collected_trainer.py")
 KINDS = ("StdOut", "TEXT", "JSON", "TensorFlowEvent", "Push", "PrometheusMetric")
@@ -206,7 +206,9 @@ def test_searches_of_two_processes_share_a_port_one_after_the_other(tmp_path: Pa
     while not any(isinstance(event, Reported) for event in setting.launcher.poll(1.0)):
         pass
     other.start(setting.trial(1, "0.25"))
-    assert other.poll(0.3) == []
+    (noted,) = other.poll(0.3)
+    assert isinstance(noted, Noted)
+    assert f"port {setting.collector.port}" in noted.text
     setting.launcher.close(0)
     events: list[LaunchEvent] = []
     while not (events and isinstance(events[-1], Exited)):

@@ -15,7 +15,7 @@ from launch_jobs import a_launcher, a_request, run_one, the_end, until
 from katuna.launch import devices
 from katuna.launch.devices import DevicePool, allowed, cuda_devices, parse_listing
 from katuna.launch.local_options import LocalOptions
-from katuna.search.trials import Exited, Started
+from katuna.search.trials import Exited, Noted, Started
 
 GPU_LIMIT = {"resources": {"limits": {"nvidia.com/gpu": 1}}}
 LISTING = """\
@@ -280,7 +280,10 @@ def test_a_waiting_trial_can_be_stopped(gpus: tuple[str, str], tmp_path: Path) -
     assert taken is not None
     launcher = a_launcher(tmp_path, devices=DevicePool(gpus[:1]))
     launcher.start(a_request(0, *SHOW, container=GPU_LIMIT))
-    assert launcher.poll(0.3) == []
+    (noted,) = launcher.poll(0.3)
+    assert isinstance(noted, Noted)
+    assert noted.text.startswith("waiting for 1 GPU that others have")
+    assert launcher.poll(0.3) == [], "said once"
     launcher.stop(0, 1.0)
     (end,) = launcher.poll(1.0)
     assert isinstance(end, Exited)

@@ -229,13 +229,13 @@ def test_a_trial_that_failed_just_before_its_stop_does_not_start_again(tmp_path:
     launcher = a_launcher(tmp_path)
     script = f"while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; exit 9"
     launcher.start(a_request(0, "sh", "-c", script, backoffLimit=5))
-    (started,) = launcher.poll(60.0)
+    started = launcher.poll(60.0)[-1]
     assert isinstance(started, Started)
     (tmp_path / "go").touch()
     # Its guard has gone, so all is said, and nobody has listened yet.
     assert until(lambda: "Z" in Path(f"/proc/{started.process['guard']}/stat").read_text().rpartition(")")[2][:3])
     launcher.stop(0, 5.0)
-    (end,) = launcher.poll(60.0)
+    end = launcher.poll(60.0)[-1]
     assert isinstance(end, Exited)
     assert end.code == 9
     launcher.close()

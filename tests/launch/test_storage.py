@@ -20,9 +20,9 @@ from katuna.errors import StoreFailed
 from katuna.launch import storage
 from katuna.launch.local import LocalLauncher
 from katuna.launch.warm.starter import WarmStarter
-from katuna.runs import conduct, conduct_job, rundir
-from katuna.runs.run import RunOptions
-from katuna.runs.training import Training
+from katuna.runs import conduct, rundir
+from katuna.runs.plan import RunOptions
+from katuna.runs.run import Training
 from katuna.search.contracts import TrialRequest
 from katuna.search.trials import Exited, Reported
 from searches import write_experiment
@@ -129,7 +129,7 @@ def test_a_job_that_dies_of_a_full_disk_goes_on_when_there_is_room(
     folder = rundir.find("toy", small_disk)
     assert Training(folder).state == "Interrupted"
     (folder.path / "big").unlink()
-    assert conduct_job.resume(folder).state == "Succeeded"
+    assert conduct.resume(str(folder.path)).state == "Succeeded"
 
 
 def test_a_trial_that_is_stopped_on_a_full_disk_has_its_end(small_disk: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_trial_that_is_stopped_on_a_full_disk_has_its_end(small_disk: Path) ->
         pass
     assert until(lambda: storage.full(small_disk) is not None)
     launcher.stop(0, 5.0)
-    (end,) = launcher.poll(PATIENCE_S)
+    end = launcher.poll(PATIENCE_S)[-1]
     assert isinstance(end, Exited)
     assert end.reason == "Stopped"
     launcher.close()
@@ -275,7 +275,7 @@ def test_a_shortage_anywhere_pauses_a_job(tmp_path: Path, monkeypatch: pytest.Mo
         patch.setattr("katuna.metrics.anyname.AnyNameTail.read", failing_with(getattr(errno, name)))
         with pytest.raises(StoreFailed, match=r"`katuna resume toy`$"):
             katuna.train(file)
-    assert conduct_job.resume(rundir.find("toy")).state == "Succeeded"
+    assert conduct.resume("toy").state == "Succeeded"
 
 
 def test_a_failed_trial_whose_folder_takes_nothing(trials: Path, monkeypatch: pytest.MonkeyPatch) -> None:

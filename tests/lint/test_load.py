@@ -448,7 +448,7 @@ def test_config_maps_of_the_environment_are_read_beside() -> None:
     config_map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {A: b}\n"
     loaded = load(text, config_map)
     assert loaded.findings == ()
-    assert loaded.config_maps[0]["data"] == {"A": "b"}
+    assert loaded.references[0]["data"] == {"A": "b"}
 
 
 def test_mistakes_in_a_config_map_template_are_shown_there() -> None:

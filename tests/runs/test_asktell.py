@@ -12,10 +12,10 @@ import pytest
 
 import katuna
 from factories import LR, OPTIMIZER, WIDTH, make_experiment
-from katuna.runs.asktell import typed
 from katuna.errors import InputRefused, SearchExhausted, SpecRefused, TellFirst
-from katuna.runs.run import RunOptions
 from katuna.manifest.experiment import Parameter
+from katuna.runs.asktell import typed
+from katuna.runs.plan import RunOptions
 from katuna.search.trials import TrialState
 from searches import write_experiment
 

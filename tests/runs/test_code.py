@@ -16,13 +16,12 @@ from typing import Any
 import pytest
 
 from katuna.errors import InputRefused, StoreFailed
-from katuna.jobs.lifecycle import JobOpened, JobResumed
 from katuna.launch.local_options import LocalOptions
-from katuna.runs.snapshot import in_force, taking, todays
 from katuna.runs import code, journal, rundir
 from katuna.runs.code import Code, Difference, content, differences, keep, listing, prune, read, unpack
 from katuna.runs.collect import collect
 from katuna.runs.rundir import RunDir
+from katuna.runs.snapshot import in_force, taking, todays
 from katuna.search.trials import Asked, Edited, Exited, Opened
 
 
@@ -306,8 +305,6 @@ def test_the_journal_says_which_code_is_in_force() -> None:
     assert in_force([Opened(0, "toy", 1, "", {}, {}, no_code="too large")]) == ""
     assert in_force([opened, Edited(1, {"maxTrialCount": 5})]) == "a" * 64
     assert in_force([opened, Edited(1, {}, "b" * 64), Asked(2, 0, "t", {}), Exited(3, 0, 0, "Completed")]) == "b" * 64
-    assert in_force([JobOpened(0, "toy", "", {}, {}, "a" * 64), JobResumed(1)]) == "a" * 64
-    assert in_force([JobOpened(0, "toy", "", {}, {}, "a" * 64), JobResumed(1, "b" * 64)]) == "b" * 64
 
 
 @pytest.mark.parametrize(
@@ -316,8 +313,6 @@ def test_the_journal_says_which_code_is_in_force() -> None:
         Opened(0.5, "toy", 1, "", {}, {}, "a" * 64),
         Opened(0.5, "toy", 1, "", {}, {}, "", "too large"),
         Edited(1.5, {}, "b" * 64),
-        JobOpened(0.5, "toy", "", {}, {}, "a" * 64),
-        JobResumed(1.5, "b" * 64),
     ],
 )
 def test_events_with_code_are_journalled(event: Any) -> None:
@@ -325,7 +320,7 @@ def test_events_with_code_are_journalled(event: Any) -> None:
 
 
 def test_events_without_code_are_spelt_as_before() -> None:
-    events = [Opened(0, "toy", 1, "", {}, {}), Edited(1, {}), JobOpened(0, "toy", "", {}, {}), JobResumed(1)]
+    events = [Opened(0, "toy", 1, "", {}, {}), Edited(1, {})]
     assert not any(b"code" in journal.encode(event) for event in events)
     assert b'"code": 0' in journal.encode(Exited(3, 0, 0, "Completed"))
 

@@ -15,7 +15,6 @@ import pytest
 from contracts.store_contract import StoreContract
 from factories import a_life, opened
 from katuna.errors import InputRefused, JournalDamaged, StoreFailed
-from katuna.jobs.lifecycle import JobEnded, JobOpened
 from katuna.metric_line import Report
 from katuna.runs.journal import SYNC_AFTER_S, Journal, begin, drop_after, encode, read
 from katuna.search.trials import Asked, Ended, Event, Exited, Opened, Reported, Started
@@ -169,13 +168,11 @@ def test_what_a_later_version_wrote_is_called_that_and_not_damaged(path: Path, w
             assert "--drop-after" not in str(caught.value)
 
 
-def test_a_job_s_journal_is_chained_too(path: Path) -> None:
+def test_a_journal_of_a_job_of_the_first_version_is_refused_by_name(path: Path) -> None:
     path.parent.mkdir()
-    opened = JobOpened(1.0, "toy", "0" * 64, {}, {})
-    ends = [JobEnded(float(at), "Stopped", "Stopped") for at in range(3)]
-    lines = begin([opened, *ends]).splitlines(keepends=True)
-    path.write_bytes(b"".join([lines[0], lines[2], lines[1], lines[3]]))
-    with pytest.raises(JournalDamaged, match="line 2: "):
+    body = b'{"event": "JobOpened", "at": 1.0, "job": "toy", "file_sha256": "", "versions": {}, "options": {}, "format": 2'
+    path.write_bytes(body + b', "crc": "%08x"}\n' % zlib.crc32(body))
+    with pytest.raises(InputRefused, match=r"katuna 0\.1\.0 ran.*`katuna train .*/job\.yaml` starts it anew"):
         replayed(path)
 
 

@@ -15,7 +15,7 @@ import yaml
 import katuna
 from katuna.errors import InputRefused, RunNotFound, SpecRefused
 from katuna.launch.local_options import LocalOptions
-from katuna.runs.run import RunOptions
+from katuna.runs.plan import RunOptions
 from katuna.search.trials import Event, Exited, Search
 from searches import KATUNA, experiment_yaml, write_experiment
 from searches import katuna as katuna_command

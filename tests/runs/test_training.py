@@ -11,25 +11,30 @@ from pathlib import Path
 import pytest
 
 import katuna
-from toy_jobs import STEPS, write_job
 from katuna.cli.lines import READ_BYTES, Lines
 from katuna.errors import InputRefused, JournalDamaged, RunNotFound
-from katuna.jobs.lifecycle import ContainerExited, ContainerStarted, JobEnded, JobEvent, JobOpened, JobReported, JobResumed
+from katuna.jobs.lifecycle import ContainerExited, ContainerStarted
 from katuna.launch.local_options import LocalOptions
-from katuna.metrics.anyname import MOST_NAMES, AnyNameTail
 from katuna.metric_line import Report
+from katuna.metrics.anyname import MOST_NAMES, AnyNameTail
 from katuna.runs import journal, rundir
-from katuna.runs.training import Training, TrainOptions
-from katuna.search.trials import Stopping
+from katuna.runs.containers import containers
+from katuna.runs.plan import RunOptions
+from katuna.runs.run import Training
+from katuna.search.trials import Asked, Ended, Event, Noted, Opened, Reported, Resumed
+from toy_jobs import STEPS, write_job
 
-EVENTS: tuple[JobEvent, ...] = (
-    JobOpened(1.0, "toy", "0" * 64, {"katuna": "1"}, {"local": {"device": "job"}, "changes": [["spec.a", "1"]]}),
-    ContainerStarted(2.0, "toy-master-0", "pytorch", 0, {"pid": 7, "guard": 6, "start": "warm"}),
-    JobReported(3.0, (Report("loss", "0.5"), Report("loss", "0.25", 1_000_000))),
-    ContainerExited(4.0, "toy-master-0", "pytorch", 0, 137, "OOMKilled", "too much"),
-    ContainerExited(4.5, "toy-master-0", "side", 0, None, "StartError"),
-    JobResumed(5.0),
-    JobEnded(6.0, "Failed", "PyTorchJobFailed", "said \u2028 so"),
+OPENED = Opened(1.0, "toy", 0, "0" * 64, {"katuna": "1"}, {"local": {"device": "job"}, "changes": [["spec.a", "1"]]})
+EVENTS: tuple[Event, ...] = (
+    OPENED,
+    Asked(1.5, 0, "toy", {}),
+    Noted(1.75, 0, "waiting for 1 GPU that other processes have"),
+    ContainerStarted(2.0, 0, "toy-master-0", "pytorch", 0, {"pid": 7, "guard": 6, "start": "warm"}),
+    Reported(3.0, 0, (Report("loss", "0.5"), Report("loss", "0.25", 1_000_000))),
+    ContainerExited(4.0, 0, "toy-master-0", "pytorch", 0, 137, "OOMKilled", "too much"),
+    ContainerExited(4.5, 0, "toy-master-0", "side", 0, None, "StartError"),
+    Resumed(5.0, (0,)),
+    Ended(6.0, False, "PyTorchJobFailed", "said \u2028 so"),
 )
 
 
@@ -43,26 +48,25 @@ def written(path: Path, *events: object) -> Path:
     return path
 
 
-def test_events_of_a_job_come_back_from_its_journal(tmp_path: Path) -> None:
+def test_events_of_a_training_come_back_from_its_journal(tmp_path: Path) -> None:
     path = written(tmp_path / "journal.jsonl", *EVENTS)
-    assert tuple(event for event, _ in journal.read_job(path)) == EVENTS
+    assert tuple(event for event, _ in journal.read(path)) == EVENTS
 
 
-@pytest.mark.parametrize(
-    ("events", "line"), [((EVENTS[1],), 1), ((EVENTS[0], EVENTS[0]), 2), ((EVENTS[0], Stopping(1.0, 0, "why")), 2)]
-)
+@pytest.mark.parametrize(("events", "line"), [((EVENTS[1],), 1), ((OPENED, OPENED), 2), ((OPENED, EVENTS[3]), 2)])
 def test_an_event_that_cannot_stand_there_is_damage(tmp_path: Path, events: tuple[object, ...], line: int) -> None:
     path = written(tmp_path / "journal.jsonl", *events)
     with pytest.raises(JournalDamaged, match=f"line {line}"):
-        list(journal.read_job(path))
+        list(journal.read(path))
 
 
 def test_a_job_took_the_time_in_which_it_ran(tmp_path: Path) -> None:
     run = Training(rundir.RunDir(tmp_path))
-    begun, resumed = JobOpened(100.0, "toy", "", {}, {}), JobResumed(9000.0)
-    written(run.folder.journal, begun, JobEnded(107.0, "Stopped", "Stopped"), resumed, JobEnded(9003.0, "Succeeded", "Completed"))
+    begun = (Opened(100.0, "toy", 0, "", {}, {}), Asked(101.0, 0, "toy", {}))
+    stopped = ContainerExited(107.0, 0, "toy-master-0", "pytorch", 0, 143, "Stopped")
+    written(run.folder.journal, *begun, stopped, Resumed(9000.0, (0,)), Ended(9003.0, True, "Completed", ""))
     assert run.took_s == 10.0
-    written(run.folder.journal, begun, ContainerStarted(time.time() - 60.0, "toy-master-0", "pytorch", 0, {}))
+    written(run.folder.journal, *begun, ContainerStarted(time.time() - 60.0, 0, "toy-master-0", "pytorch", 0, {}))
     with run.folder.locked():
         running = Training(run.folder)
         assert running.took_s > running.events[-1].at - 100.0 + 59.0, "also while nothing is told"
@@ -70,27 +74,26 @@ def test_a_job_took_the_time_in_which_it_ran(tmp_path: Path) -> None:
 
 def test_options_come_back_from_the_journal() -> None:
     local = LocalOptions(claims={"data": "./here"}, cold=True, restarts="as-operator")
-    options = TrainOptions(local, "toy", "2", (("spec.a", "x=1"),), ("/somewhere/keys.yaml",))
-    assert TrainOptions.from_json(options.as_json()) == options
+    options = RunOptions(local, name="toy", nproc="2", changes=(("spec.a", "x=1"),), secrets=("/somewhere/keys.yaml",))
+    assert RunOptions.from_json(options.as_json()) == options
     assert options.overrides == ["--nproc 2", "--set spec.a=x=1"]
 
 
 def test_a_job_from_python_prints_nothing_and_returns_its_status(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = write_job(tmp_path, STEPS, "2", "0", workers=1)
     seen: list[object] = []
-    training = katuna.train(path, watch=lambda _: seen.extend)
+    training = katuna.train(path, watch=lambda event, _: seen.append(event))
     assert capfd.readouterr() == ("", "")
     assert training.state == "Succeeded"
     assert training.metrics == {"step": "2", "loss": "0.5000"}
     assert training.status["conditions"][-1]["type"] == "Succeeded"
     assert [type(event) for event in seen] == [type(event) for event in training.events[1:]]
-    started, exited = training.container("toy-worker-0", "pytorch")
-    assert started is not None
-    assert exited is not None
-    assert (started.restarts, exited.code) == (0, 0)
+    worker = containers(training.events)["toy-worker-0", "pytorch"]
+    assert worker.started is not None
+    assert worker.exited is not None
+    assert (worker.started.restarts, worker.exited.code, worker.starts) == (0, 0, 1)
     assert katuna.Training(training.folder).status == training.status
-    with pytest.raises(InputRefused, match=r"`katuna show toy`"):
-        katuna.load("toy")
+    assert isinstance(katuna.load("toy"), katuna.Training)
 
 
 def test_a_failed_job_from_python_is_a_value_too(tmp_path: Path) -> None:
@@ -105,14 +108,15 @@ def test_a_keyboard_interrupt_ends_the_replicas_and_the_job_can_be_resumed(tmp_p
     path = write_job(tmp_path, STEPS, "600", "0.1", workers=1)
     pids: list[int] = []
 
-    def watch(events: object) -> None:
-        pids.extend(event.process["pid"] for event in events if isinstance(event, ContainerStarted))  # type: ignore[attr-defined]
+    def watch(event: object, _: object) -> None:
+        if isinstance(event, ContainerStarted):
+            pids.append(event.process["pid"])  # type: ignore[arg-type]
         if len(pids) == 2 and timer.ident is None:
             timer.start()
 
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        katuna.train(path, watch=lambda _: watch)
+        katuna.train(path, watch=watch)
     timer.join()
     assert len(pids) == 2
     for pid in pids:
@@ -125,10 +129,11 @@ def test_a_keyboard_interrupt_ends_the_replicas_and_the_job_can_be_resumed(tmp_p
 def test_a_pause_before_something_begins_again_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("katuna.jobs.lifecycle.kubelet_backoff_s", lambda _crashes: 1.0)
     write_job(tmp_path, "import os\nos.path.exists('seen') or (open('seen', 'w'), os._exit(3))", restart="OnFailure")
-    told: list[object] = []
-    options = TrainOptions(LocalOptions(restarts="as-operator"))
-    assert katuna.train("job.yaml", options=options, watch=lambda _: told.extend).state == "Succeeded"
-    assert [each for each in told if isinstance(each, str)] == ["toy-master-0 begins again in 1 s"]
+    options = RunOptions(LocalOptions(restarts="as-operator"))
+    training = katuna.train("job.yaml", options=options)
+    assert training.state == "Succeeded"
+    told = [event.text for event in training.events if isinstance(event, Noted)]
+    assert [text for text in told if "Python starts" not in text] == ["toy-master-0 begins again in 1 s"]
 
 
 @pytest.mark.parametrize("text", [None, "", "spec: [", "- kind: PyTorchJob", "kind: PyTorchJob"])
@@ -163,7 +168,7 @@ def test_a_run_without_its_jobs_file_is_no_search(tmp_path: Path) -> None:
     write_job(tmp_path, STEPS, spec={"runPolicy": {"suspend": True}})
     folder = katuna.train("job.yaml").folder
     folder.job.unlink()
-    assert folder.is_job
+    assert folder.is_training
 
 
 # Readers of logs

@@ -17,10 +17,10 @@ def command(run: str | None, output: str) -> None:
     """Show the best trial; without RUN that of the latest run. `-o command` prints the one command line that trains it again, `-o files`
     the folder of what it wrote."""
     from katuna.report.katib_status import katib_trial
-    from katuna.runs.run import Run
+    from katuna.runs.run import searched
     from katuna.runs.rundir import find
 
-    found = Run(find(run))
+    found = searched(find(run))
     trial = found.best
     if trial is None:
         raise KatunaError(

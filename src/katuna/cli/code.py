@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from katuna.runs.code import Code
     from katuna.runs.run import Run
     from katuna.runs.rundir import RunDir
-    from katuna.runs.training import Training
 
 MOST_TOLD = 20
 """How many files that differ are named by a resume."""
@@ -47,7 +46,9 @@ def command(run: str | None, file: str | None, diff: bool, output: str) -> None:
     """
     if output == "json" and (file or diff):
         raise InputRefused("-o json prints the list of files; leave out FILE and --diff, or the option")
-    found = _open(_find(run, file))
+    from katuna.runs.run import opened
+
+    found = opened(_find(run, file))
     kept = _kept(found)
     name = None if file is None else _name(kept, file, found.name)
     if diff:
@@ -76,17 +77,7 @@ def _find(run: str | None, file: str | None) -> RunDir:
         raise RunNotFound(f"{error}. A file goes after the name of its run: `katuna code RUN {run}`") from error
 
 
-def _open(folder: RunDir) -> Run | Training:
-    if folder.is_job:
-        from katuna.runs.training import Training
-
-        return Training(folder)
-    from katuna.runs.run import Run
-
-    return Run(folder)
-
-
-def _kept(run: Run | Training) -> Code:
+def _kept(run: Run) -> Code:
     if run.code is not None:
         return run.code
     why = run.why_no_code or "it was made by a katuna that kept none"
@@ -136,14 +127,11 @@ def _print(data: bytes) -> None:
         sys.stdout.buffer.write(data)
 
 
-def _diff(run: Run | Training, kept: Code, only: str | None) -> Iterator[bytes]:
+def _diff(run: Run, kept: Code, only: str | None) -> Iterator[bytes]:
     from katuna.runs.code import content, differences
     from katuna.runs.snapshot import todays
-    from katuna.runs.training import TrainOptions
 
-    options = run.options
-    secrets = options.secrets if isinstance(options, TrainOptions) else ()
-    today = todays(options.local, run.path.parent, secrets)
+    today = todays(run.options.local, run.path.parent, run.options.secrets)
     found = [each.path for each in differences(kept, today) if only in (None, each.path)]
     if not found:
         yield b"no file differs\n"
@@ -167,7 +155,7 @@ def _unified(before: bytes, after: bytes, old: str, new: str) -> Iterator[bytes]
 # What other verbs say
 
 
-def code_facts(run: Run | Training) -> list[tuple[str, str]]:
+def code_facts(run: Run) -> list[tuple[str, str]]:
     """What `show` has a line for: `1a2b3c4d5e6f  commit 0123abc (dirty)`; nothing for a run that is older than that."""
     if run.why_no_code:
         return [("Code", f"not kept: {run.why_no_code}")]
@@ -183,7 +171,7 @@ def code_facts(run: Run | Training) -> list[tuple[str, str]]:
     return [("Code", short + commit + (" (dirty)" if code.dirty else ""))]
 
 
-def say_missing(run: Run | Training) -> None:
+def say_missing(run: Run) -> None:
     """One line on stderr, where a run goes on without kept code."""
     if run.why_no_code:
         click.echo(printable(f"the code is not kept, so that edits reach what runs: {run.why_no_code}"), err=True)
@@ -191,13 +179,15 @@ def say_missing(run: Run | Training) -> None:
 
 def code_before(folder: RunDir) -> Code | None:
     """The code of a run that is to take today's; None where it is not kept, or damaged."""
+    from katuna.runs.run import opened
+
     try:
-        return _open(folder).code
+        return opened(folder).code
     except InputRefused:
         return None
 
 
-def say_changes(before: Code | None, run: Run | Training) -> None:
+def say_changes(before: Code | None, run: Run) -> None:
     """How the code that a run has taken now differs from what it had, on stderr."""
     from katuna.runs.code import differences
 

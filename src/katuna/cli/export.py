@@ -30,10 +30,10 @@ def command(run: str | None, form: str, target: Path | None) -> None:
     and optuna.storages.journal.
     """
     from katuna.report.tables import export
-    from katuna.runs.run import Run
+    from katuna.runs.run import searched
     from katuna.runs.rundir import find
 
-    found = Run(find(run))
+    found = searched(find(run))
     if target is None and form in ("csv", "json"):
         export(found.experiment, found.search, form, sys.stdout.buffer)
         return

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from katuna.runs.run import Run
-    from katuna.runs.training import Training
 
 MOST_TOLD = 20
 """How many files are named."""
 
 
-def introduced(run: Run | Training, place: str) -> list[str]:
+def introduced(run: Run, place: str) -> list[str]:
     """Where what is written goes, for a run that begins; `place` is the folder of one trial or job."""
     from katuna.launch.workspace import in_words
 

@@ -1,4 +1,4 @@
-"""`katuna logs`: what trials, and replicas of jobs, printed."""
+"""`katuna logs`: what the containers of trials and trainings printed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from katuna.cli.lines import Lines
-from katuna.cli.targets import asked, complete_target, names, resolve, split_job
+from katuna.cli.targets import Target, asked, complete_target, names, resolve
 from katuna.errors import InputRefused, RunNotFound
 from katuna.text import printable
 
 if TYPE_CHECKING:
     from katuna.runs.run import Run
     from katuna.runs.rundir import RunDir
-    from katuna.runs.training import Training
 
 LOOK_EVERY_S = 0.2
 AT_ONCE = 1000
@@ -27,58 +26,55 @@ def _complete_replica(ctx: click.Context, param: click.Parameter, incomplete: st
     del param
     # An option without its value yet, and click has sorted no argument in.
     run = ctx.params.get("target") or next(iter(ctx.args), "")
-    return [name for name in names(run, jobs_only=True) if name.startswith(incomplete)]
+    return [name for name in names(run, trainings_only=True) if name.startswith(incomplete)]
 
 
 @click.command("logs")
-@click.argument("target", metavar="RUN[/TRIAL]", shell_complete=complete_target)
+@click.argument("target", metavar="RUN[/TRIAL][/REPLICA]", shell_complete=complete_target)
 @click.option(
     "--replica",
     metavar="NAME",
     shell_complete=_complete_replica,
-    help="Of a job, one replica's: master-0, worker-1, or a container's: master-0/sidecar.",
+    help="One replica's alone: master-0, worker-1, or a container's: master-0/sidecar.",
 )
 @click.option("-f", "--follow", is_flag=True, help="Go on printing what comes, until the run has ended.")
 def command(target: str, replica: str | None, follow: bool) -> None:
-    """Print the output of one trial, or of all trials of a run; of a job, that of its replicas, each line with its replica's name.
+    """Print the output of one trial or training, or of all trials of a run. Where several replicas run, each line has its replica's
+    name.
 
-    TRIAL is a name, a unique part of one, or a number; of a job, a replica. Control characters are shown, not obeyed.
+    TRIAL is a name, a unique part of one, or a number; REPLICA is master-0, worker-1 or, of a container, master-0/sidecar. Control
+    characters are shown, not obeyed.
     """
-    found = split_job(target)
-    if found is not None:
-        _replicas(found[0], replica or found[1], follow=follow)
-        return
-    run, trial = resolve(target)
-    if replica is not None:
-        raise InputRefused(
-            f"--replica {replica}: {run.name} is a search, which has trials; `katuna logs {run.folder.handle}/0` prints one"
-        )
-    if trial is None:
-        _all(run, follow=follow)
+    found = resolve(target)
+    wanted = replica or found.replica
+    if found.trial is None and not found.run.folder.is_training:
+        if wanted:
+            raise InputRefused(
+                f"--replica {wanted}: {found.run.name} is a search; `katuna logs {found.run.folder.handle}/0/{wanted}` prints that "
+                "replica of a trial"
+            )
+        _all(found.run, follow=follow)
     else:
-        log = run.folder.log(trial.name)
-        reader = Lines(log)
-        _print(reader)
-        while follow and run.folder.holder() is not None and not _has_ended(run.folder, trial.number):
-            time.sleep(LOOK_EVERY_S)
-            _print(reader)
-        _print(reader, last=True)
+        _replicas(found, wanted, follow=follow)
 
 
-def _replicas(run: Training, wanted: str, *, follow: bool) -> None:
-    """The logs of a job, each after the other; as they come where they are followed."""
+def _replicas(target: Target, wanted: str, *, follow: bool) -> None:
+    """The logs of a trial or training, each after the other; as they come where they are followed."""
     from katuna.cli.replicas import logs_of, prefixes
     from katuna.cli.statusline import StatusLine
 
-    logs = logs_of(run)
+    run, trial = target.run, target.trial
+    job = run.job_of(trial)
+    logs = logs_of(job, run.folder.trial(trial.name) if trial else run.path)
     chosen = [log for log in logs if wanted in ("", log.label, log.pod)]
     if not chosen:
-        raise RunNotFound(f"no replica of {run.name} is called {wanted!r}; it has: {', '.join(log.label for log in logs)}")
-    screen = StatusLine()
-    before = [""] if wanted and len(chosen) == 1 else [f"{prefix} " for prefix in prefixes(chosen, screen)]
+        whose = f"{run.name}/{trial.number}" if trial else run.name
+        raise RunNotFound(f"no replica of {whose} is called {wanted!r}; it has: {', '.join(log.label for log in logs)}")
+    alone = len(chosen) == 1 and (wanted or trial)
+    before = [""] if alone else [f"{prefix} " for prefix in prefixes(chosen, StatusLine())]
     readers = [(Lines(log.path), prefix) for log, prefix in zip(chosen, before, strict=True)]
     while True:
-        going = follow and run.folder.holder() is not None
+        going = follow and run.folder.holder() is not None and not (trial and _has_ended(run.folder, trial.number))
         for reader, prefix in readers:
             _print(reader, prefix, last=not going)
         if not going:

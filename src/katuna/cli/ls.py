@@ -15,6 +15,7 @@ from katuna.text import printable
 
 if TYPE_CHECKING:
     from katuna.launch.leftovers import Carriers
+    from katuna.runs.run import Run
     from katuna.runs.rundir import RunDir
 
 
@@ -62,8 +63,10 @@ def _rows(folders: Sequence[RunDir]) -> list[dict[str, Any]]:
 def _row(folder: RunDir) -> dict[str, Any]:
     """What there is to say of a run; of one that cannot be read, why."""
     row: dict[str, Any] = {"name": folder.name, "state": "Unreadable", "path": str(folder.path)}
+    from katuna.runs.run import opened
+
     try:
-        return row | (_job(folder) if folder.is_job else _search(folder))
+        return row | _facts(opened(folder))
     except KatunaError as error:
         return row | {"error": str(error)}
     except OSError as error:
@@ -78,10 +81,12 @@ def _left(folder: RunDir, among: Carriers) -> dict[str, Any]:
     return {"leftRunning": left} if left else {}
 
 
-def _search(folder: RunDir) -> dict[str, Any]:
-    from katuna.runs.run import Run
+def _facts(run: Run) -> dict[str, Any]:
+    age_s = max(0.0, time.time() - run.opened.at)
+    from katuna.runs.run import Training
 
-    run = Run(folder)
+    if isinstance(run, Training):
+        return {"kind": run.job.kind, "state": run.state, "replicas": len(run.job.replicas), "age_s": age_s}
     experiment, best = run.experiment, run.best
     return {
         "kind": "Experiment",
@@ -90,17 +95,5 @@ def _search(folder: RunDir) -> dict[str, Any]:
         "finished": run.search.finished,
         "maxTrialCount": experiment.max_trials,
         "best": None if best is None else best.value(experiment.objective),
-        "age_s": max(0.0, time.time() - run.opened.at),
-    }
-
-
-def _job(folder: RunDir) -> dict[str, Any]:
-    from katuna.runs.training import Training
-
-    run = Training(folder)
-    return {
-        "kind": run.job.kind,
-        "state": run.state,
-        "replicas": len(run.job.replicas),
-        "age_s": max(0.0, time.time() - run.opened.at),
+        "age_s": age_s,
     }

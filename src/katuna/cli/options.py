@@ -215,7 +215,7 @@ def run_options(
     from katuna.dataset import describe
     from katuna.errors import InputRefused
     from katuna.launch.local_options import LocalOptions
-    from katuna.runs.run import RunOptions
+    from katuna.runs.plan import RunOptions
     from katuna.search.known_points import parse_try
 
     commands = {}

@@ -1,11 +1,11 @@
-"""What a person sees while a job runs: a line for each thing that happens, and between them what its replicas print, under their names."""
+"""What a person sees while a training runs: a line for each thing that happens, and between them what its replicas print, under their names."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,14 +15,16 @@ from katuna.cli.files import introduced, left_lines
 from katuna.cli.lines import Lines
 from katuna.cli.output import duration
 from katuna.cli.statusline import StatusLine
-from katuna.jobs.lifecycle import ContainerExited, ContainerStarted, JobEnded, JobEvent, JobReported, JobResumed
+from katuna.jobs.lifecycle import ContainerExited, ContainerStarted
+from katuna.runs.containers import first_failure
+from katuna.search.trials import Ended, Event, Noted, Reported, Resumed, Search
 from katuna.text import printable
 
 if TYPE_CHECKING:
     from katuna.launch.local_options import LocalOptions
     from katuna.manifest.job import Job
-    from katuna.runs.conduct_job import Watcher
-    from katuna.runs.training import Training
+    from katuna.runs.run import Run, Training
+    from katuna.search.engine import Watcher
 
 MOST_BYTES = 262144
 """What is shown of one log at one look; of more than that the older part is left out."""
@@ -45,16 +47,17 @@ class Log:
     path: Path
 
 
-def logs_of(run: Training) -> list[Log]:
-    """The logs of all containers of a job in the order of its pods, those that train before the others of their pods."""
+def logs_of(job: Job, folder: Path) -> list[Log]:
+    """The logs of all containers of a job whose folder this is, in the order of its pods, those that train before the others of their
+    pods."""
     from katuna.launch.plan import log_of
 
     found = []
-    for replica in run.job.replicas:
-        own = label(run.job.name, replica.pod_name)
+    for replica in job.replicas:
+        own = label(job.name, replica.pod_name)
         for each in (replica.container, *replica.sidecars, *replica.init_containers):
             name = own if each is replica.container else f"{own}/{each.name}"
-            found.append(Log(name, replica.pod_name, each.name, log_of(run.path, run.job, replica.pod_name, each.name)))
+            found.append(Log(name, replica.pod_name, each.name, log_of(folder, job, replica.pod_name, each.name)))
     return found
 
 
@@ -65,10 +68,10 @@ def label(job: str, pod: str) -> str:
 
 
 class ReplicaScreen:
-    """Prints the events of a job and the lines of its logs as they come, and on a terminal how it stands below them."""
+    """Prints the events of a training and the lines of its logs as they come, and on a terminal how it stands below them."""
 
-    def __init__(self, ending: Callable[[], bool] = lambda: False) -> None:
-        """`ending` tells whether the job has been asked to end."""
+    def __init__(self, ending: object = False) -> None:
+        """`ending` is true once the job has been asked to end."""
         self._line = StatusLine()
         self._ending = ending
         self._run: Training | None = None
@@ -78,6 +81,8 @@ class ReplicaScreen:
         self._starts: Counter[tuple[str, str]] = Counter()
         self._metrics: dict[str, str] = {}
         self._since = time.monotonic()
+        self._events: list[Event] = []
+        self._told_ending = False
 
     def __enter__(self) -> Self:
         return self
@@ -91,37 +96,54 @@ class ReplicaScreen:
         """Whether a job has begun before it."""
         return self._run is not None
 
-    def watch(self, run: Training) -> Watcher:
+    def watch(self, run: Run) -> Watcher:
         """The introduction, and then what takes the events."""
+        from katuna.runs.run import Training
+
+        assert isinstance(run, Training)
         self._run = run
-        logs = logs_of(run)
+        logs = logs_of(run.job, run.path)
         self._labels = {(log.pod, log.container): log.label for log in logs}
         self._readers = [_Reader(log, prefix, run.path) for log, prefix in zip(logs, prefixes(logs, self._line), strict=True)]
         self.say(introduction(run))
         return self.take
 
-    def take(self, events: Sequence[JobEvent | str]) -> None:
+    def take(self, event: Event, search: Search) -> None:
+        """Shown with the next `look`."""
+        del search
+        self._events.append(event)
+        if isinstance(event, Ended):
+            self.look()
+
+    def look(self) -> None:
         """What is in the logs comes before the first end that is told of, and after what has started."""
-        over = any(isinstance(event, JobEnded) for event in events)
+        events, self._events = self._events, []
+        over = any(isinstance(event, Ended) for event in events)
         ended = {(event.pod, event.container) for event in events if isinstance(event, ContainerExited)}
-        ends = (number for number, event in enumerate(events) if isinstance(event, ContainerExited | JobEnded))
+        ends = (number for number, event in enumerate(events) if isinstance(event, ContainerExited | Ended))
         first = next(ends, len(events))
         lines = [line for event in events[:first] for line in self._lines(event)]
         readers = [each for each in self._readers if over or each.container in ended or self._starts[each.container]]
         lines += [line for each in readers for line in each.lines(last=over or each.container in ended)]
         lines += [line for event in events[first:] for line in self._lines(event)]
-        self._line.write(lines, "" if over else self._status())
+        self._line.write([*self._asked_to_end(), *lines], "" if over else self._status())
+
+    def _asked_to_end(self) -> Iterator[str]:
+        """Said once."""
+        if self._ending and not self._told_ending and self._run is not None:
+            self._told_ending = True
+            yield from ("", f"ending the replicas, which have {self._run.job.grace_s:g} s; Ctrl-C again ends them at once")
 
     def say(self, lines: Iterable[str]) -> None:
         self._line.write(lines)
 
-    def _lines(self, event: JobEvent | str) -> Iterator[str]:
+    def _lines(self, event: Event) -> Iterator[str]:
         match event:
-            case str():
-                yield printable(event)
-            case JobResumed():
+            case Noted():
+                yield printable(event.text)
+            case Resumed():
                 yield "resumed: every replica begins anew, from its checkpoints where it has left some"
-            case JobReported():
+            case Reported():
                 self._metrics |= {report.metric: report.value for report in event.reports}
             case ContainerStarted():
                 self._began[event.pod, event.container] = event.at
@@ -131,6 +153,12 @@ class ReplicaScreen:
                 took = event.at - self._began.pop((event.pod, event.container), event.at)
                 yield f"{self._name(event)} {printable(exited(event))} after {duration(took)}"
 
+    def closing_words(self, run: Run) -> None:
+        from katuna.runs.run import Training
+
+        assert isinstance(run, Training)
+        self.say(closing(run))
+
     def _name(self, event: ContainerStarted | ContainerExited) -> str:
         return self._labels.get((event.pod, event.container), f"{event.pod}/{event.container}")
 
@@ -139,7 +167,7 @@ class ReplicaScreen:
         assert self._run is not None
         took = duration(int(time.monotonic() - self._since)).replace(".0s", "s")
         running = f"{len(self._began)} running" if self._began else f"nothing runs {'now' if self._starts else 'yet'}"
-        if self._ending():
+        if self._ending:
             running = "ending; Ctrl-C again ends it at once"
         return "  ".join(printable(word) for word in (self._run.name, took, running, in_words(self._metrics)) if word)
 
@@ -273,9 +301,9 @@ def closing(run: Training) -> list[str]:
     lines = ["", *_end(run, ended)]
     if run.metrics:
         lines.append(f"last metrics       {in_words(run.metrics)}")
-    if ended.condition == "Suspended":
+    if run.state == "Suspended":
         return [*lines, f"start it           katuna resume {run.folder.handle}"]
-    if (run.path / "export").is_dir() and ended.condition == "Succeeded":
+    if (run.path / "export").is_dir() and ended.succeeded:
         lines.append(f"the model lies in  {run.path / 'export'}")
     lines += [f"it wrote           {line}" for line in left_lines(run.path)]
     return [
@@ -286,11 +314,11 @@ def closing(run: Training) -> list[str]:
     ]
 
 
-def _end(run: Training, ended: JobEnded) -> Iterator[str]:
+def _end(run: Training, ended: Ended) -> Iterator[str]:
     """How it ended; after a failure which container failed first, how, and the end of its log."""
-    took, failed = duration(ended.at - run.began_at), run.failed
-    if ended.condition != "Failed":
-        yield printable(f"{': '.join(filter(None, [ended.condition, ended.message]))} ({took})")
+    took, failed = duration(ended.at - run.began_at), first_failure(run.events)
+    if run.state != "Failed":
+        yield printable(f"{': '.join(filter(None, [run.state, ended.message]))} ({took})")
         return
     # What the container's own end says is told below, with its log.
     of_the_job = failed is None or ended.reason != failed.reason
@@ -304,7 +332,7 @@ def _last_words(run: Training, failed: ContainerExited) -> Iterator[str]:
     from katuna.launch.plan import rank_of
     from katuna.metrics.tail import last_lines, latest_attempt
 
-    log = next(log for log in logs_of(run) if (log.pod, log.container) == (failed.pod, failed.container))
+    log = next(log for log in logs_of(run.job, run.path) if (log.pod, log.container) == (failed.pod, failed.container))
     replica = next(each for each in run.job.replicas if each.pod_name == failed.pod)
     said = last_lines(log.path, latest_attempt(log.path), count=LAST_LINES, width=LAST_WIDTH)
     file = f"{run.name}/{log.path.relative_to(run.path)}"

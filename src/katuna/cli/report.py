@@ -22,10 +22,10 @@ def command(run: str | None, target: Path | None) -> None:
     """
     from katuna.report.page import report_html
     from katuna.runs.journal import write_beside
-    from katuna.runs.run import Run
+    from katuna.runs.run import searched
     from katuna.runs.rundir import find
 
-    found = Run(find(run))
+    found = searched(find(run))
     target = target or found.folder.report
     page = report_html(found.experiment, found.search, found.events)
     try:

@@ -12,6 +12,7 @@ from katuna.cli.options import Duration, run_argument
 from katuna.errors import InputRefused
 
 if TYPE_CHECKING:
+    from katuna.cli.attend import Attendant
     from katuna.runs.rundir import RunDir
     from katuna.runs.snapshot import Which
 
@@ -48,26 +49,23 @@ def command(run: str | None, timeout: float | None, drop_after: int | None, code
     an edit of the Experiment is on a cluster: allowed while the search has not ended, and after it has ended by its number of
     trials under resumePolicy LongRunning or FromVolume. A search that its --timeout has ended goes on: what that stopped begins again.
     """
+    from katuna.cli.attend import attend
     from katuna.cli.code import code_before, say_changes, say_missing
+    from katuna.cli.replicas import ReplicaScreen
+    from katuna.cli.screen import screen_for
+    from katuna.runs import conduct
     from katuna.runs.rundir import find
 
     folder = find(run)
     before = code_before(folder) if code == "new" else None
     begun: Callable[[Any], None] = say_missing if code == "kept" else partial(say_changes, before)
-    if folder.is_job:
-        from katuna.cli.train import attend as attend_job
-        from katuna.runs import conduct_job
-
+    if folder.is_training:
         _check_no_budget(folder, [name for name, value in {**budget, "timeout": timeout}.items() if value is not None])
-        attend_job(lambda **how: conduct_job.resume(folder, drop_after=drop_after, code=code, **how), begun)
-        return
-    from katuna.cli.search import attend
-    from katuna.runs import conduct
-
     fields = {"max_trials": "maxTrialCount", "parallel": "parallelTrialCount", "max_failed": "maxFailedTrialCount"}
     counts = {fields[name]: count for name, count in budget.items() if count is not None}
     given: dict[str, Any] = {"counts": counts, "timeout_s": timeout, "drop_after": drop_after, "code": code}
-    attend(lambda **how: conduct.resume(str(folder.path), **given, **how), begun)
+    screen: Callable[[Any], Attendant] = ReplicaScreen if folder.is_training else screen_for
+    attend(lambda **how: conduct.resume(str(folder.path), **given, **how), screen, begun)
 
 
 def _check_no_budget(folder: RunDir, budget: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO, cast
@@ -15,7 +16,7 @@ from katuna.cli.statusline import Stdout, heard
 from katuna.clock import SystemClock
 from katuna.errors import Finding
 from katuna.manifest.experiment import Experiment
-from katuna.search.trials import Event, Exited, Reported, Resumed, Search, Started, Trial, TrialState, best_trial, ranking
+from katuna.search.trials import Event, Exited, Noted, Reported, Resumed, Search, Started, Trial, TrialState, best_trial, ranking
 from katuna.text import printable
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ def say_findings(findings: Iterable[Finding]) -> None:
         click.echo(printable(str(finding)), err=True)
 
 
-def screen_for(stream: TextIO, stop: object) -> Screen:
+def screen_for(stop: object, stream: TextIO | None = None) -> Screen:
     """A dumb terminal cannot be drawn on: it gets the plain lines too."""
-    drawable = stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+    drawable = (stream or sys.stdout).isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
     return LiveScreen(stop) if drawable else Screen()
 
 
@@ -71,6 +72,9 @@ class Screen:
     def say(self, line: str) -> None:
         self._read = self._read and heard(f"{printable(line)}\n")
 
+    def look(self) -> None:
+        """Nothing grows between events but what a live view draws by itself."""
+
     def take(self, event: Event, search: Search) -> None:
         line = self.line(event, search)
         if line:
@@ -86,6 +90,8 @@ class Screen:
                 trial = search.trials[event.number]
                 retry = f" (attempt {event.attempt})" if event.attempt > 1 else ""
                 return f"trial {trial.number} started{retry}: {trial.name}  {assignments(trial)}"
+            case Noted():
+                return f"trial {event.number}: {event.text}"
             case Exited():
                 return ended_line(search.trials[event.number], search)
             case _:
@@ -203,7 +209,7 @@ class LiveScreen(Screen):
             case Exited():
                 self._last.pop(event.number, None)
                 super().take(event, search)
-            case Resumed():
+            case Resumed() | Noted():
                 super().take(event, search)
 
     def _render(self) -> Any:

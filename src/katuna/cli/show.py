@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,13 +14,15 @@ from katuna.cli.code import code_facts
 from katuna.cli.files import left_lines, still_running
 from katuna.cli.output import duration, figure, format_option, print_objects, print_table
 from katuna.cli.replicas import how
-from katuna.cli.targets import complete_target, job_of, resolve
+from katuna.cli.targets import complete_target, resolve
+from katuna.errors import RunNotFound
+from katuna.runs.containers import NEVER, Container, containers
 from katuna.search.trials import Started
 from katuna.text import printable
 
 if TYPE_CHECKING:
-    from katuna.runs.run import Run
-    from katuna.runs.training import Training
+    from katuna.manifest.job import Job
+    from katuna.runs.run import Run, Training
     from katuna.search.trials import Trial
 
 
@@ -36,14 +40,17 @@ def command(target: str | None, output: str) -> None:
     TRIAL is a name, a unique part of one, or a number. Of trials and jobs it says which files they left.
     """
     from katuna.report.katib_status import katib_experiment
+    from katuna.runs.run import Training
 
-    job = job_of(target)
-    if job is not None:
-        _show_job(job, output)
+    wanted = resolve(target)
+    found = wanted.run
+    if wanted.replica:
+        raise RunNotFound(f"{target}: a replica is not shown by itself; `katuna logs {target}` prints what it printed")
+    if isinstance(found, Training):
+        _show_training(found, output)
         return
-    found, trial = resolve(target)
-    if trial is not None:
-        _show_trial(found, trial, output)
+    if wanted.trial is not None:
+        _show_trial(found, wanted.trial, output)
         return
     if output != "table":
         print_objects(output, katib_experiment(found.experiment, found.search), [found.name])
@@ -75,6 +82,12 @@ def _show_trial(run: Run, trial: Trial, output: str) -> None:
         click.echo(f"{printable(name).ljust(width)}{printable(value)}".rstrip())
     for line in left_lines(run.folder.trial(trial.name)):
         click.echo(f"{'Left'.ljust(width)}{printable(line)}")
+    known = containers(run.events, trial.number)
+    if known:
+        click.echo("")
+        _print_replicas(
+            run.job_of(trial), run.folder.trial(trial.name), known, runs=not trial.state.is_final and run.state == "Running"
+        )
 
 
 def _facts(run: Any) -> list[tuple[str, str]]:
@@ -115,7 +128,7 @@ def _facts(run: Any) -> list[tuple[str, str]]:
     return facts
 
 
-def _processes(run: Run | Training) -> list[tuple[str, str]]:
+def _processes(run: Run) -> list[tuple[str, str]]:
     """Those that a killed katuna has left, where there are any."""
     from katuna.launch.leftovers import left_running
 
@@ -123,15 +136,14 @@ def _processes(run: Run | Training) -> list[tuple[str, str]]:
     return [("Processes", still_running(left, run.folder.handle, run.state))] if left else []
 
 
-def _show_job(run: Training, output: str) -> None:
+def _show_training(run: Training, output: str) -> None:
     if output != "table":
         print_objects(output, {**_annotated(run), "status": run.status}, [run.name])
         return
     for name, value in _job_facts(run):
         click.echo(f"{name.ljust(11)}{printable(value)}")
     click.echo("")
-    headings = ("REPLICA", "STATE", "EXIT", "RESTARTS", "START", "FILES", "PID")
-    print_table(headings, _replica_rows(run), right=("EXIT", "RESTARTS", "PID"))
+    _print_replicas(run.job, run.path, containers(run.events), runs=run.state == "Running")
     click.echo("")
     if lines := left_lines(run.path):
         click.echo("\n".join(["LEFT", *map(printable, lines), ""]))
@@ -146,8 +158,9 @@ def _annotated(run: Training) -> dict[str, Any]:
     """The job as it ran, with STARTS: `{"POD/CONTAINER": "warm", ...}` as JSON."""
     from katuna.cli.replicas import logs_of
 
-    last = {f"{log.pod}/{log.container}": run.container(log.pod, log.container)[0] for log in logs_of(run)}
-    starts = {name: how(started.process) for name, started in last.items() if started}
+    known = containers(run.events)
+    last = {f"{log.pod}/{log.container}": known.get((log.pod, log.container), NEVER) for log in logs_of(run.job, run.path)}
+    starts = {name: how(each.started.process) for name, each in last.items() if each.started}
     metadata = run.manifest["metadata"]
     annotations = {**(metadata.get("annotations") or {}), STARTS: json.dumps(starts, ensure_ascii=False)}
     return {**run.manifest, "metadata": {**metadata, "annotations": annotations}}
@@ -157,7 +170,7 @@ def _job_facts(run: Training) -> list[tuple[str, str]]:
     from katuna.cli.replicas import in_words, replicas_in_words
 
     ended = run.ended
-    why = f": {ended.message or ended.reason}" if ended and (ended.message or ended.condition != "Succeeded") else ""
+    why = f": {ended.message or ended.reason}" if ended and (ended.message or not ended.succeeded) else ""
     facts = [
         ("Run", run.name),
         ("State", run.state + why),
@@ -175,21 +188,21 @@ def _job_facts(run: Training) -> list[tuple[str, str]]:
     return facts
 
 
-def _replica_rows(run: Training) -> list[list[str]]:
-    """How each container stands, and how it was started the last time."""
+def _print_replicas(job: Job, folder: Path, known: Mapping[tuple[str, str], Container], *, runs: bool) -> None:
+    """How each container of a job stands, and how it was started the last time; `runs` where the job may still do so."""
     from katuna.cli.replicas import logs_of
 
     rows = []
-    for log in logs_of(run):
-        started, exited = run.container(log.pod, log.container)
-        if started is None:
-            state, code = (exited.reason if exited else "Pending"), ""
-        elif exited is None:
-            state, code = ("Running" if run.state == "Running" else "Ended"), ""
+    for log in logs_of(job, folder):
+        each = known.get((log.pod, log.container), NEVER)
+        if each.started is None:
+            state, code = (each.exited.reason if each.exited else "Pending"), ""
+        elif each.exited is None:
+            state, code = ("Running" if runs else "Ended"), ""
         else:
-            state, code = exited.reason, "" if exited.code is None else str(exited.code)
-        process = started.process if started else {}
-        restarts = max(0, run.starts(log.pod, log.container) - 1)
+            state, code = each.exited.reason, "" if each.exited.code is None else str(each.exited.code)
+        process = each.started.process if each.started else {}
         files, pid = (str(process.get(name, "")) for name in ("files", "pid"))
-        rows.append([log.label, state, code, str(restarts), how(process), files, pid])
-    return rows
+        rows.append([log.label, state, code, str(max(0, each.starts - 1)), how(process), files, pid])
+    headings = ("REPLICA", "STATE", "EXIT", "RESTARTS", "START", "FILES", "PID")
+    print_table(headings, rows, right=("EXIT", "RESTARTS", "PID"))

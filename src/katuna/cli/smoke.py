@@ -40,8 +40,8 @@ def command(
     The corners: everything least, everything greatest, and as many more as it takes for each choice of a list to come once.
     Exit code 1 when one of them is not fine.
     """
+    from katuna.cli.attend import StopRequests
     from katuna.cli.screen import say_findings
-    from katuna.cli.search import StopRequests
     from katuna.errors import Interrupted
     from katuna.runs import conduct
     from katuna.runs.smoke import Shortening, corners, smoke

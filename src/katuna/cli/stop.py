@@ -50,8 +50,8 @@ def command(run: str) -> None:
 
 
 def _grace_s(folder: RunDir) -> float:
-    if folder.is_job:
-        from katuna.runs.training import Training
+    if folder.is_training:
+        from katuna.runs.run import Training
 
         with contextlib.suppress(InputRefused):
             return Training(folder).job.grace_s

@@ -1,9 +1,10 @@
-"""Which run, and which trial or replica of it, a person means by `RUN/TRIAL`."""
+"""Which run, and which trial or replica of it, a person means by `RUN/TRIAL/REPLICA`."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -14,8 +15,55 @@ from katuna.errors import KatunaError, RunNotFound
 if TYPE_CHECKING:
     from katuna.runs.run import Run
     from katuna.runs.rundir import RunDir
-    from katuna.runs.training import Training
     from katuna.search.trials import Trial
+
+
+@dataclass(frozen=True)
+class Target:
+    """`trial` is None for a run as a whole, and for a training, whose one trial is the run; `replica` is "" for all."""
+
+    run: Run
+    trial: Trial | None = None
+    replica: str = ""
+
+
+def resolve(target: str | None) -> Target:
+    """RUN, RUN/TRIAL or RUN/TRIAL/REPLICA, of a training RUN/REPLICA; without one the latest run. A trial is meant by its number, its
+    name or a unique part of that. Raises RunNotFound."""
+    from katuna.runs.run import Training, opened
+
+    folder, rest = _split(target)
+    run = opened(folder)
+    if isinstance(run, Training) or not rest:
+        return Target(run, None, rest)
+    wanted, _, replica = rest.partition("/")
+    return Target(run, _trial(run, wanted), replica)
+
+
+def _split(target: str | None) -> tuple[RunDir, str]:
+    """The run, and what stands after it."""
+    from katuna.runs.rundir import find
+
+    try:
+        return find(target), ""
+    except RunNotFound:
+        whole, slash, rest = (target or "").rpartition("/")
+        while slash:
+            with contextlib.suppress(RunNotFound):
+                return find(whole), rest
+            whole, slash, last = whole.rpartition("/")
+            rest = f"{last}/{rest}"
+        raise
+
+
+def _trial(run: Run, wanted: str) -> Trial:
+    if wanted.isdecimal() and int(wanted) in run.search.trials:
+        return run.search.trials[int(wanted)]
+    matches = [trial for trial in run.trials if wanted in trial.name]
+    if len(matches) != 1:
+        count = "no trial" if not matches else "more than one trial"
+        raise RunNotFound(f"{count} of {run.name} fits {wanted!r}; `katuna trials {run.name}` lists them")
+    return matches[0]
 
 
 def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -26,79 +74,20 @@ def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str)
     return found
 
 
-def names(run: str, *, jobs_only: bool = False) -> Iterable[str]:
-    """Of a job its containers' labels, of a search its trials; nothing where there is no such run, or none that can be read."""
+def names(run: str, *, trainings_only: bool = False) -> Iterable[str]:
+    """Of a training its containers' labels, of a search its trials; nothing where there is no such run, or none that can be read."""
     from katuna.runs.rundir import find
 
     with contextlib.suppress(KatunaError, OSError):
         folder = find(run)
-        if folder.is_job:
+        if folder.is_training:
             from katuna.cli.replicas import logs_of
-            from katuna.runs.training import Training
+            from katuna.runs.run import Training
 
-            return [log.label for log in logs_of(Training(folder))]
-        if not jobs_only:
+            return [log.label for log in logs_of(Training(folder).job, folder.path)]
+        if not trainings_only:
             return asked(folder).values()
     return ()
-
-
-def resolve(target: str | None) -> tuple[Run, Trial | None]:
-    """A run, or one trial of it by its number, its name or a unique part of that. Raises RunNotFound."""
-    from katuna.runs.run import Run
-    from katuna.runs.rundir import find
-
-    try:
-        return Run(find(target)), None
-    except RunNotFound:
-        name, slash, wanted = (target or "").rpartition("/")
-        if not slash:
-            raise
-    run = Run(find(name))
-    if wanted.isdecimal() and int(wanted) in run.search.trials:
-        return run, run.search.trials[int(wanted)]
-    matches = [trial for trial in run.trials if wanted in trial.name]
-    if len(matches) != 1:
-        count = "no trial" if not matches else "more than one trial"
-        raise RunNotFound(f"{count} of {run.name} fits {wanted!r}; `katuna trials {run.name}` lists them")
-    return run, matches[0]
-
-
-def split_job(target: str) -> tuple[Training, str] | None:
-    """The job that is meant, and what of it; None for what is no job."""
-    from katuna.runs.rundir import find
-
-    whole, rest = target, ""
-    while True:
-        try:
-            folder = find(whole)
-        except RunNotFound:
-            whole, slash, last = whole.rpartition("/")
-            if not slash:
-                return None
-            rest = f"{last}/{rest}" if rest else last
-        else:
-            break
-    if not folder.is_job:
-        return None
-    from katuna.runs.training import Training
-
-    return Training(folder), rest
-
-
-def job_of(target: str | None) -> Training | None:
-    """The job that is meant; None for what is no job's run as a whole."""
-    if target is None:
-        from katuna.runs.rundir import find
-        from katuna.runs.training import Training
-
-        folder = find(None)
-        return Training(folder) if folder.is_job else None
-    found = split_job(target)
-    if found and found[1]:
-        raise RunNotFound(
-            f"{target}: {found[0].name} is the run of a job, which has no trials; `katuna show {found[0].name}` shows it"
-        )
-    return found[0] if found else None
 
 
 def asked(folder: RunDir) -> dict[int, str]:

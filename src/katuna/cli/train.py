@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from katuna.cli.code import say_missing
 from katuna.cli.options import Pair, local_options, run_options
-from katuna.errors import InputRefused, Interrupted
+from katuna.errors import InputRefused
 from katuna.text import printable
 
 if TYPE_CHECKING:
     from katuna.launch.plan import Planned
     from katuna.manifest.job import Container
-    from katuna.runs.conduct_job import Watcher
-    from katuna.runs.training import JobPlan, Training
+    from katuna.runs.plan import Plan
 
 
 @click.command("train")
@@ -67,58 +65,30 @@ def command(
     katuna train training_jobs/digits-ddp.yaml --set spec.pytorchReplicaSpecs.Worker.replicas=3
     katuna train job.yaml --values settings.yaml --values keys.yaml --claim data=./data
     """
+    from katuna.cli.attend import attend
+    from katuna.cli.replicas import ReplicaScreen
     from katuna.cli.screen import say_findings
-    from katuna.runs import conduct_job
-    from katuna.runs.training import TrainOptions
+    from katuna.runs import conduct
+    from katuna.runs.plan import plan_job
 
     if output == "json" and not dry_run:
         raise InputRefused(
             "-o json: only --dry-run prints JSON; `katuna show -o json` prints the job with its status once it runs"
         )
-    wanted = TrainOptions(run_options(**options).local, name, nproc, changes)
-    planned = conduct_job.plan_job((*files, *values), wanted, as_cluster=output == "json")
+    wanted = replace(run_options(**options), name=name, nproc=nproc, changes=changes)
+    planned = plan_job((*files, *values), wanted, as_cluster=output == "json")
     say_findings(planned.findings)
     if dry_run:
         _print_plan(planned, output)
         return
-    attend(lambda **how: conduct_job.start(planned, **how))
+    attend(lambda **how: conduct.start(planned, **how), ReplicaScreen)
 
 
-def attend(job: Callable[..., Training], begun: Callable[[Training], None] = say_missing) -> None:
-    """Calls `job(interruptions=..., watch=...)`, shows it as it goes, and exits with the code that the outcome has. `begun` is called
-    before anything is shown.
-
-    Raises Interrupted for a job that a signal ended.
-    """
-    from katuna.cli.replicas import ReplicaScreen, closing
-    from katuna.cli.search import StopRequests
-
-    stop = StopRequests()
-    screen = ReplicaScreen(ending=lambda: bool(stop))
-
-    def watch(run: Training) -> Watcher:
-        begun(run)
-        return screen.watch(run)
-
-    with stop.listening(), screen:
-        run = job(interruptions=lambda: stop.count, watch=watch)
-    if run.ended is None:
-        raise Interrupted(f"interrupted: go on with `katuna resume {run.folder.handle}`", stop.signum)
-    if screen.has_seen:
-        screen.say(closing(run))
-    else:
-        click.echo(
-            f"{run.name} has ended: {run.ended.condition}. There is nothing to resume; `katuna show {run.folder.handle}` shows it"
-        )
-    if run.ended.condition == "Failed":
-        sys.exit(1)
-
-
-def _print_plan(planned: JobPlan, output: str) -> None:
+def _print_plan(planned: Plan, output: str) -> None:
     """Raises InputRefused, when all is printed, for what could not run here."""
     from katuna.cli.replicas import label, replicas_in_words, substituted
     from katuna.launch.workspace import forecast, in_words
-    from katuna.runs.conduct_job import containers, preflight
+    from katuna.runs.conduct import containers, preflight
 
     if output == "json":
         _print_objects(planned)
@@ -137,7 +107,7 @@ def _print_plan(planned: JobPlan, output: str) -> None:
     preflight(planned)
 
 
-def _print_objects(planned: JobPlan) -> None:
+def _print_objects(planned: Plan) -> None:
     """What the operator makes of the job, but for addresses and ports, which are this machine's."""
     from katuna.cli.output import print_json
     from katuna.jobs.preview import plan
@@ -154,7 +124,7 @@ def _print_objects(planned: JobPlan) -> None:
     )
 
 
-def _rows(planned: JobPlan, each: Planned) -> Iterator[tuple[str, str]]:
+def _rows(planned: Plan, each: Planned) -> Iterator[tuple[str, str]]:
     """What a container would run, where, and with what."""
     yield "runs", shlex.join(each.command.argv) if each.command.argv else "nothing: its image's entrypoint is not known here"
     yield "in", str(each.command.folder)
@@ -165,7 +135,7 @@ def _rows(planned: JobPlan, each: Planned) -> Iterator[tuple[str, str]]:
         yield "asks for", asks
 
 
-def _shown_env(planned: JobPlan, each: Planned) -> Iterator[tuple[str, str]]:
+def _shown_env(planned: Plan, each: Planned) -> Iterator[tuple[str, str]]:
     """The variables that the job sets and those that controllers add, as they are here; nothing that a Secret holds."""
     from katuna.manifest.job import LOOPBACK, MASTER_PORT, replica_environment
 

@@ -15,10 +15,10 @@ from katuna.text import shorten
 def command(run: str | None, output: str) -> None:
     """List the trials of a run; without RUN the latest. json and yaml print a list of Katib's Trial objects."""
     from katuna.report.katib_status import katib_trial
-    from katuna.runs.run import Run
+    from katuna.runs.run import searched
     from katuna.runs.rundir import find
 
-    found = Run(find(run))
+    found = searched(find(run))
     experiment, trials = found.experiment, found.trials
     if output != "table":
         objects = [] if output == "name" else [katib_trial(experiment, trial) for trial in trials]

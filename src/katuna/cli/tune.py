@@ -62,9 +62,10 @@ def command(
     if dry_run:
         _print_plan(planned, count)
         return
-    from katuna.cli.search import attend
+    from katuna.cli.attend import attend
+    from katuna.cli.screen import screen_for
 
-    attend(lambda **how: conduct.start(planned, timeout_s=timeout, **how))
+    attend(lambda **how: conduct.start(planned, timeout_s=timeout, **how), screen_for)
 
 
 def _print_plan(planned: Any, count: int) -> None:

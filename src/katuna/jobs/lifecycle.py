@@ -1,4 +1,4 @@
-"""A job's events as a journal holds them, and the rules over them: when pods and the job have succeeded or failed, what starts again."""
+"""What happens to a job's containers, and the rules over it: when pods and the job have succeeded or failed, what starts again."""
 
 from __future__ import annotations
 
@@ -7,37 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from katuna.manifest.job import Job, Replica
-from katuna.metric_line import Report
-
-
-@dataclass(frozen=True)
-class JobOpened:
-    """`file_sha256` is of the files as given; `options` what the user said about running them here. `code` is the digest of the
-    files that replicas read, "" where none are kept; `no_code` says why they are not."""
-
-    at: float
-    job: str
-    file_sha256: str
-    versions: Mapping[str, str]
-    options: Mapping[str, object]
-    code: str = ""
-    no_code: str = ""
-
-
-@dataclass(frozen=True)
-class JobResumed:
-    """katuna takes the job up again; every pod begins anew. `code` is the digest of what replicas read from now on, "" for what they
-    read before."""
-
-    at: float
-    code: str = ""
 
 
 @dataclass(frozen=True)
 class ContainerStarted:
-    """`restarts` counts from 0 within the pod; `process` has `pid`, `guard`, and how it was started."""
+    """A container of trial `number` runs. `restarts` counts from 0 within the pod; `process` has `pid`, `guard`, and how it was started."""
 
     at: float
+    number: int
     pod: str
     container: str
     restarts: int
@@ -50,6 +27,7 @@ class ContainerExited:
     OOMKilled, StartError), or Stopped when katuna ended it."""
 
     at: float
+    number: int
     pod: str
     container: str
     restarts: int
@@ -59,16 +37,9 @@ class ContainerExited:
 
 
 @dataclass(frozen=True)
-class JobReported:
-    """Metric lines of the replica whose rank is 0."""
-
-    at: float
-    reports: tuple[Report, ...]
-
-
-@dataclass(frozen=True)
 class JobEnded:
-    """`condition` is Succeeded, Failed, Suspended, or Stopped for one that can be resumed; `reason` a CamelCase word."""
+    """Nothing of the job is left. `condition` is Succeeded, Failed, Suspended, or Stopped for one that can be resumed; `reason` a
+    CamelCase word. No journal has it: a trial's Exited says the same."""
 
     at: float
     condition: str
@@ -76,7 +47,8 @@ class JobEnded:
     message: str = ""
 
 
-JobEvent = JobOpened | JobResumed | ContainerStarted | ContainerExited | JobReported | JobEnded
+ContainerEvent = ContainerStarted | ContainerExited
+JobEvent = ContainerEvent | JobEnded
 
 
 # Pods, from their containers' events
@@ -103,12 +75,8 @@ Pods = Mapping[str, Mapping[str, ContainerState]]
 """What is known of each container that has started at all, by pod and name. A pod that begins anew has none."""
 
 
-def advance(pods: Pods, event: JobEvent) -> Pods:
+def advance(pods: Pods, event: ContainerEvent) -> Pods:
     """The pods after an event. A container that starts with no restarts where one had run before belongs to a new pod."""
-    if isinstance(event, JobResumed):
-        return {}
-    if not isinstance(event, ContainerStarted | ContainerExited):
-        return pods
     states = pods.get(event.pod, {})
     if isinstance(event, ContainerExited):
         state = ContainerState(event.restarts, running=False, code=event.code, reason=event.reason)

@@ -22,9 +22,10 @@ OUT_OF_MEMORY = "OOMKilled"
 
 
 class Part:
-    """`due` is when it is to be started next, None for not at all; `restarts` counts within its pod."""
+    """`number` is its trial's. `due` is when it is to be started next, None for not at all; `restarts` counts within its pod."""
 
-    def __init__(self, planned: Planned, due: float) -> None:
+    def __init__(self, planned: Planned, due: float, number: int) -> None:
+        self.number = number
         self.planned = planned
         self.due: float | None = due
         self.restarts = 0
@@ -105,7 +106,7 @@ class Part:
         if limit:
             self._limit = memory.MemoryLimit(limit, process.guard_pid, message["pid"], memory.delegated())
         record = {"pid": message["pid"], "guard": process.guard_pid, **process.how, "files": self._files}
-        return ContainerStarted(on_clock(clock.now(), message["at"]), self.pod, self.name, self.restarts, record)
+        return ContainerStarted(on_clock(clock.now(), message["at"]), self.number, self.pod, self.name, self.restarts, record)
 
     def _exited(self, clock: Clock) -> ContainerExited:
         number = self._said.get("failed", {}).get("errno")
@@ -119,7 +120,7 @@ class Part:
         self.ending = end
         self.release()
         at = on_clock(clock.now(), self._said.get("exited", {}).get("at") or time.time())
-        return ContainerExited(at, self.pod, self.name, self.restarts, end.code, end.reason, end.message)
+        return ContainerExited(at, self.number, self.pod, self.name, self.restarts, end.code, end.reason, end.message)
 
     def kill(self) -> None:
         """At once, its guard included."""

@@ -43,7 +43,9 @@ from katuna.launch.storage import store_failed
 from katuna.launch.volumes import PodVolumes, sweep
 from katuna.launch.workspace import Files
 from katuna.manifest.job import MASTER_PORT, Job
+from katuna.search.budget import SUSPENDED
 from katuna.search.contracts import Clock
+from katuna.search.trials import Noted
 from katuna.trees import folders
 
 OLD_GUARD_TIMEOUT_S = 15.0
@@ -61,7 +63,8 @@ class JobRun:
 
     `folder` is the job's own, absolute. `defaults`, `extra` and `own` go into each container's environment and paths, as
     `launch.command.command` takes them; `prepare` changes a container each time before it starts, and may raise LaunchFailed and
-    OSError. `files` then gives it files of its own. `lease` stays the caller's. `cpus` are what the replicas share.
+    OSError. `files` then gives it files of its own. `lease` stays the caller's. `cpus` are what the replicas share. `number` is the
+    trial's that the job is of.
     """
 
     def __init__(
@@ -79,14 +82,15 @@ class JobRun:
         extra: Mapping[str, str],
         own: Mapping[str, str] | None = None,
         cpus: int | None = None,
+        number: int = 0,
         prepare: Callable[[Planned], Planned] = lambda planned: planned,
     ) -> None:
         self.job = job
         self.over = False
         self.ending = Ending(None, STOPPED, "it had not started yet")
         """What decided how the job ended, once it has: the end of the container that trains, or of the one that failed."""
-        self.remarks: list[str] = []
-        """What people are to hear beside the events; whoever tells them takes it out."""
+        self._number = number
+        self._notes: list[Noted] = []
         self._folder = folder
         kept = files.kept.files if files.kept else ()
         self._place = Place(folder, options, environ, defaults, extra, own or {}, cpus or usable_cpus(), kept)
@@ -129,10 +133,10 @@ class JobRun:
         """One of these is readable when `poll` has more to tell."""
         return [part.process.fileno() for part in self._all() if part.process and not part.process.over]
 
-    def poll(self) -> list[JobEvent]:
+    def poll(self) -> list[JobEvent | Noted]:
         """What has happened since; call it at least every tenth of a second. Raises StoreFailed in a shortage; then only `stop` and
         `kill` are left to do."""
-        events: list[JobEvent] = []
+        events: list[JobEvent | Noted] = []
         if self.over:
             return events
         try:
@@ -148,7 +152,8 @@ class JobRun:
             if is_shortage(error):
                 raise store_failed(self._folder, error) from error
             self._fail(f"{error.filename or 'no process can be started'}: {error.strerror}")
-        return [*events, *self._conclude()]
+        notes, self._notes = self._notes, []
+        return [*events, *notes, *self._conclude()]
 
     def stop(self, grace_s: float) -> None:
         """Asks everything to end, made to after `grace_s`. Again with less: sooner."""
@@ -186,7 +191,7 @@ class JobRun:
         for pod in pods:
             mine = [each for each in self._planned if each.replica.pod_name == pod]
             mine.sort(key=lambda each: each.stage != "init")
-            self._parts[pod] = [Part(each, due) for each in mine]
+            self._parts[pod] = [Part(each, due, self._number) for each in mine]
         self._pods = {pod: states for pod, states in self._pods.items() if pod not in pods}
 
     def _start_due(self) -> None:
@@ -289,7 +294,7 @@ class JobRun:
         due = time.monotonic() + again.delay_s
         if again.delay_s >= REMARKABLE_S:
             who = "all replicas begin" if again.scope == "job" else f"{part.pod} begins"
-            self.remarks.append(f"{who} again in {again.delay_s:g} s")
+            self._note(f"{who} again in {again.delay_s:g} s")
         if again.scope == "container":
             part.due = due
             part.restarts += 1
@@ -304,6 +309,9 @@ class JobRun:
                     each.process.stop(min(PEERS_GRACE_S, self.job.grace_s))
 
     # Ending
+
+    def _note(self, text: str) -> None:
+        self._notes.append(Noted(self._clock.now(), self._number, text))
 
     def _fail(self, why: str) -> None:
         self.ending = Ending(None, START_ERROR, why)
@@ -336,7 +344,8 @@ class JobRun:
                 self._stop_rest(min(PEERS_GRACE_S, self.job.grace_s))
             return
         if self.job.suspend and not self._parts:
-            yield self._ended("Suspended", "Suspended", "suspend is true; `katuna resume` starts it")
+            self.ending = Ending(None, SUSPENDED)
+            yield self._ended(SUSPENDED, SUSPENDED, "suspend is true; `katuna resume` starts it")
         elif self._outcome:
             yield self._decided(self._outcome)
         elif self._stopping:

@@ -30,11 +30,13 @@ from katuna.manifest.job import Job
 from katuna.metric_line import Report
 from katuna.metrics.collect import Collecting, MetricSource
 from katuna.search.contracts import Clock, LaunchEvent, TrialRequest
-from katuna.search.trials import Exited, Reported, Started, Trial
+from katuna.search.trials import Exited, Noted, Reported, Started, Trial
 
 LOOK_S = 0.1
 """How often growing logs, and devices that others have, are looked at."""
 CLOSE_GRACE_S = 10.0
+SLOW_START_S = 1.0
+"""After how long without a process a person is told what takes so long: the imports of the server of warm starts."""
 UNRESPONSIVE_S = 10.0
 """What a guard gets beyond the grace period before it is given up itself."""
 
@@ -53,6 +55,7 @@ class _Run:
         self.lease: Lease | None = None
         self.source: MetricSource | None = None
         self.last_at = 0.0
+        self.is_waiting = False
 
     def at(self, moment: float) -> float:
         """The moment of an event, never before that of the one before: the guard and katuna each look at the clock."""
@@ -80,7 +83,8 @@ class LocalLauncher:
     So does one whose metrics are served at a port that a trial has. `trial_dir` gives a trial's folder by its name. `checkpoints`
     is the container's folder that a trial finds its parent's checkpoints in, "" where the search has no parents. `parallel` is how
     many trials share the CPUs. `devices` and `environ` are this machine's and this process's unless given. `starter` and `files`, which
-    `close` closes, start an interpreter for each process, and share the folders, unless given.
+    `close` closes, start an interpreter for each process, and share the folders, unless given. `manifest` is the file in a trial's folder
+    that gets its job.
     """
 
     def __init__(
@@ -98,10 +102,12 @@ class LocalLauncher:
         environ: Mapping[str, str] | None = None,
         starter: Starter | None = None,
         files: Files | None = None,
+        manifest: str = "job.yaml",
     ) -> None:
         self._trial_dir = trial_dir
         self._primary = primary_container
         self._collecting = collecting
+        self._objective = collecting.metrics[0]
         self._volumes = Volumes(collecting, checkpoints)
         self._clock = clock
         self._options = options or LocalOptions()
@@ -115,6 +121,8 @@ class LocalLauncher:
         self._starter: Starter = starter or ColdStarter()
         self._files = files or Files(replace(self._options, files="shared"), Path())
         self._parallel = parallel
+        self._manifest = manifest
+        self._slow_at: float | None = None if starter and not self._options.cold else float("inf")
         self._written_beside: Callable[[], list[str]] | None = None
         self._first_is_over = parallel == 1
 
@@ -214,7 +222,7 @@ class LocalLauncher:
         """What there is to tell of a trial now."""
         try:
             if run.jobrun is None:
-                self._admit(run)
+                yield from self._admit(run)
             if run.jobrun is not None:
                 yield from self._observe(run, run.jobrun)
         except (StoreFailed, FilesMixed) as error:
@@ -233,7 +241,13 @@ class LocalLauncher:
         if run.jobrun is None or run.jobrun.over or not run.jobrun.filenos():
             self._given_up(run, "")
 
-    def _admit(self, run: _Run) -> None:
+    def _wanted(self, job: Job) -> str:
+        count, port = gpus(job, self._options), self._collecting.port
+        return " and ".join(
+            [*([f"{count} GPU{'' if count == 1 else 's'}"] if count else []), *([f"port {port}"] if port else [])]
+        )
+
+    def _admit(self, run: _Run) -> Iterator[Noted]:
         """Starts a waiting trial, unless its devices, or its port, are still taken, or the first trial is to be alone."""
         if self._failure is not None:
             return
@@ -245,13 +259,19 @@ class LocalLauncher:
             run.job = self._job(run.request)
         run.lease = self._lease(run.job)
         if run.lease is None:
+            if not run.is_waiting:
+                run.is_waiting = True
+                whose = self._pool().holders()
+                why = f"waiting for {self._wanted(run.job)} that others have{f' ({whose})' if whose else ''}"
+                yield Noted(run.at(self._clock.now()), run.request.number, why)
             return
         place = self._place(run.request)
         for message, hint in job_problems(run.job, place, self._pool().devices):
             raise LaunchFailed(f"{message} ({hint})" if hint else message)
         run.folder.mkdir(parents=True, exist_ok=True)
-        (run.folder / "job.yaml").write_text(to_yaml(run.request.manifest), encoding="utf-8")
+        (run.folder / self._manifest).write_text(to_yaml(run.request.manifest), encoding="utf-8")
         self._volumes.begin(run.folder, self._trial_dir(run.request.parent) if run.request.parent else None)
+        self._slow_at = self._slow_at or time.monotonic() + SLOW_START_S
         run.jobrun = JobRun(
             run.job,
             place.folder,
@@ -265,6 +285,7 @@ class LocalLauncher:
             extra=place.extra,
             own=place.own,
             cpus=place.cpus,
+            number=run.request.number,
             prepare=lambda planned: self._prepared(run, planned),
         )
 
@@ -300,10 +321,21 @@ class LocalLauncher:
             return
         for event in events:
             yield from self._told(run, jobrun, event)
+        if any(isinstance(event, ContainerStarted) for event in events):
+            self._slow_at = float("inf")
+        elif self._slow_at and time.monotonic() > self._slow_at and not jobrun.over:
+            self._slow_at = float("inf")
+            yield Noted(
+                run.at(self._clock.now()),
+                run.request.number,
+                "Python starts, once for all replicas: a few seconds (--cold: once for each)",
+            )
         if run.source is not None and not jobrun.over:
             yield from self._reported(run, run.source.read(), self._clock.now())
 
-    def _told(self, run: _Run, jobrun: JobRun, event: JobEvent) -> Iterator[LaunchEvent]:
+    def _told(self, run: _Run, jobrun: JobRun, event: JobEvent | Noted) -> Iterator[LaunchEvent]:
+        if isinstance(event, Noted | ContainerStarted):
+            yield replace(event, at=run.at(event.at))
         if isinstance(event, ContainerStarted) and run.is_main(event.pod, event.container):
             if run.source is not None:
                 run.source.close()
@@ -318,15 +350,16 @@ class LocalLauncher:
                 while not run.source.at_end:
                     yield from self._reported(run, run.source.read(), event.at)
                 yield from self._reported(run, run.source.finish(), event.at)
-            if event.code is not None and not run.stopping and not (event.code == 0 and run.measured):
-                blame(run.folder, f"trial {run.request.name}", event.message)
+            yield replace(event, at=run.at(event.at))
+            if event.code is not None and not run.stopping and not (event.code == 0 and (run.measured or not self._objective)):
+                blame(run.folder, f"trial {run.request.name}" if self._objective else f"pod {event.pod}", event.message)
         elif isinstance(event, JobEnded):
             yield self._exited(run, replace(jobrun.ending, message=event.message), event.at)
             self._see_what_the_first_wrote(run)
 
     def _reported(self, run: _Run, reports: Sequence[Report], at: float) -> Iterator[LaunchEvent]:
         if reports:
-            run.measured = run.measured or any(report.metric == self._collecting.metrics[0] for report in reports)
+            run.measured = run.measured or any(report.metric == self._objective for report in reports)
             yield Reported(run.at(at), run.request.number, tuple(reports))
 
     def _given_up(self, run: _Run, why: str) -> Exited:

@@ -205,7 +205,8 @@ class Files:
     def _code(self) -> Path:
         """The kept code as files, for this process's time. A layer's parts may not lie within each other, so it lies in none of the folders."""
         assert self.kept is not None
-        if self._unpacked is None:
+        # It is looked for each time: of a training that is taken up, what lay in memory before is swept away once it is shown.
+        if self._unpacked is None or not self._unpacked.is_dir():
             places = [*memory_places(self._run), Path(tempfile.gettempdir(), private_name(self._run))]
             place = next((each for each in places if not any(each.is_relative_to(folder) for folder in self._folders)), None)
             if place is None:

@@ -33,12 +33,12 @@ def read_script(path: str) -> str | None:
 
 @dataclass(frozen=True)
 class Loaded:
-    """`findings` are notes, warnings, and errors that hold on other engines only. `config_maps` are the ConfigMaps and training
+    """`findings` are notes, warnings, and errors that hold on other engines only. `references` are the ConfigMaps and training
     runtimes given beside the Experiment. `file` names the source that holds it, `seed` is the file's own `random_state`."""
 
     experiment: Experiment
     findings: tuple[Finding, ...]
-    config_maps: tuple[Manifest, ...]
+    references: tuple[Manifest, ...]
     file: str
     seed: int | None = None
 

@@ -18,14 +18,15 @@ from katuna.manifest.yamltext import Source
 @dataclass(frozen=True)
 class LoadedJob:
     """`manifest` is the job as it is to run, with the changes that were asked for; `file` names the source that holds it. `findings`
-    are notes, warnings, and errors on other engines. `beside` are the ConfigMaps, Secrets and runtimes given with it: a Secret's values
+    are notes, warnings, and errors on other engines. `references` are the ConfigMaps, Secrets and runtimes given with it: a Secret's values
     are for its processes alone."""
 
     manifest: Manifest
     kind: str
     findings: tuple[Finding, ...]
     file: str
-    beside: tuple[Manifest, ...] = field(default=(), repr=False)
+    references: tuple[Manifest, ...] = field(default=(), repr=False)
+    seed: None = None
 
 
 def load_job(

@@ -57,6 +57,16 @@ def _with_nproc(manifest: Manifest, nproc: str) -> Manifest:
     return {**manifest, "spec": spec}
 
 
+def unsuspended(job: Manifest) -> Manifest:
+    """The job, begun: `suspend` taken back."""
+    spec = dict(job["spec"])
+    if job["kind"] == "PyTorchJob":
+        spec["runPolicy"] = {**(spec.get("runPolicy") or {}), "suspend": False}
+    else:
+        spec["suspend"] = False
+    return {**job, "spec": spec}
+
+
 class _Edit:
     """One change: `option` names it in messages, `text` is the value as written."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -212,5 +213,33 @@ class Experiment:
     early_stopping: EarlyStopping | None = None
 
     @property
+    def is_training(self) -> bool:
+        """Whether it is a job without a search (`training`): nothing is compared, and there is one trial, the job as it stands."""
+        return not self.objective.metric
+
+    @property
     def space_size(self) -> float:
         return math.prod(parameter.size for parameter in self.parameters)
+
+
+NOTHING_TO_COMPARE = Objective(ObjectiveType.MAXIMIZE, "")
+"""Of a training: any end with exit code 0 is a success."""
+
+
+def training(job: Manifest, name: str, namespace: str) -> Experiment:
+    """A job without a search, as a search that asks once: its one trial is the job as it stands, whatever it reports."""
+    return Experiment(
+        name=name,
+        namespace=namespace,
+        objective=NOTHING_TO_COMPARE,
+        algorithm="",
+        settings=MappingProxyType({}),
+        parameters=(),
+        template=TrialTemplate(json.dumps(job), is_yaml=False, parameters=(), primary_container=""),
+        parallel_trials=1,
+        max_trials=1,
+        max_failed=None,
+        collector=Collector("AnyName"),
+        resume_policy="",
+        manifest=job,
+    )

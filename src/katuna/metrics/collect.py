@@ -10,6 +10,7 @@ from typing import Protocol
 
 from katuna.manifest.experiment import Collector, Experiment
 from katuna.metric_line import Report
+from katuna.metrics.anyname import AnyNameTail
 from katuna.metrics.filters import compile_filter
 from katuna.metrics.jsonlines import JsonTail, katib_json, pushed_json
 from katuna.metrics.shim import FILE_VARIABLE, FOLDER
@@ -90,8 +91,9 @@ class Collecting:
     def source(self, folder: Path, log: Path, offset: int) -> MetricSource:
         """The reader for an attempt whose output is `log` from byte `offset` on and whose metrics' folder is `folder`, empty yet."""
         kind, metrics = self.collector.kind, self.metrics
-        if kind == "StdOut":
-            return LogTail(log, metrics, [compile_filter(text) for text in self.collector.filters], offset)
+        if kind in ("StdOut", "AnyName"):
+            filters = [compile_filter(text) for text in self.collector.filters]
+            return AnyNameTail(log, offset) if kind == "AnyName" else LogTail(log, metrics, filters, offset)
         if kind == "Push":
             return JsonTail(folder / PUSH_FILE, metrics, pushed_json, "kubeflow.katib.report_metrics")
         if kind == "PrometheusMetric":

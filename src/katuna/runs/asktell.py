@@ -10,19 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from katuna.search import trials
-from katuna.runs.conduct import seed_of
-from katuna.search.contracts import NoSuggestion
 from katuna.errors import InputRefused, SearchExhausted, TellFirst
-from katuna.metric_line import Report
-from katuna.runs.run import PathLike, RunOptions, overridden, read_experiment, read_sources
+from katuna.manifest.diagnostic import listed, shown
+from katuna.manifest.experiment import Experiment, Parameter
+from katuna.metric_line import Report, number
+from katuna.runs.conduct import seed_of
+from katuna.runs.plan import PathLike, RunOptions, overridden, read_experiment, read_sources
+from katuna.search import trials
+from katuna.search.contracts import NoSuggestion
 from katuna.search.draws import written_seed
 from katuna.search.known_points import checked
 from katuna.search.suggest import suggester_for
-from katuna.manifest.experiment import Experiment, Parameter
-from katuna.manifest.diagnostic import listed, shown
 from katuna.search.trials import Asked, Assignments, Exited, Reported, Started, Trial, trial_name
-from katuna.metric_line import number
 
 Value = int | float | str
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import secrets
 import time
 from collections import deque
@@ -15,22 +16,25 @@ from typing import TYPE_CHECKING
 from katuna.clock import SystemClock
 from katuna.dataset import check_same
 from katuna.errors import FilesMixed, InputRefused, refuse_all
-from katuna.runs.run import PathLike, Plan, Run, RunOptions, files_of, read_experiment, read_sources, versions
-from katuna.search.budget import check_edit, edited, timed_out
-from katuna.search.known_points import Taken, checked_tries
-from katuna.runs.snapshot import Which, in_force, taking, todays
 from katuna.manifest.dump import to_yaml
 from katuna.manifest.experiment import Experiment, Manifest, ObjectiveType
+from katuna.manifest.job import MASTER_PORT
 from katuna.manifest.render import render
 from katuna.runs import journal, rundir
 from katuna.runs.code import keep
+from katuna.runs.plan import PathLike, Plan, RunOptions, part, plan_job, read_experiment, read_sources
+from katuna.runs.run import Run, Training, files_of, opened, versions
 from katuna.runs.rundir import RunDir
-from katuna.search.trials import Assignments, Edited, Ended, Event, Exited, Opened, Search, Trial, fold, ranking, trial_name
+from katuna.runs.snapshot import Which, in_force, taking, todays
+from katuna.search.budget import check_edit, edited, put_off
+from katuna.search.known_points import Taken, checked_tries
+from katuna.search.trials import Assignments, Edited, Ended, Event, Exited, Opened, Search, Trial, fold, name_of_trial, ranking
 
 if TYPE_CHECKING:
-    from katuna.search.contracts import Launcher, Store, Suggester
-    from katuna.launch.workspace import Files
     from katuna.launch.local import LocalLauncher
+    from katuna.launch.plan import Planned
+    from katuna.launch.workspace import Files
+    from katuna.search.contracts import Launcher, Store, Suggester
     from katuna.search.engine import Engine, Watcher
 
 
@@ -106,7 +110,7 @@ def first_trials(planned: Plan, count: int) -> list[tuple[str, Assignments, Mani
             point = suggester.ask(number)
         if isinstance(point, NoSuggestion):
             break
-        name = trial_name(planned.experiment.name, planned.seed, number)
+        name = name_of_trial(planned.experiment, planned.seed, number)
         trials.append((name, point.assignments, render(planned.experiment, name, point.assignments)))
     return trials
 
@@ -138,6 +142,23 @@ def tune(
     )
 
 
+def train(
+    *paths: PathLike,
+    options: RunOptions | None = None,
+    home: PathLike | None = None,
+    watch: Watcher | None = None,
+) -> Training:
+    """Runs the job of the files to its end and returns its run; prints nothing.
+
+    `paths` are the job and what it refers to (ConfigMaps, Secrets, a runtime). `home` and `watch` are as in `tune`.
+    Raises SpecRefused and InputRefused before anything runs. A KeyboardInterrupt ends the replicas; `katuna resume` goes on.
+    """
+    here = None if home is None else Path(home)
+    run = start(plan_job(paths, options), home=here, watch=None if watch is None else lambda _: watch)
+    assert isinstance(run, Training)
+    return run
+
+
 def start(
     planned: Plan,
     *,
@@ -145,27 +166,31 @@ def start(
     home: Path | None = None,
     interruptions: Callable[[], int] = lambda: 0,
     watch: Callable[[Run], Watcher] | None = None,
+    look: Callable[[], None] = lambda: None,
 ) -> Run:
-    """Makes the run folder and runs the search to its end, or until it is interrupted. Returns the run either way."""
+    """Makes the run folder and runs the search or training to its end, or until it is interrupted. Returns the run either way.
+    `look` is called a few times a second."""
     preflight(planned)
     folder, begin = make_run(planned, home)
     digest = in_force(begin)
+    kind = Training if planned.experiment.is_training else Run
     with folder.locked():
-        _search(Run(folder, planned, digest), begin, timeout_s, interruptions, watch)
-    return Run(folder, planned)
+        _run(kind(folder, planned, digest), begin, timeout_s, interruptions, watch, look)
+    return kind(folder, planned)
 
 
 def make_run(planned: Plan, home: Path | None = None) -> tuple[RunDir, deque[Event]]:
     """A new run folder with the code as it is now, and the events that its journal begins with. Raises InputRefused when it cannot
     be made."""
     experiment, files = planned.experiment, _as_given(planned)
+    as_run = "as-run.yaml" if experiment.is_training else "defaulted.yaml"
     home, options = home or rundir.runs_home(), planned.options
     digest = hashlib.sha256(b"".join(files.values())).hexdigest()
-    with taking(options.local, home) as code:
+    with taking(options.local, home, options.secrets) as code:
         now = time.time()
         opened = Opened(now, experiment.name, planned.seed, digest, versions(), options.as_json(), code.digest, code.why_not)
         begin: deque[Event] = deque([opened, *planned.known])
-        files |= {"defaulted.yaml": to_yaml(experiment.manifest).encode(), "journal.jsonl": journal.begin(begin)}
+        files |= {as_run: to_yaml(experiment.manifest).encode(), "journal.jsonl": journal.begin(begin)}
         return rundir.create(experiment.name, {**code.files, **files}, home), begin
 
 
@@ -179,10 +204,12 @@ def resume(
     code: Which = "kept",
     interruptions: Callable[[], int] = lambda: 0,
     watch: Callable[[Run], Watcher] | None = None,
+    look: Callable[[], None] = lambda: None,
 ) -> Run:
-    """Goes on with a search that was interrupted or killed; one that has ended is returned as it is.
+    """Goes on with a search or a training that was interrupted or killed; one that has ended is returned as it is.
 
-    One that its --timeout has ended goes on too: the trials that this stopped begin again.
+    A search that its --timeout has ended goes on too, and what this stopped begins again; so does a training that was suspended.
+    Every replica of a training begins anew in the same folder, where trainers find their checkpoints.
 
     `counts` sets parallelTrialCount, maxTrialCount or maxFailedTrialCount anew, as an edit of the Experiment would on a cluster:
     a search that has ended goes on where Katib's rules let it. `drop_after` keeps that many lines of a damaged journal. With `code`
@@ -194,12 +221,12 @@ def resume(
     with folder.locked():
         if drop_after is not None:
             journal.drop_after(folder.journal, drop_after)
-        found = Run(folder)
-        events, changed = deque(found.events), _changed(found, counts or {})
-        again = timed_out(found.search)
+        found = opened(folder)
+        options, events, changed = found.options, deque(found.events), _changed(found, counts or {})
+        again = put_off(found.search)
         if isinstance(events[-1], Ended) and not changed and not again:
             return found
-        taken = todays(found.options.local, folder.path.parent) if code == "new" else None
+        taken = todays(options.local, folder.path.parent, options.secrets) if code == "new" else None
         digest = found.code_digest if taken is None else taken.digest
         edit = Edited(time.time(), changed, digest if digest != found.code_digest else "")
         is_edited = bool(changed or edit.code or again)
@@ -207,20 +234,20 @@ def resume(
             events.append(edit)
         edits = fold((event for event in events if isinstance(event, Edited)), found.plan.experiment.objective)
         planned = replace(found.plan, experiment=edited(found.plan.experiment, edits))
-        check_same(found.options.local.data, found.options.local.data_digest)
-        preflight(planned, None if taken else files_of(found.options.local, folder, found.code))
+        check_same(options.local.data, options.local.data_digest)
+        preflight(planned, None if taken else files_of(options.local, folder, found.code))
         if taken is not None:
             keep(taken, folder)
-        found = Run(folder, planned, digest)
-        _search(found, events, timeout_s, interruptions, watch, edit if is_edited else None)
-    return found
+        found = type(found)(folder, planned, digest)
+        _run(found, events, timeout_s, interruptions, watch, look, edit if is_edited else None)
+    return type(found)(folder)
 
 
 def _changed(found: Run, counts: Mapping[str, int]) -> dict[str, int]:
     """Those that change the budget. Raises InputRefused where they, or a --timeout that has ended the search, may not be."""
     spec = found.experiment.manifest["spec"]
     changed = {name: count for name, count in counts.items() if spec.get(name) != count}
-    if changed or timed_out(found.search):
+    if changed or (put_off(found.search) and not found.folder.is_training):
         check_edit(found.plan.experiment, found.search, changed)
     return changed
 
@@ -242,11 +269,16 @@ def preflight(planned: Plan, files: Files | None = None) -> None:
 
 
 def _as_given(planned: Plan) -> dict[str, bytes]:
-    """The files of the run folder that hold the input, byte for byte: the Experiment's own, and the others beside it."""
+    """The files of the run folder that hold the input, byte for byte: the Experiment's or job's own, and the others beside it; of one
+    that holds a Secret what else it holds."""
     files: dict[str, bytes] = {}
+    own = "job.yaml" if planned.experiment.is_training else "experiment.yaml"
     for number, source in enumerate(planned.sources):
-        name = "experiment.yaml" if source.name == planned.loaded.file else f"beside/{number:03d}-{Path(source.name).name}"
-        files[name] = source.text.encode()
+        kept = part(source, secrets=False) if str(Path(source.name).absolute()) in planned.options.secrets else source
+        if kept:
+            files[own if source.name == planned.loaded.file else f"beside/{number:03d}-{Path(source.name).name}"] = (
+                kept.text.encode()
+            )
     return files
 
 
@@ -263,15 +295,16 @@ class _Replayed:
             yield self._events.popleft()
 
 
-def _search(
+def _run(
     run: Run,
     events: deque[Event],
     timeout_s: float | None,
     interruptions: Callable[[], int],
     watch: Callable[[Run], Watcher] | None,
+    look: Callable[[], None],
     edit: Edited | None = None,
 ) -> None:
-    """Runs the search whose journal holds `events`; `edit`, the last of them, is to be written first."""
+    """Runs the search or training whose journal holds `events`; `edit`, the last of them, is to be written first."""
     from katuna.launch.storage import pausing
 
     with pausing(run.folder.path), contextlib.closing(journal.Journal(run.folder.journal)) as store:
@@ -287,7 +320,7 @@ def _search(
                 watcher(event, search)
 
         launcher = launcher_for(run.plan, run.folder.trial, files)
-        end = engine(run.plan, launcher, _Replayed(store, events), timeout_s, interruptions, tell_all).run()
+        end = engine(run.plan, launcher, _Replayed(store, events), timeout_s, interruptions, tell_all, look=look).run()
         for own in run.folder.path.glob("trials/*/.own") if end else ():
             # Of trials that were stopped: to their launcher they might have begun again.
             with contextlib.suppress(FilesMixed):
@@ -302,9 +335,10 @@ def engine(
     interruptions: Callable[[], int] = lambda: 0,
     watch: Watcher | None = None,
     suggester: Suggester | None = None,
+    look: Callable[[], None] = lambda: None,
 ) -> Engine:
     """The loop for a plan, with all that its options say; `suggester` is the algorithm's unless given."""
-    from katuna.search.engine import Engine
+    from katuna.search.engine import GRACE_S, Engine
     from katuna.search.stopping import stopper_for
     from katuna.search.suggest import suggester_for
 
@@ -321,6 +355,8 @@ def engine(
         deadline=None if timeout_s is None else clock.elapsed() + timeout_s,
         interruptions=interruptions,
         watch=watch,
+        look=look,
+        grace_s=planned.job.grace_s if planned.experiment.is_training else GRACE_S,
     )
 
 
@@ -340,10 +376,21 @@ def launcher_for(planned: Plan, trial_dir: Callable[[str], Path], files: Files |
         checkpoints=Volumes.of(experiment).checkpoints,
         options=planned.options.local,
         parallel=experiment.parallel_trials,
-        beside=planned.loaded.config_maps,
+        beside=planned.loaded.references,
         starter=None if planned.options.local.cold else WarmStarter(),
         files=files,
+        manifest="as-run.yaml" if experiment.is_training else "job.yaml",
     )
+
+
+def containers(planned: Plan) -> Sequence[Planned]:
+    """What each container of a training would run here, nothing made yet, with a mark for all that a Secret holds; the port is not yet
+    a free one, and no GPU is leased."""
+    from katuna.launch.devices import usable_cpus
+    from katuna.launch.plan import Place, plan
+
+    place = Place(Path("RUN"), planned.options.local, os.environ, {}, {}, {}, usable_cpus(), say=str)
+    return plan(planned.job, place, (), MASTER_PORT)
 
 
 def _trimmer(folder: RunDir, keep: int, on_disk: Callable[[], None]) -> Watcher:

@@ -7,13 +7,13 @@ import os
 
 from katuna.launch.devices import cuda_devices, usable_cpus
 from katuna.launch.workspace import forecast, in_words
-from katuna.runs.run import Plan
+from katuna.manifest.build import job_from_manifest
+from katuna.manifest.diagnostic import listed
+from katuna.manifest.experiment import Experiment, Manifest
+from katuna.manifest.job import Job
+from katuna.runs.plan import Plan
 from katuna.search.draws import written_seed
 from katuna.search.known_points import SCHEDULED
-from katuna.manifest.job import Job
-from katuna.manifest.build import job_from_manifest
-from katuna.manifest.experiment import Experiment, Manifest
-from katuna.manifest.diagnostic import listed
 
 
 def outlook(planned: Plan, rendered: Manifest | None) -> dict[str, str]:
@@ -23,7 +23,7 @@ def outlook(planned: Plan, rendered: Manifest | None) -> dict[str, str]:
     if experiment.max_trials is not None and math.isfinite(experiment.space_size):
         facts["duplicates"] = duplicates(experiment, experiment.max_trials)
     if rendered is not None:
-        primary, maps = experiment.template.primary_container, planned.loaded.config_maps
+        primary, maps = experiment.template.primary_container, planned.loaded.references
         job = job_from_manifest(rendered, primary, maps, experiment.name, options.local.pass_env)
         facts["each trial"] = share(job, options.local.device, experiment.parallel_trials)
         facts["files"] = in_words(*forecast(options.local), "work/ in the trial's folder")

@@ -16,21 +16,20 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, get_args
 
 from katuna.errors import InputRefused, JournalDamaged, StoreFailed
-from katuna.jobs.lifecycle import ContainerExited, ContainerStarted, JobEvent, JobOpened, JobReported
-from katuna.runs.events import OfJob, from_json, to_json
+from katuna.jobs.lifecycle import ContainerExited
+from katuna.runs.events import RETIRED, from_json, to_json
+from katuna.search.trials import Asked, Event, Exited, Opened, Reported, Resumed, Started, Told
 from katuna.trees import open_plain
-from katuna.search.trials import Asked, Event, Exited, Opened, Reported, Resumed, Started
 
 LOOK_AFTER_S = 0.25
 """How often to see that the run's folder is where it was."""
 SYNC_AFTER_S = 0.5
 """How long what a trial tells may wait for the disk, unless a decision is written before."""
 
-_TOLD = (Started, Reported, Exited, ContainerStarted, ContainerExited, JobReported)
-_OPENING = (Opened, JobOpened)
+_TOLD = (Started, Reported, Exited, *get_args(Told))
 _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _DECODE = json.JSONDecoder().decode
 
@@ -45,13 +44,17 @@ class _Later(ValueError):
     """A line that katuna wrote, and no version known here."""
 
 
-def encode(event: Event | JobEvent, before: int = 0, *, mark: bytes = b"") -> bytes:
+class _Earlier(ValueError):
+    """The first line of a journal that this version does not read."""
+
+
+def encode(event: Event, before: int = 0, *, mark: bytes = b"") -> bytes:
     """A journal line: the event's JSON with `crc`, the CRC-32 of the text before it going on from `before`, as its last key."""
     body = _ENCODE(to_json(event)).encode("utf-8", "backslashreplace")[:-1] + mark
     return body + _CRC + b'%08x"}\n' % zlib.crc32(body, before)
 
 
-def begin(events: Iterable[Event | JobEvent]) -> bytes:
+def begin(events: Iterable[Event]) -> bytes:
     """A new journal that holds `events`."""
     text, line = b"", b""
     for event in events:
@@ -60,7 +63,7 @@ def begin(events: Iterable[Event | JobEvent]) -> bytes:
     return text
 
 
-def decode(line: bytes, before: int = 0) -> Event | JobEvent:
+def decode(line: bytes, before: int = 0) -> Event:
     """The event of a line without its newline. Raises ValueError saying what is wrong with it."""
     body, tail = line[:-_TAIL], line[-_TAIL:]
     if not tail.startswith(_CRC) or not tail.endswith(b'"}'):
@@ -72,6 +75,8 @@ def decode(line: bytes, before: int = 0) -> Event | JobEvent:
     plain = _DECODE(body.decode() + "}")
     if plain.pop("format", FORMAT) != FORMAT:
         raise _Later("another format")
+    if plain.get("event") in RETIRED:
+        raise _Earlier
     try:
         return from_json(plain)
     except (ValueError, KeyError, TypeError) as error:
@@ -88,7 +93,7 @@ def _is_chained(first: bytes) -> bool:
 
 
 def read(path: Path) -> Iterator[tuple[Event, int]]:
-    """Each event of a search's journal (`read_job` is for a job's) with the offset at which its line ends.
+    """Each event of a journal with the offset at which its line ends.
 
     A last line without a newline is what a crash leaves: skipped, unless it holds a whole checksum, so that it was complete once.
     Raises JournalDamaged at any other line that cannot be trusted, InputRefused for one of a later version and for no line at all.
@@ -107,7 +112,7 @@ def read(path: Path) -> Iterator[tuple[Event, int]]:
 def _lines(path: Path) -> Iterator[tuple[Event, int]]:
     """As `read`; nothing where nothing is written yet."""
     end = asked = before = 0
-    first: Event | JobEvent | None = None
+    first: Event | None = None
     chained = False
     with _opened(path) as file:
         for number, raw in enumerate(file, start=1):
@@ -115,6 +120,11 @@ def _lines(path: Path) -> Iterator[tuple[Event, int]]:
             try:
                 event = decode(line, before)
                 asked = _follows(event, first, asked)
+            except _Earlier:
+                raise InputRefused(
+                    f"{path} is of a job that katuna 0.1.0 ran, which kept another kind of journal; its logs and checkpoints lie in "
+                    f"{path.parent}, and `katuna train {path.parent / 'job.yaml'}` starts it anew"
+                ) from None
             except _Later as error:
                 raise InputRefused(f"{path}, line {number}: written by a later katuna; upgrade to read it ({error})") from None
             except (ValueError, KeyError, TypeError) as error:
@@ -126,7 +136,7 @@ def _lines(path: Path) -> Iterator[tuple[Event, int]]:
             if chained:
                 before = int(line[-10:-2], 16)
             end += len(raw)
-            yield cast("Event", event), end
+            yield event, end
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -139,18 +149,11 @@ def _opened(path: Path) -> BinaryIO:
         raise
 
 
-def read_job(path: Path) -> Iterator[tuple[JobEvent, int]]:
-    """As `read`, of the journal of a job that runs without a search."""
-    return cast("Iterator[tuple[JobEvent, int]]", read(path))
-
-
-def _follows(event: Event | JobEvent, first: Event | JobEvent | None, asked: int) -> int:
+def _follows(event: Event, first: Event | None, asked: int) -> int:
     """How many trials have been asked for after `event`, where `first` is the journal's first. Raises ValueError for an event that
     cannot stand here."""
-    if isinstance(event, _OPENING) != (first is None):
+    if isinstance(event, Opened) != (first is None):
         raise ValueError("a journal has one Opened event, its first" if first is None else "a second Opened event")
-    if isinstance(event, OfJob) != isinstance(first or event, OfJob):
-        raise ValueError(f"{type(event).__name__} is no event of this kind of run")
     if isinstance(event, Asked):
         if event.number != asked:
             raise ValueError(f"trial {event.number} is asked for where trial {asked} comes next")
@@ -217,7 +220,7 @@ class Journal:
             last = os.pread(self._fd, _TAIL, max(0, self._end - 1 - _TAIL))
             self._crc = _crc_of(last) if self._chained else 0
 
-    def append(self, event: Event | JobEvent) -> None:
+    def append(self, event: Event) -> None:
         self._see_place(now=getattr(event, "code", 0) != 0 and isinstance(event, Exited | ContainerExited))
         line = encode(event, self._crc, mark=b"" if self._end else _FORMAT)
         if self._waiting_since is None:

@@ -1,162 +1,51 @@
-"""A run, read: what it was started with, and the search as its journal tells it, for whoever shows it or goes on with it."""
+"""A run, read: what it was started with, and the search or training as its journal tells it, for whoever shows it or goes on with it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from katuna.errors import Finding, InputRefused
+from katuna.errors import InputRefused, RunNotFound
 from katuna.launch.local_options import LocalOptions
-from katuna.search.budget import edited
-from katuna.search.known_points import UNTAUGHT, Taken, completed
-from katuna.runs.snapshot import in_force
-from katuna.manifest.overrides import Instead
-from katuna.lint.load import Loaded, Source, load_experiment
-from katuna.manifest.experiment import Experiment
+from katuna.manifest.build import job_from_manifest
+from katuna.manifest.edit import unsuspended
+from katuna.manifest.experiment import NOTHING_TO_COMPARE, Experiment, Manifest
+from katuna.manifest.job import Job
 from katuna.manifest.render import render
 from katuna.manifest.sources import read_source
+from katuna.manifest.yamltext import parse
+from katuna.report.job_status import condition, status
 from katuna.runs import code, journal, rundir
 from katuna.runs.code import Code
+from katuna.runs.plan import (
+    PathLike,
+    Plan,
+    RunOptions,
+    as_training,
+    manifests,
+    part,
+    read_experiment,
+    read_job,
+    read_sources,
+)
 from katuna.runs.rundir import RunDir
-from katuna.search.trials import Assignments, Event, Known, Opened, Search, Trial, fold
+from katuna.runs.snapshot import in_force
+from katuna.search.budget import SUSPENDED, edited
+from katuna.search.trials import Edited, Ended, Event, Opened, Resumed, Search, Trial, fold
 
 if TYPE_CHECKING:
     import pandas
 
     from katuna.launch.workspace import Files
-
-PathLike = str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a user may say of a run beside the file; recorded in the journal, so that a resume means the same.
-
-    `keep` is the number of trials whose artefacts stay, the best ones; None keeps all. `algorithm` and `early_stopping` stand for
-    the file's ("none" is no early stopping), `settings` and `stopping_settings` for single settings of theirs. With
-    `let_running_finish` the trials that still run when the search ends are waited for. `tries` are points to begin with,
-    each perhaps of some parameters only.
-    """
-
-    local: LocalOptions = field(default_factory=LocalOptions)
-    keep: int | None = None
-    algorithm: str | None = None
-    settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    early_stopping: str | None = None
-    stopping_settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    let_running_finish: bool = False
-    tries: tuple[Assignments, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "local": self.local.as_json(),
-            "keep": self.keep,
-            "algorithm": self.algorithm,
-            "settings": dict(self.settings),
-            "earlyStopping": self.early_stopping,
-            "stoppingSettings": dict(self.stopping_settings),
-            "letRunningFinish": self.let_running_finish,
-            "tries": [dict(point) for point in self.tries],
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> RunOptions:
-        """The inverse of `as_json`; what a journal of an earlier version does not say is as it was then."""
-        return cls(
-            LocalOptions.from_json(data["local"]),
-            data["keep"],
-            data.get("algorithm"),
-            dict(data.get("settings", {})),
-            data.get("earlyStopping"),
-            dict(data.get("stoppingSettings", {})),
-            data.get("letRunningFinish", False),
-            tuple(dict(point) for point in data.get("tries", ())),
-        )
-
-    @property
-    def overrides(self) -> list[str]:
-        """What stands in for the file's own words, as the command line says it."""
-        said = [f"--algorithm {self.algorithm}"] if self.algorithm else []
-        said += [f"--setting {name}={value}" for name, value in self.settings.items()]
-        said += [f"--early-stopping {self.early_stopping}"] if self.early_stopping else []
-        said += [f"--stopping-setting {name}={value}" for name, value in self.stopping_settings.items()]
-        said += ["--let-running-finish"] if self.let_running_finish else []
-        return said + ["--try " + ",".join(f"{name}={value}" for name, value in point.items()) for point in self.tries]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A search that can be started: everything checked, nothing written yet.
-
-    `experiment` is the file's with the overrides of `options`; `taken` are the results from elsewhere that it begins with.
-    """
-
-    sources: tuple[Source, ...]
-    loaded: Loaded
-    options: RunOptions
-    seed: int
-    experiment: Experiment
-    taken: tuple[Taken, ...] = ()
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        return self.loaded.findings
-
-    @property
-    def known(self) -> tuple[Known, ...]:
-        return tuple(known for each in self.taken for known in each.known)
-
-    @property
-    def remarks(self) -> list[str]:
-        """What a user is told of the options, a line each."""
-        lines = [line for each in self.taken for line in (str(each), *([f"warning: {each.warning}"] if each.warning else []))]
-        if self.taken and self.experiment.algorithm in UNTAUGHT:
-            lines.append(f"warning: {self.experiment.algorithm} learns nothing from known results; tpe or gp would")
-        return lines
-
-    @property
-    def tries(self) -> tuple[Assignments, ...]:
-        """The points that the search begins with, complete."""
-        return completed(self.experiment, self.seed, self.options.tries)
-
-
-def overridden(experiment: Experiment, options: RunOptions) -> Experiment:
-    """The Experiment with the algorithm and the early stopping that the options say. Raises InputRefused for what they cannot be."""
-    if options.algorithm is not None or options.settings:
-        from katuna.search.choice import with_algorithm
-
-        experiment = with_algorithm(experiment, options.algorithm, options.settings)
-    if options.early_stopping is not None or options.stopping_settings:
-        from katuna.search.stopping import with_early_stopping
-
-        own = experiment.early_stopping
-        name = options.early_stopping or (own.algorithm if own is not None else "")
-        if not name:
-            raise InputRefused("--stopping-setting: the file asks for no early stopping; say which with --early-stopping NAME")
-        kept = own.settings if own is not None and own.algorithm == name else {}
-        experiment = with_early_stopping(experiment, name, {**kept, **options.stopping_settings})
-    return experiment
-
-
-def read_experiment(sources: Sequence[Source], options: RunOptions, name: str | None = None) -> tuple[Loaded, Experiment]:
-    """The Experiment of the files, checked and made with what the options put in the place of its algorithm and early stopping.
-
-    Raises SpecRefused, and InputRefused for what an option cannot be.
-    """
-    if options.algorithm is not None:
-        from katuna.search.choice import check_name
-
-        check_name(options.algorithm)
-    instead = Instead(options.algorithm, options.settings, options.early_stopping, options.stopping_settings)
-    loaded = load_experiment(sources, name, pass_env=options.local.pass_env, instead=instead)
-    return loaded, overridden(loaded.experiment, options)
 
 
 def versions() -> dict[str, str]:
@@ -166,11 +55,6 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
-
-
-def read_sources(paths: Sequence[PathLike]) -> tuple[Source, ...]:
-    """The files as text. Raises InputRefused for one that cannot be read."""
-    return tuple(map(read_source, paths))
 
 
 def files_of(options: LocalOptions, folder: RunDir, code: Code | None) -> Files:
@@ -186,20 +70,30 @@ def files_of(options: LocalOptions, folder: RunDir, code: Code | None) -> Files:
 
 def load(run: PathLike | None = None, *, home: PathLike | None = None) -> Run:
     """A run by its name, a unique prefix of it or its path; without one the latest. Raises RunNotFound."""
-    return Run(rundir.find(None if run is None else os.fspath(run), None if home is None else Path(home)))
+    return opened(rundir.find(None if run is None else os.fspath(run), None if home is None else Path(home)))
+
+
+def opened(folder: RunDir) -> Run:
+    """The run in a folder, which is a Training where it is of a job without a search."""
+    return Training(folder) if folder.is_training else Run(folder)
+
+
+def searched(folder: RunDir) -> Run:
+    """The search in a folder. Raises InputRefused for a training, which has no trials to choose from."""
+    if folder.is_training:
+        raise InputRefused(f"{folder.name} is the run of a job, which has no trials; `katuna show {folder.name}` shows it")
+    return Run(folder)
 
 
 class Run:
-    """A run folder, read: the Experiment as it was run and the search as its journal tells it when first asked.
+    """A run folder, read: the Experiment as it was run and the search as its journal tells it when first asked. See `Training` for a
+    job without a search.
 
     Make a new one to see what has happened since. `planned` is what it runs with and `digest` of which code, where the caller knows
     that already.
     """
 
     def __init__(self, folder: RunDir, planned: Plan | None = None, digest: str | None = None) -> None:
-        """Raises InputRefused for the run of a job, which is no search."""
-        if folder.is_job:
-            raise InputRefused(f"{folder.name} is the run of a job, which has no trials; `katuna show {folder.name}` shows it")
         self.folder = folder
         self.files: Files | None = None
         """What gives its trials files of their own, where it is about to run."""
@@ -219,8 +113,11 @@ class Run:
 
     @cached_property
     def events(self) -> tuple[Event, ...]:
-        """The journal. Raises JournalDamaged."""
-        return tuple(event for event, _ in journal.read(self.folder.journal))
+        """The journal. Raises JournalDamaged, and RunNotFound when it is there no more."""
+        try:
+            return tuple(event for event, _ in journal.read(self.folder.journal))
+        except FileNotFoundError as error:
+            raise RunNotFound(f"{self.path} is gone: it was removed or moved; `katuna ls` lists what is there") from error
 
     @cached_property
     def opened(self) -> Opened:
@@ -230,7 +127,7 @@ class Run:
             first = next((event for event, _ in journal.read(self.folder.journal)), None)
         if not isinstance(first, Opened):
             raise InputRefused(
-                f"{self.folder.journal} does not begin as a journal does; start the search anew with `katuna tune`"
+                f"{self.folder.journal} does not begin as a journal does; start the search anew with `katuna tune` or `katuna train`"
             )
         return first
 
@@ -291,23 +188,38 @@ class Run:
             return "Succeeded" if self.search.ended.succeeded else "Failed"
         return "Running" if self.folder.holder() is not None else "Interrupted"
 
+    @property
+    def began_at(self) -> float:
+        """When it was last taken up."""
+        return next(event.at for event in reversed(self.events) if isinstance(event, Opened | Resumed))
+
+    @property
+    def took_s(self) -> float:
+        """How long it has run in all, without the time in which it was stopped."""
+        ran = sum(after.at - event.at for event, after in pairwise(self.events) if not isinstance(after, Resumed | Edited))
+        return ran + (max(0.0, time.time() - self.events[-1].at) if self.state == "Running" else 0.0)
+
+    def job_of(self, trial: Trial | None) -> Job:
+        """What a trial ran, without what only a Secret knows."""
+        assert trial is not None, "a search has no job of its own"
+        manifest = render(self.experiment, trial.name, trial.assignments)
+        return job_from_manifest(manifest, self.experiment.template.primary_container, self.plan.loaded.references, trial.name)
+
     def command(self, trial: Trial) -> str:
-        """One shell line that runs a trial again as it was run, in a new folder (`launch.again`)."""
-        from katuna.search.contracts import PARENT_LABEL
+        """One shell line that runs a trial again as it was run, in a new folder (`launch.shell_line`)."""
         from katuna.launch.shell_line import again
         from katuna.launch.volumes import Volumes
-        from katuna.manifest.build import job_from_manifest
+        from katuna.search.contracts import PARENT_LABEL
 
-        experiment, parent = self.experiment, trial.labels.get(PARENT_LABEL)
-        manifest = render(experiment, trial.name, trial.assignments)
+        parent = trial.labels.get(PARENT_LABEL)
         return again(
-            job_from_manifest(manifest, experiment.template.primary_container, self.plan.loaded.config_maps, trial.name),
+            self.job_of(trial),
             self.folder.trial(trial.name).absolute(),
             self.options.local,
-            Volumes.of(experiment),
+            Volumes.of(self.experiment),
             parent=self.folder.trial(parent).absolute() if parent else None,
             beside=self.folder.sources[1:],
-            parallel=experiment.parallel_trials,
+            parallel=self.experiment.parallel_trials,
         )
 
     def to_dataframe(self) -> pandas.DataFrame:
@@ -315,3 +227,87 @@ class Run:
         from katuna.report.tables import to_dataframe
 
         return to_dataframe(self.experiment, self.search)
+
+
+class Training(Run):
+    """A run of a job without a search: a search that asked once (`manifest.experiment.training`). Its trial has number 0 and the run
+    folder for its own."""
+
+    def __repr__(self) -> str:
+        return f"Training({str(self.path)!r})"
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The job as it runs here: the file's, with --nproc and --set. Raises InputRefused when it is gone or no longer read."""
+        with self._as_written():
+            documents, findings = parse(read_source(self.folder.as_run))
+            if findings:
+                raise InputRefused(str(findings[0]))
+            return {**documents[0].value}
+
+    @cached_property
+    def job(self) -> Job:
+        """As the manifest says, without what only a Secret knows. Raises InputRefused as `manifest` does."""
+        manifest = self.manifest
+        with self._as_written():
+            beside = [each for path in self.folder.sources for each in manifests(read_source(path))]
+            return job_from_manifest(manifest, beside=beside)
+
+    def job_of(self, trial: Trial | None) -> Job:
+        del trial
+        return self.job
+
+    @contextmanager
+    def _as_written(self) -> Iterator[None]:
+        """For files that katuna has written and somebody has changed since."""
+        try:
+            yield
+        except (InputRefused, TypeError) as error:
+            what = str(error) if isinstance(error, InputRefused) else f"{self.folder.as_run} holds no job"
+            again = f"`katuna train {self.folder.job}`"
+            raise InputRefused(
+                f"{what}. katuna wrote the files of {self.path}: put back what was there, or begin anew with {again}"
+            ) from error
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What it was started with, read anew, its Secrets from where they were; a job that was suspended is so no more."""
+        if self._planned is not None:
+            return self._planned
+        options = self.options
+        try:
+            secrets = [part(read_source(path), secrets=True) for path in options.secrets]
+        except InputRefused as error:
+            raise InputRefused(f"{error}; it was given with the job, and a Secret is not kept in the run folder") from error
+        planned = read_job((*map(read_source, self.folder.sources), *filter(None, secrets)), options)
+        if not any(isinstance(event, Ended) and event.reason == SUSPENDED for event in self.events):
+            return planned
+        return replace(planned, experiment=as_training(unsuspended(planned.experiment.manifest)))
+
+    @cached_property
+    def search(self) -> Search:
+        return fold(self.events, NOTHING_TO_COMPARE)
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        return as_training(self.manifest) if self._planned is None else self._planned.experiment
+
+    @property
+    def ended(self) -> Ended | None:
+        return self.search.ended
+
+    @property
+    def state(self) -> str:
+        """Running, Interrupted or Suspended (it can be resumed), Succeeded or Failed."""
+        return super().state if self.ended is None else condition(self.ended)
+
+    @cached_property
+    def status(self) -> dict[str, Any]:
+        """The job's status as the operator writes it; one whose katuna was stopped or killed does not run."""
+        return status(self.job, self.events, stopped=self.state == "Interrupted")
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """The latest value of each metric that rank 0 printed, as text."""
+        trial = self.search.trials.get(0)
+        return {name: summary.latest for name, summary in trial.summaries.items()} if trial else {}

@@ -79,15 +79,15 @@ class RunDir:
         return self.path / "as-run.yaml"
 
     @property
-    def is_job(self) -> bool:
-        """Whether this is the run of a job, not of a search."""
+    def is_training(self) -> bool:
+        """Whether this is the run of a job without a search."""
         return self.job.is_file() or self.as_run.is_file()
 
     @property
     def sources(self) -> list[Path]:
         """The files that the run was started from, byte for byte: the Experiment's or job's, then those given beside it, in their order."""
         beside = self.path / "beside"
-        return [self.job if self.is_job else self.experiment, *(sorted(beside.iterdir()) if beside.is_dir() else [])]
+        return [self.job if self.is_training else self.experiment, *(sorted(beside.iterdir()) if beside.is_dir() else [])]
 
     @property
     def journal(self) -> Path:
@@ -105,7 +105,8 @@ class RunDir:
         return self.path / "lock"
 
     def trial(self, name: str) -> Path:
-        return self.path / "trials" / name
+        """Of a training the run folder itself."""
+        return self.path if self.is_training else self.path / "trials" / name
 
     def log(self, name: str) -> Path:
         return self.trial(name) / "log"

@@ -14,15 +14,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from katuna.runs import conduct
-from katuna.search.contracts import Launcher, LaunchEvent, NoSuggestion, Suggestion, TrialRequest
 from katuna.errors import InputRefused
-from katuna.runs.run import Plan, Run, files_of
-from katuna.search.engine import Watcher
 from katuna.manifest.experiment import Experiment, Manifest, Objective, Parameter
-from katuna.runs.journal import Journal
-from katuna.search.trials import Assignments, Trial, TrialState
 from katuna.metric_line import number
+from katuna.runs import conduct
+from katuna.runs.journal import Journal
+from katuna.runs.plan import Plan
+from katuna.runs.run import Run, files_of
+from katuna.search.contracts import Launcher, LaunchEvent, NoSuggestion, Suggestion, TrialRequest
+from katuna.search.engine import Watcher
+from katuna.search.trials import Assignments, Trial, TrialState
 
 LAST_LINES = 5
 

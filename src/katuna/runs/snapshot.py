@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Literal
 
 from katuna.errors import CodeTooLarge, InputRefused
-from katuna.jobs.lifecycle import JobEvent, JobOpened, JobResumed
 from katuna.launch.local_options import LocalOptions
 from katuna.runs import code, rundir
 from katuna.runs.code import Code
@@ -59,7 +58,7 @@ def todays(local: LocalOptions, home: Path, secrets: Sequence[str] = ()) -> Code
     return collect(local.folders(), [home, rundir.runs_home(), *data, *volumes, *map(Path, secrets)])
 
 
-def in_force(events: Sequence[Event | JobEvent]) -> str:
+def in_force(events: Sequence[Event]) -> str:
     """The digest of the code that processes read, "" for none."""
-    taken = (event.code for event in reversed(events) if isinstance(event, Opened | Edited | JobOpened | JobResumed))
+    taken = (event.code for event in reversed(events) if isinstance(event, Opened | Edited))
     return next(filter(None, taken), "")

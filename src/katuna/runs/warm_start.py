@@ -12,13 +12,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 from katuna.errors import InputRefused, RunNotFound
-from katuna.runs.run import Run
-from katuna.search.known_points import Taken, normal
-from katuna.manifest.experiment import Experiment, Objective, Parameter
 from katuna.manifest.diagnostic import listed
-from katuna.runs import rundir
-from katuna.search.trials import Known
+from katuna.manifest.experiment import Experiment, Objective, Parameter
 from katuna.metric_line import number
+from katuna.runs import rundir
+from katuna.runs.run import searched
+from katuna.search.known_points import Taken, normal
+from katuna.search.trials import Known
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _taken(experiment: Experiment, source: str, home: Path | None) -> Taken:
 
 def _rows_of_run(experiment: Experiment, source: str, home: Path | None) -> Iterator[Row]:
     try:
-        run = Run(rundir.find(source, home))
+        run = searched(rundir.find(source, home))
     except RunNotFound as error:
         raise RunNotFound(f"--warm-start {source}: no such file, and {error}") from None
     there, here = run.experiment, experiment.objective

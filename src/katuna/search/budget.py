@@ -36,9 +36,13 @@ TIME_IN_VAIN = End(
 """The last three have no counterpart on a cluster: Katib's grid goes on for ever, and it knows no time limit."""
 
 
-def timed_out(search: Search) -> bool:
-    """Whether its time limit has ended the search, which can then go on whatever its resumePolicy says."""
-    return search.ended is not None and search.ended.reason == TIME_IS_UP.reason
+SUSPENDED = "Suspended"
+"""The reason of a job's end that was not to begin."""
+
+
+def put_off(search: Search) -> bool:
+    """Whether it ended for want of time, or as its job was suspended: it can go on, whatever its resumePolicy says."""
+    return search.ended is not None and search.ended.reason in (TIME_IS_UP.reason, SUSPENDED)
 
 
 def cut_short(trial: Trial) -> bool:
@@ -51,6 +55,10 @@ def verdict(experiment: Experiment, search: Search) -> End | None:
 
     Here as in `room` the Experiment's counts are as `edited` gives them.
     """
+    if experiment.is_training:
+        trial = search.trials.get(0)
+        ended = trial is not None and trial.state.is_final
+        return End(trial.state is TrialState.SUCCEEDED, trial.reason, trial.message) if trial and ended else None
     objective, best = experiment.objective, search.best
     if best is not None and objective.goal is not None:
         value = best.value(objective)
@@ -125,7 +133,7 @@ def _check_counts(wanted: Mapping[str, int | None]) -> None:
 
 def _check_restart(experiment: Experiment, search: Search) -> None:
     """A search that has ended goes on only after its number of trials, and only where the file's resumePolicy says so."""
-    if search.ended is None or timed_out(search):
+    if search.ended is None or put_off(search):
         return
     way_out = "start another that knows its results with `katuna tune FILE --warm-start RUN`"
     if search.ended.reason != MAX_TRIALS.reason:

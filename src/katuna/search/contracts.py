@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Protocol
 
 from katuna.manifest.experiment import Manifest
-from katuna.search.trials import NOTHING, Assignments, Event, Exited, Reported, Started, StopRule, Trial, TrialEvent
+from katuna.search.trials import NOTHING, Assignments, Event, Exited, Reported, Started, StopRule, Told, Trial, TrialEvent
 
 
 class NoSuggestion(Enum):
@@ -63,7 +63,7 @@ class TrialRequest:
     parent: str = ""
 
 
-LaunchEvent = Started | Reported | Exited
+LaunchEvent = Started | Reported | Exited | Told
 
 
 class Stopper(Protocol):
@@ -82,11 +82,13 @@ class Stopper(Protocol):
 class Launcher(Protocol):
     """How trials run. Events of one trial come in order: Started, any number of Reported, then exactly one Exited.
 
-    A restart that the job itself asks for (backoffLimit) is another Started with the next attempt, without an Exited between.
+    A restart that the job itself asks for (backoffLimit) is another Started with the next attempt, without an Exited between. What
+    happens to each container of the trial, and what it waits for, is Told, before its Exited.
     """
 
     def start(self, request: TrialRequest) -> None:
-        """Returns at once; the trial may wait for a device first. Raises nothing for a trial that cannot start: that is an Exited."""
+        """Starts the trial or queues it: returns at once, and the trial may wait for a device first, which it is Noted for. Raises
+        nothing for a trial that cannot start: that is an Exited."""
 
     def attach(self, trial: Trial) -> bool:
         """After katuna died: True when the trial still runs and its events will come. Here the guard has ended it: this waits

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from types import MappingProxyType
 
+from katuna.jobs.lifecycle import COMPLETED
 from katuna.manifest.experiment import Experiment
 from katuna.manifest.render import render
 from katuna.metric_line import Report
-from katuna.search.budget import SPACE_EXHAUSTED, TIME_IN_VAIN, TIME_IS_UP, End, cut_short, edited, room, verdict
+from katuna.search.budget import SPACE_EXHAUSTED, SUSPENDED, TIME_IN_VAIN, TIME_IS_UP, End, cut_short, edited, room, verdict
 from katuna.search.contracts import (
     PARENT_LABEL,
     Clock,
@@ -34,9 +35,10 @@ from katuna.search.trials import (
     Resumed,
     Search,
     Stopping,
+    Told,
     Trial,
     TrialEvent,
-    trial_name,
+    name_of_trial,
 )
 
 POLL_S = 0.5
@@ -53,7 +55,8 @@ class Engine:
     trials that run when the budget ends the search go on to their own end, as on a cluster; else they are stopped.
     `deadline` is on the scale of `clock.elapsed`; what runs then is stopped in any case. `interruptions` is asked once a round: how often the
     search was asked to pause. The first time, running trials are stopped and the journal is left resumable; the second time they
-    are stopped at once. `watch` sees every event after it was journalled.
+    are stopped at once. A trial that is stopped has `grace_s` between SIGTERM and SIGKILL. `watch` sees every event after it was
+    journalled, `look` is called once a round.
     """
 
     def __init__(
@@ -68,8 +71,10 @@ class Engine:
         tries: Sequence[Assignments] = (),
         let_running_finish: bool = False,
         deadline: float | None = None,
+        grace_s: float = GRACE_S,
         interruptions: Callable[[], int] = lambda: 0,
         watch: Watcher | None = None,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         self._experiment = experiment
         self._suggester = suggester
@@ -80,8 +85,10 @@ class Engine:
         self._tries = tries
         self._let_running_finish = let_running_finish
         self._deadline = deadline
+        self._grace_s = grace_s
         self._interruptions = interruptions
         self._watch = watch
+        self._look = look
         self._to_restart: list[int] = []
         self._search = Search(experiment.objective)
         self._end: End | None = None
@@ -111,7 +118,8 @@ class Engine:
         while True:
             if self._interruptions():
                 self._pause()
-                return None
+                ended = self._experiment.is_training and not self._search.unfinished
+                return self._finish(self._end) if self._end is not None and ended else None
             late = self._deadline is not None and self._clock.elapsed() >= self._deadline
             if self._end is None and late:
                 self._end = TIME_IS_UP if self._search.best else TIME_IN_VAIN
@@ -140,7 +148,7 @@ class Engine:
                 to_stop.add(event.number)
         if self._search.ended is not None:
             return
-        unfinished = [trial for trial in self._search.trials.values() if not trial.state.is_final or cut_short(trial)]
+        unfinished = [trial for trial in self._search.trials.values() if not trial.state.is_final or self._was_put_off(trial)]
         self._to_restart = [trial.number for trial in unfinished if not self._launcher.attach(trial)]
         if events > 1:
             self._record(Resumed(self._clock.now(), tuple(self._to_restart)))
@@ -149,10 +157,13 @@ class Engine:
             if trial.number in to_stop and trial.number not in self._to_restart:
                 self._stop_early(trial.number)
 
+    def _was_put_off(self, trial: Trial) -> bool:
+        return cut_short(trial) or (self._experiment.is_training and trial.reason == SUSPENDED)
+
     def _follow(self, event: Event) -> bool:
         """What comes of an event in memory, be it new or replayed: the search, who is told, the end decided. True: stop its trial."""
         search = self._search
-        if isinstance(event, Exited) and search.trials[event.number].state.is_final:
+        if isinstance(event, Told) or (isinstance(event, Exited) and search.trials[event.number].state.is_final):
             return False
         reopened = isinstance(event, Resumed) and any(search.trials[number].state.is_final for number in event.restarted)
         search.apply(event)
@@ -200,7 +211,7 @@ class Engine:
                 self._exhausted = answer is NoSuggestion.EXHAUSTED
                 assert self._exhausted or self._search.unfinished, "a suggester may only WAIT for trials that run"
                 return
-            name = trial_name(self._experiment.name, self._seed, number)
+            name = name_of_trial(self._experiment, self._seed, number)
             rules = self._stopper.rules() if self._stopper is not None else ()
             point = MappingProxyType(dict(answer.assignments))
             self._record(Asked(self._clock.now(), number, name, point, answer.labels, rules))
@@ -231,6 +242,7 @@ class Engine:
         for event in self._launcher.poll(timeout_s):
             self._take(event)
         self._store.sync()
+        self._look()
 
     def _take(self, event: LaunchEvent) -> None:
         if isinstance(event, Reported) and self._stopper is not None:
@@ -250,11 +262,12 @@ class Engine:
     def _stop_early(self, number: int) -> None:
         if not self._search.trials[number].stop_reason:
             self._record(Stopping(self._clock.now(), number, EARLY_STOPPED))
-        self._launcher.stop(number, GRACE_S)
+        self._launcher.stop(number, self._grace_s)
 
     def _pause(self) -> None:
-        """Journals what had happened before, then stops what runs and journals nothing of how it ends: these trials begin again
-        when the search goes on. So does one that had ended with an error: what interrupts katuna may have signalled it too."""
+        """Journals what had happened before, then stops what runs and journals its containers' ends, but none of the trials': they
+        begin again when the search goes on. So does one that had ended with an error: what interrupts katuna may have signalled it
+        too. A training that comes to its own end meanwhile has ended."""
         running = {trial.number for trial in self._search.unfinished} - set(self._to_restart)
         for event in self._launcher.poll(0.0):
             if isinstance(event, Exited):
@@ -263,14 +276,19 @@ class Engine:
                 self._take(event)
         self._store.sync()
         for number in running:
-            self._launcher.stop(number, GRACE_S)
+            self._launcher.stop(number, self._grace_s)
         hurried = False
         while running:
             if self._interruptions() > 1 and not hurried:
                 hurried = True
                 for number in running:
                     self._launcher.stop(number, 0.0)
-            running -= {event.number for event in self._launcher.poll(POLL_S) if isinstance(event, Exited)}
+            for event in self._launcher.poll(POLL_S):
+                if isinstance(event, Exited):
+                    running.discard(event.number)
+                if isinstance(event, Told) or (self._experiment.is_training and getattr(event, "reason", "") == COMPLETED):
+                    self._record(event)
+            self._look()
 
     def _finish(self, end: End) -> End:
         """Stops what still runs (a cluster would let it run on; katib.md 10, B10) and closes the journal."""
@@ -280,7 +298,7 @@ class Engine:
             if trial.number in self._to_restart:
                 self._record(Exited(self._clock.now(), trial.number, None, end.reason))
             else:
-                self._launcher.stop(trial.number, GRACE_S)
+                self._launcher.stop(trial.number, self._grace_s)
         while self._search.unfinished:
             if self._interruptions():
                 for trial in self._search.unfinished:

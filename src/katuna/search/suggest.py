@@ -26,6 +26,8 @@ from katuna.search.trials import Assignments, Trial
 
 def suggester_for(experiment: Experiment, seed: int) -> Suggester:
     """`experiment.algorithm` is one of Katib's that run here, or one of SAMPLERS; its settings have been checked."""
+    if experiment.is_training:
+        return TheJob()
     if experiment.algorithm in SUGGESTERS:
         return SUGGESTERS[experiment.algorithm](experiment, seed)
     return _by_short_name(experiment, seed)
@@ -42,6 +44,13 @@ class _Memoryless:
 
     def tell(self, trial: Trial) -> None:
         del trial
+
+
+class TheJob(_Memoryless):
+    """Of a training: its one trial has no parameters."""
+
+    def ask(self, number: int) -> Suggestion | NoSuggestion:
+        return Suggestion({}) if number == 0 else NoSuggestion.EXHAUSTED
 
 
 class RandomSuggester(_Memoryless):

@@ -10,7 +10,8 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Literal
 
-from katuna.manifest.experiment import Objective, ObjectiveType
+from katuna.jobs.lifecycle import ContainerExited, ContainerStarted
+from katuna.manifest.experiment import Experiment, Objective, ObjectiveType
 from katuna.metric_line import Report, is_diverged, number
 
 Assignments = Mapping[str, str]
@@ -184,7 +185,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """`process` is what the launcher needs to find the trial again (here: pids); plain data."""
+    """The container that trains has been started. `process` is what the launcher needs to find it again (here: pids); plain data."""
 
     at: float
     number: int
@@ -197,6 +198,15 @@ class Reported:
     at: float
     number: int
     reports: tuple[Report, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What a person is told of a trial beside its states: what it waits for, why something of it begins again."""
+
+    at: float
+    number: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,8 +265,11 @@ class Ended:
     message: str
 
 
-Event = Opened | Known | Asked | Started | Reported | Stopping | Exited | Edited | Resumed | Ended
 TrialEvent = Asked | Started | Reported | Stopping | Exited
+"""What changes a trial."""
+Told = ContainerStarted | ContainerExited | Noted
+"""What happens around a trial, and changes none."""
+Event = Opened | Known | Edited | Resumed | Ended | TrialEvent | Told
 
 
 def advance(trial: Trial | None, event: TrialEvent, objective: Objective) -> Trial:
@@ -303,7 +316,7 @@ def _ended(trial: Trial, event: Exited, objective: Objective) -> Trial:
         message = message or "stopped by the search"
     elif event.code != 0:
         state = TrialState.FAILED
-    elif picked == UNAVAILABLE or is_diverged(picked):
+    elif metric and (picked == UNAVAILABLE or is_diverged(picked)):
         state, reason = TrialState.METRICS_UNAVAILABLE, "MetricsUnavailable"
         message = _diverged(trial, objective) or f"it never reported a number for {metric!r}"
         if event.nearest:
@@ -369,6 +382,8 @@ class Search:
                 self.ended = None
                 for number in event.restarted:
                     self._put(_anew(self.trials[number]))
+            case ContainerStarted() | ContainerExited() | Noted():
+                pass
             case _:
                 self._put(advance(self.trials.get(event.number), event, self.objective))
 
@@ -413,6 +428,11 @@ def best_trial(trials: Iterable[Trial], objective: Objective) -> Trial | None:
 
 NAME_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 """Katib's: no vowels and no look-alikes, so that no word and no misreading comes out."""
+
+
+def name_of_trial(experiment: Experiment, seed: int, number: int) -> str:
+    """A training's one trial is the job itself, under its own name."""
+    return experiment.name if experiment.is_training else trial_name(experiment.name, seed, number)
 
 
 def trial_name(experiment: str, seed: int, number: int) -> str:

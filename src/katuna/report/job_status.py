@@ -1,19 +1,14 @@
-"""A job's status in its controller's own shape, as its events tell it: conditions, reasons, counts and times (training-operator.md 3, 6)."""
+"""What its controller would show of a training: the job's status, as the journal tells it (training-operator.md 3, 6)."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from katuna.jobs.lifecycle import (
     ContainerExited,
     ContainerStarted,
-    JobEnded,
-    JobEvent,
-    JobOpened,
-    JobResumed,
     Pods,
     Rules,
     advance,
@@ -21,13 +16,13 @@ from katuna.jobs.lifecycle import (
     phases,
 )
 from katuna.manifest.job import Job
+from katuna.report.katib_status import timestamp
+from katuna.search.budget import SUSPENDED
+from katuna.search.trials import Ended, Event, Opened, Resumed
 
 Json = dict[str, Any]
 
-CREATED, RUNNING, RESTARTING, SUCCEEDED, SUSPENDED, FAILED = (
-    *("Created", "Running", "Restarting"),
-    *("Succeeded", "Suspended", "Failed"),
-)
+CREATED, RUNNING, RESTARTING, SUCCEEDED, FAILED = "Created", "Running", "Restarting", "Succeeded", "Failed"
 
 
 class Conditions:
@@ -67,14 +62,22 @@ class Conditions:
         return list(self._of.values())
 
 
-def status(job: Job, events: Iterable[JobEvent]) -> Json:
-    """`events` are a journal's, from its JobOpened on. A job that katuna was stopped in has Running False, reason KatunaStopped."""
+def condition(end: Ended) -> str:
+    """Of a training that has ended: Succeeded, Failed, or Suspended where it was not to begin."""
+    return SUSPENDED if end.reason == SUSPENDED else SUCCEEDED if end.succeeded else FAILED
+
+
+def status(job: Job, events: Iterable[Event], *, stopped: bool = False) -> Json:
+    """`events` are those of a training's journal. `stopped`: katuna was interrupted in it, so it has Running False, reason
+    KatunaStopped."""
     told = tuple(events)
-    opened = next((event for event in told if isinstance(event, JobOpened)), None)
+    opened = next((event for event in told if isinstance(event, Opened)), None)
     rules: Rules = "as-operator" if opened and _restarts(opened) == "as-operator" else "local"
     state = _State(job, rules)
     for event in told:
         state.take(event)
+    if stopped:
+        state.stop(told[-1].at)
     return {"PyTorchJob": state.pytorchjob, "TrainJob": state.trainjob}.get(job.kind, state.batch)()
 
 
@@ -88,49 +91,49 @@ class _State:
         self.pods: Pods = {}
         self.started = ""
         self.completed = ""
-        self.last: JobEnded | None = None
+        self.last: Ended | None = None
+        self.over = ""
 
-    def take(self, event: JobEvent) -> None:
+    def take(self, event: Event) -> None:
         job, say = self.job, self._say
-        begun_anew = (
-            isinstance(event, ContainerStarted) and event.restarts == 0 and event.container in self.pods.get(event.pod, {})
-        )
-        self.pods = advance(self.pods, event)
-        if isinstance(event, JobOpened):
+        if isinstance(event, Opened):
             self.started = timestamp(event.at)
             say(CREATED, True, CREATED, f"{job.kind} {job.name} is created.", event.at)
-        elif isinstance(event, JobResumed):
-            if self.last and self.last.condition == SUSPENDED:
+        elif isinstance(event, Resumed):
+            if self.over == SUSPENDED:
                 self.started = timestamp(event.at)
                 say(SUSPENDED, False, "Resumed", f"{job.kind} {job.name} is resumed.", event.at)
-            self.last = None
+            self.last, self.over, self.pods = None, "", {}
         elif isinstance(event, ContainerStarted | ContainerExited):
-            if begun_anew:
+            ran = event.container in self.pods.get(event.pod, {})
+            self.pods = advance(self.pods, event)
+            if isinstance(event, ContainerStarted) and event.restarts == 0 and ran:
                 say(RESTARTING, True, RESTARTING, f"{job.kind} {job.name} is restarting.", event.at)
             if self._runs():
                 say(RUNNING, True, RUNNING, f"{job.kind} {job.name} is running.", event.at)
-        elif isinstance(event, JobEnded):
-            self.last = event
+        elif isinstance(event, Ended):
+            self.last, self.over = event, condition(event)
             self._end(event)
+
+    def stop(self, at: float) -> None:
+        self.over = "Stopped"
+        message = f"{self.job.kind} {self.job.name} was stopped; `katuna resume` goes on with it."
+        self.conditions.set(RUNNING, False, "KatunaStopped", message, at)
 
     def _runs(self) -> bool:
         found = phases(self.job, self.pods, self.rules)
         master = master_of(self.job)
         return found[master.pod_name] == RUNNING if master else RUNNING in found.values()
 
-    def _end(self, event: JobEnded) -> None:
+    def _end(self, event: Ended) -> None:
         whole = f"{self.job.kind} {self.job.name}"
-        if event.condition == "Stopped":
-            self.conditions.set(
-                RUNNING, False, "KatunaStopped", f"{whole} was stopped; `katuna resume` goes on with it.", event.at
-            )
-        elif event.condition == SUSPENDED:
+        if self.over == SUSPENDED:
             self._say(SUSPENDED, True, SUSPENDED, f"{whole} is suspended.", event.at)
         else:
             self.completed = timestamp(event.at)
-            done = event.condition == SUCCEEDED
-            message = f"{whole} is successfully completed." if done else f"{whole} has failed: {event.message or event.reason}"
-            self._say(event.condition, True, event.condition, message, event.at)
+            done = f"{whole} is successfully completed."
+            message = done if event.succeeded else f"{whole} has failed: {event.message or event.reason}"
+            self._say(self.over, True, self.over, message, event.at)
 
     def _say(self, kind: str, value: bool, reason: str, message: str, at: float) -> None:
         self.conditions.set(kind, value, f"{self.job.kind}{reason}", message, at)
@@ -184,7 +187,7 @@ class _State:
 
     def _counts(self, group: Any) -> Mapping[str, Json]:
         """Pods by phase, as the operator counts: after a success those that still ran have succeeded."""
-        over = self.last.condition if self.last else ""
+        over = self.over
         found = phases(self.job, self.pods, self.rules)
         counted: dict[str, Counter[str]] = {group(replica): Counter() for replica in self.job.replicas}
         for replica in self.job.replicas:
@@ -200,11 +203,6 @@ class _State:
         return {name: dict(counts) for name, counts in counted.items()}
 
 
-def timestamp(seconds: float) -> str:
-    """As Kubernetes writes a time."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _restarts(opened: JobOpened) -> object:
+def _restarts(opened: Opened) -> object:
     local = opened.options.get("local")
     return local.get("restarts") if isinstance(local, Mapping) else None
