@@ -327,7 +327,7 @@ def test_a_run_that_may_start_no_more_processes_pauses(user: User, verb: str, pr
     told(done, f"Resource temporarily unavailable (RLIMIT_NPROC is {processes})")
     assert "raise the limit (`ulimit -u`)" in done.stderr
     run = user.home / "runs" / "toy"
-    assert not [event for event in journal_events(run) if event["event"] in ("Exited", "Ended", "JobEnded")]
+    assert not [event for event in journal_events(run) if event["event"] in ("Exited", "Ended")]
     (user.home / "go").touch()
     again = user.run(1000, "-m", "katuna", "resume")
     assert again.returncode == 0, again.stderr
