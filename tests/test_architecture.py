@@ -22,7 +22,7 @@ LAYERS: dict[str, set[str]] = {
     "metrics.line": set(),
     "spec.model": set(),
     "trials": {"metrics.line", "spec.model"},
-    "metrics": {"metrics.line", "spec.model", "trials", "text"},
+    "metrics": {"metrics.line", "spec.model", "trials", "text", "trees"},
     "dataset": {"errors"},
     "runtime": {"errors", "metrics.line", "dataset"},
     "contracts": {"spec.model", "trials"},
@@ -71,7 +71,7 @@ LAYERS: dict[str, set[str]] = {
     "training": {"errors", "spec.model", "spec", "jobs", "jobstatus", "store", "launch", "snapshot"},
     "conductjob": {"errors", "clock", "metrics", "spec", "jobs", "dataset", "store", "launch", "snapshot", "run", "training"},
     "asktell": {"errors", "metrics.line", "spec.model", "spec", "trials", "contracts", "search", "run", "conduct"},
-    "smoke": {"errors", "spec.model", "trials", "contracts", "store", "search", "run", "conduct"},
+    "smoke": {"errors", "spec.model", "trials", "contracts", "metrics", "store", "search", "run", "conduct"},
     "cli": {
         *("errors", "text", "clock", "spec.model", "spec", "trials", "store", "launch", "search", "status", "report"),
         *("metrics", "jobs", "dataset", "run", "outlook", "conduct", "training", "conductjob", "smoke", "snapshot"),

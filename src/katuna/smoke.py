@@ -17,6 +17,7 @@ from typing import Any
 from katuna import conduct
 from katuna.contracts import Launcher, LaunchEvent, NoSuggestion, Suggestion, TrialRequest
 from katuna.errors import InputRefused
+from katuna.metrics.tail import plain
 from katuna.run import Plan, Run, files_of
 from katuna.search.engine import Watcher
 from katuna.spec.model import Experiment, Manifest, Objective, Parameter
@@ -194,9 +195,9 @@ def _with_lines(corner: Corner, run: Run) -> Corner:
 
 
 def _last_lines(log: Path) -> tuple[str, ...]:
-    with contextlib.suppress(OSError), log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 65536))
-        lines = file.read().decode(errors="replace").splitlines()
+    with contextlib.suppress(OSError), plain(log) as file:
+        file.seek(max(0, file.seek(0, 2) - 65536))
+        lines = file.read(65536).decode(errors="replace").splitlines()
         return tuple([line for line in lines if line.strip()][-LAST_LINES:])
     return ()
 

@@ -172,7 +172,7 @@ class _Reader:
     def lines(self, *, last: bool) -> Iterator[str]:
         left_out = self._lines.skip(MOST_BYTES)
         if left_out:
-            yield f"{self._prefix} ... {left_out} lines left out here; all are in {self._file}"
+            yield f"{self._prefix} ... {left_out} left out here; all are in {self._file}"
         held = ""
         for text, is_state in self._lines.states(last=last):
             held = ""
