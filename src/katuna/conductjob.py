@@ -264,6 +264,7 @@ class _Conductor:
             files=self._files,
             defaults={"PYTHONUNBUFFERED": "1"},
             extra={},
+            followed=True,
         )
 
     def _follow(self, job: JobRun, tail: AnyNameTail) -> None:
@@ -272,7 +273,11 @@ class _Conductor:
 
         slow_at = float("inf") if self._planned.options.local.cold else time.monotonic() + SLOW_START_S
         while True:
-            events: list[JobEvent | str] = [*job.poll(), *job.remarks]
+            events: list[JobEvent | str] = [*job.poll()]
+            reports = tail.read()
+            if job.unread_since is not None and (tail.at_end or self._heeded):
+                events += job.was_read()
+            events += job.remarks
             job.remarks.clear()
             for event in events:
                 if isinstance(event, ContainerExited) and event.reason == "Error":
@@ -282,10 +287,7 @@ class _Conductor:
             elif time.monotonic() > slow_at and not job.over:
                 slow_at = float("inf")
                 events.append("Python starts, once for all replicas: a few seconds (--cold: once for each)")
-            reports = tail.read()
-            if job.over:
-                while not tail.at_end:
-                    reports += tail.read()
+            if job.over and tail.at_end:
                 reports += tail.finish()
             # The log has every value; the journal has one of each name a look, however fast they come.
             latest = {report.metric: report for report in reports}
@@ -330,6 +332,8 @@ def _end(job: JobRun, grace_s: float) -> None:
         give_up = time.monotonic() + grace_s + UNRESPONSIVE_S
         while not job.over and time.monotonic() < give_up:
             job.poll()
+            if job.unread_since is not None:
+                job.was_read()
             await_any(job.filenos(), LOOK_S)
         job.kill()
 

@@ -83,6 +83,8 @@ class Launcher(Protocol):
     """How trials run. Events of one trial come in order: Started, any number of Reported, then exactly one Exited.
 
     A restart that the job itself asks for (backoffLimit) is another Started with the next attempt, without an Exited between.
+    Whatever a trial writes, one `poll` brings a bounded amount of it. Its Exited, or next Started, comes once all was brought; of a
+    trial that was told to stop what had not come by then is left out.
     """
 
     def start(self, request: TrialRequest) -> None:

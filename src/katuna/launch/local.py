@@ -188,6 +188,7 @@ class LocalLauncher:
         while self._runs and time.monotonic() < give_up:
             await_any(self._filenos(), LOOK_S)
             self._look()
+            self._ready.clear()
         for run in list(self._runs.values()):
             self._given_up(run, "")
         self._starter.close()
@@ -258,6 +259,7 @@ class LocalLauncher:
             own=place.own,
             cpus=place.cpus,
             prepare=lambda planned: self._prepared(run, planned),
+            followed=True,
         )
 
     def _see_what_the_first_wrote(self, run: _Run) -> None:
@@ -285,11 +287,16 @@ class LocalLauncher:
         return replace(planned, command=replace(planned.command, env={**env, **more}))
 
     def _observe(self, run: _Run, jobrun: JobRun) -> Iterator[LaunchEvent]:
-        events = jobrun.poll()
-        for event in events:
+        """A bounded amount of what a trial says; its end once all else was told, or it was told to end itself."""
+        for event in jobrun.poll():
             yield from self._told(run, jobrun, event)
-        if run.source is not None and not jobrun.over:
-            yield from self._reported(run, run.source.read(), self._clock.now())
+        if run.source is None or jobrun.over:
+            return
+        ended_at = jobrun.unread_since
+        yield from self._reported(run, run.source.read(), self._clock.now() if ended_at is None else ended_at)
+        if ended_at is not None and (run.source.at_end or run.stopping):
+            for event in jobrun.was_read():
+                yield from self._told(run, jobrun, event)
 
     def _told(self, run: _Run, jobrun: JobRun, event: JobEvent) -> Iterator[LaunchEvent]:
         if isinstance(event, ContainerStarted) and run.is_main(event.pod, event.container):
@@ -301,10 +308,8 @@ class LocalLauncher:
                 run.source.hurry()
             yield Started(run.at(event.at), run.request.number, jobrun.attempts(), event.process)
         elif isinstance(event, ContainerExited):
-            if run.source is not None and run.is_main(event.pod, event.container):
-                yield from self._reported(run, run.source.read(), event.at)
-                while not run.source.at_end:
-                    yield from self._reported(run, run.source.read(), event.at)
+            # What was not read to its end ends in half a line.
+            if run.source is not None and run.source.at_end and run.is_main(event.pod, event.container):
                 yield from self._reported(run, run.source.finish(), event.at)
             if event.code is not None and not run.stopping and not (event.code == 0 and run.measured):
                 blame(run.folder, f"trial {run.request.name}", event.message)
