@@ -198,6 +198,15 @@ def test_lines_are_the_same_wherever_a_read_cuts_them(tmp_path: Path, cut: int) 
     assert seen == [("one", False), ("two", True), ("state", True), ("three", False), ("", False), ("last", False)]
 
 
+def test_what_a_writer_adds_meanwhile_waits_for_the_next_look(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("one\ntwo\nthree\n")
+    lines = Lines(log)
+    assert list(lines.states(most_bytes=8)) == [("one", False), ("two", False)]
+    assert list(lines.states(most_bytes=3)) == []
+    assert list(lines.states(last=True, most_bytes=1)) == [("three", False)]
+
+
 def test_no_more_is_counted_of_what_is_left_out_than_takes_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("katuna.cli.lines.COUNTED_BYTES", 1000)
     log = tmp_path / "log"

@@ -30,8 +30,9 @@ class Lines:
         """The lines since the last call, without their ends; with `last` also one that has none yet."""
         return (line for line, _ in self.states(last=last))
 
-    def states(self, *, last: bool = False) -> Iterator[tuple[str, bool]]:
-        """As `new`, and of each whether a carriage return ended it: so a progress bar goes on to its next state."""
+    def states(self, *, last: bool = False, most_bytes: int | None = None) -> Iterator[tuple[str, bool]]:
+        """As `new`, and of each whether a carriage return ended it: so a progress bar goes on to its next state. What is more than
+        `most_bytes` waits, but for the last time."""
         try:
             file = plain(self.path)
         except FileNotFoundError:
@@ -44,6 +45,8 @@ class Lines:
         with file:
             # Up to where it ends now: its writer may be faster than whoever is shown it.
             end_now = os.fstat(file.fileno()).st_size
+            if most_bytes is not None and not last:
+                end_now = min(end_now, self._offset + most_bytes)
             while chunk := os.pread(file.fileno(), min(READ_BYTES, max(0, end_now - self._offset)), self._offset):
                 end, self._offset = self._offset + len(chunk), behind_hole(file.fileno(), self._offset, chunk)
                 if self._offset > end:

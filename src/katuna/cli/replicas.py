@@ -174,7 +174,7 @@ class _Reader:
         if left_out:
             yield f"{self._prefix} ... {left_out} left out here; all are in {self._file}"
         held = ""
-        for text, is_state in self._lines.states(last=last):
+        for text, is_state in self._lines.states(last=last, most_bytes=MOST_BYTES):
             held = ""
             if is_state:
                 held = text

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from katuna.trees import open_plain
 
-READ_BYTES = 1 << 16
+READ_BYTES = 1 << 15
 """At most this much is taken in at one `read`, so that a chatty trial holds up neither the others nor who wants to stop it."""
 COMPARED_BYTES = 1 << 22
 """At most this much of another text is compared at one `read` with what was read before."""
