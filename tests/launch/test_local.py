@@ -264,7 +264,8 @@ def test_what_is_left_of_a_trial_that_has_ended_does_not_hold_up_its_stop(
 ) -> None:
     monkeypatch.setattr("katuna.metrics.follow.READ_BYTES", 100)
     launcher = a_launcher(tmp_path)
-    launcher.start(a_request(0, "sh", "-c", "yes accuracy=0.5 | head -n 20000"))
+    value = "0." + "5" * 300
+    launcher.start(a_request(0, "sh", "-c", f"yes accuracy={value} | head -n 20000"))
     events = list(launcher.poll(PATIENCE_S))
     started = events[0]
     assert isinstance(started, Started)
@@ -275,7 +276,9 @@ def test_what_is_left_of_a_trial_that_has_ended_does_not_hold_up_its_stop(
     launcher.stop(0, 3600.0)
     left = [event for _ in range(20) for event in launcher.poll(0.1)]
     assert isinstance(left[-1], Exited)
-    assert sum(len(event.reports) for event in left[:-1] if isinstance(event, Reported)) < 100, "half a line is none"
+    values = [report.value for event in (*events, *left) if isinstance(event, Reported) for report in event.reports]
+    assert len(values) < 1000
+    assert set(values) == {value}, "half a line is none"
     launcher.close()
 
 
