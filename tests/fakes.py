@@ -73,6 +73,10 @@ def _first_container(value: object) -> Mapping[str, list[str]]:
     return {}
 
 
+AT_ONCE = 1000
+"""Of a trial's reports about so many come in one poll."""
+
+
 @dataclass
 class _Scripted:
     """A running fake trial: what is still to come, with absolute times."""
@@ -133,8 +137,11 @@ class FakeLauncher:
         self._clock.advance_to(min([give_up, *upcoming]))
         events: list[LaunchEvent] = []
         for trial in list(self._running.values()):
-            while trial.events and trial.events[0][0] <= self._clock.now():
-                events += self._happen(trial, trial.events.pop(0)[1])
+            told = 0
+            while trial.events and trial.events[0][0] <= self._clock.now() and told < AT_ONCE:
+                event = trial.events.pop(0)[1]
+                told += len(event.reports) if isinstance(event, Reported) else 0
+                events += self._happen(trial, event)
         return sorted(events, key=lambda event: event.at)
 
     def _happen(self, trial: _Scripted, event: LaunchEvent) -> list[LaunchEvent]:
@@ -157,6 +164,10 @@ class FakeLauncher:
             end_at, code = at, None
         else:
             end_at, code = (at + grace_s, 137) if trial.script.ignores_term else (at, 143)
+        if trial.events and isinstance(trial.events[-1][1], Exited) and trial.events[-1][0] <= at:
+            # It has ended: only what it said is still to be told.
+            del trial.events[:-1]
+            return
         own_end = next((when for when, event in trial.events if isinstance(event, Exited)), None)
         if own_end is not None and own_end <= end_at:
             return

@@ -12,10 +12,11 @@ from pathlib import Path
 PATH_MAX = os.pathconf("/", "PC_PATH_MAX")
 
 
-def open_plain(path: Path, flags: int, mode: int = 0o600) -> int:
-    """A descriptor of a regular file. Raises OSError, ELOOP for a link and EINVAL for what else is no regular file; its words say so."""
+def open_plain(path: Path, flags: int, mode: int = 0o600, *, follow: bool = False) -> int:
+    """A descriptor of a regular file; `follow`: at the end of links too. Raises OSError, ELOOP for a link and EINVAL for what else is
+    no regular file; its words say so."""
     try:
-        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+        fd = os.open(path, flags | (0 if follow else os.O_NOFOLLOW) | os.O_NONBLOCK | os.O_CLOEXEC, mode)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise OSError(errno.ELOOP, "it is a link, which katuna does not follow", str(path)) from None

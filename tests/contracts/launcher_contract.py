@@ -26,7 +26,12 @@ class Behaviour:
     """What the next attempt does, which the job allows."""
     prints: str = ""
     """A line of its own before anything else."""
+    flood: int = 0
+    """So many values of 0.5 at once, after the others."""
 
+
+AT_ONCE = 10_000
+"""Reports of one trial in one `poll`, at most."""
 
 HANGS = Behaviour(("0.1",), hangs=True)
 
@@ -249,6 +254,33 @@ class LauncherContract:
         assert self.values(events[starts[1] :], 0) == ["0.2"]
         assert isinstance(events[-1], Exited)
         assert events[-1].code == 0
+        launcher.close()
+
+    def test_what_a_trial_says_in_its_last_moment_comes_in_rounds(self) -> None:
+        launcher, clock = self.make_launcher(), self.make_clock()
+        launcher.start(
+            self.request(0, Behaviour(("0.1",), flood=3 * AT_ONCE, code=3, then=Behaviour(("0.2",), flood=3 * AT_ONCE)))
+        )
+        give_up, events = clock.now() + PATIENCE_S, list[LaunchEvent]()
+        while not any(isinstance(event, Exited) for event in events):
+            assert clock.now() < give_up, f"{len(events)} events and no end"
+            found = list(launcher.poll(1.0))
+            assert len(self.values(found, 0)) <= AT_ONCE
+            events += found
+        self.in_order(events, 0)
+        starts = [index for index, event in enumerate(events) if isinstance(event, Started)]
+        assert self.values(events[: starts[1]], 0) == ["0.1"] + ["0.5"] * 3 * AT_ONCE
+        assert self.values(events[starts[1] :], 0) == ["0.2"] + ["0.5"] * 3 * AT_ONCE
+        launcher.close()
+
+    def test_a_trial_that_is_stopped_ends_without_the_rest_of_what_it_said(self) -> None:
+        launcher = self.make_launcher()
+        launcher.start(self.request(0, Behaviour(flood=50 * AT_ONCE)))
+        events = self.until_reported(launcher, 0)
+        launcher.stop(0, 3600.0)
+        events += self.until_exited(launcher, 0)
+        self.in_order(events, 0)
+        assert len(self.values(events, 0)) < 50 * AT_ONCE
         launcher.close()
 
     def test_a_stopped_trial_does_not_restart(self) -> None:

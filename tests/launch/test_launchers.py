@@ -46,6 +46,7 @@ class TestLocalLauncher(LauncherContract):
             lines.append(f"echo '{behaviour.prints}'")
         for value in behaviour.values:
             lines += [f"sleep {behaviour.pause_s}", f"echo accuracy={value}"]
+        lines += [f"yes accuracy=0.5 | head -n {behaviour.flood}"] if behaviour.flood else []
         lines += ["while true; do sleep 100; done"] if behaviour.hangs else [f"exit {behaviour.code}"]
         return "\n".join(lines)
 
@@ -68,7 +69,10 @@ class TestFakeLauncher(LauncherContract):
 
     def script(self, behaviour: Behaviour) -> Script:
         return Script(
-            steps=tuple((behaviour.pause_s + 0.01, (Report("accuracy", value),)) for value in behaviour.values),
+            steps=(
+                *((behaviour.pause_s + 0.01, (Report("accuracy", value),)) for value in behaviour.values),
+                *[(0.0, (Report("accuracy", "0.5"),) * 1000)] * (behaviour.flood // 1000),
+            ),
             code=behaviour.code,
             hangs=behaviour.hangs,
             ignores_term=behaviour.ignores_term,

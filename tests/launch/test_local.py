@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from launch_jobs import a_job, a_launcher, a_request, run_one, the_end, until
+from launch_jobs import PATIENCE_S, a_job, a_launcher, a_request, run_one, the_end, until
 
 from katuna.launch import guard
 from katuna.launch.local import LocalLauncher
@@ -238,4 +238,55 @@ def test_a_trial_that_failed_just_before_its_stop_does_not_start_again(tmp_path:
     end = launcher.poll(60.0)[-1]
     assert isinstance(end, Exited)
     assert end.code == 9
+    launcher.close()
+
+
+def test_a_trial_is_read_to_its_end_before_it_starts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both attempts write to one log."""
+    monkeypatch.setattr("katuna.metrics.follow.READ_BYTES", 100)
+    launcher, log = a_launcher(tmp_path), tmp_path / "t0" / "log"
+    script = f"if [ -e {tmp_path}/again ]; then echo accuracy=0.2; exit; fi; touch {tmp_path}/again; yes accuracy=0.5 | head -n 2000; exit 200"
+    sizes: list[int] = []
+
+    def see(event: object) -> None:
+        if isinstance(event, Reported):
+            sizes.append(log.stat().st_size)
+
+    events = run_one(launcher, a_request(0, "sh", "-c", script, backoffLimit=1), see)
+    values = [report.value for event in events if isinstance(event, Reported) for report in event.reports]
+    assert values == ["0.5"] * 2000 + ["0.2"]
+    assert sizes[-2] == 2000 * len("accuracy=0.5\n"), "the second attempt had not begun"
+    launcher.close()
+
+
+def test_what_is_left_of_a_trial_that_has_ended_does_not_hold_up_its_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("katuna.metrics.follow.READ_BYTES", 100)
+    launcher = a_launcher(tmp_path)
+    value = "0." + "5" * 300
+    launcher.start(a_request(0, "sh", "-c", f"yes accuracy={value} | head -n 20000"))
+    events = list(launcher.poll(PATIENCE_S))
+    started = events[-1]
+    assert isinstance(started, Started)
+    assert until(lambda: not Path(f"/proc/{started.process['pid']}").exists())
+    for _ in range(20):
+        events += launcher.poll(1.0)
+    assert not any(isinstance(event, Exited) for event in events), "it is being read"
+    launcher.stop(0, 3600.0)
+    left = [event for _ in range(20) for event in launcher.poll(0.1)]
+    assert isinstance(left[-1], Exited)
+    values = [report.value for event in (*events, *left) if isinstance(event, Reported) for report in event.reports]
+    assert len(values) < 1000
+    assert set(values) == {value}, "half a line is none"
+    launcher.close()
+
+
+@pytest.mark.parametrize("made", ["mkfifo {}", "ln -s /dev/zero {}", "mkdir {}"])
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_trial_may_make_of_its_log_what_it_likes(tmp_path: Path, made: str, retries: int) -> None:
+    launcher, log = a_launcher(tmp_path), tmp_path / "t0" / "log"
+    end = the_end(run_one(launcher, a_request(0, "sh", "-c", f"rm {log}; {made.format(log)}; exit 200", backoffLimit=retries)))
+    assert (end.code, end.reason) == ((None, "StartError") if retries else (200, "Error"))
+    assert ("it is no regular file" in end.message or "it is a link" in end.message) == bool(retries)
     launcher.close()

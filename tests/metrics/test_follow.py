@@ -122,6 +122,77 @@ def test_begins_where_it_is_told(path: Path) -> None:
     file.close()
 
 
+def test_a_link_is_followed_only_where_that_is_asked_for(path: Path) -> None:
+    append(path.with_name("real"), b"one\n")
+    path.symlink_to("real")
+    assert Follower(path).read() == b""
+    file = Follower(path, follow=True)
+    assert file.read() == b"one\n"
+    file.close()
+
+
+def test_what_a_link_leads_to_is_a_file_or_nothing(path: Path) -> None:
+    """A device would never end."""
+    path.symlink_to("/dev/zero")
+    for follow in (False, True):
+        file = Follower(path, follow=follow)
+        assert (file.read(), file.at_end, file.found) == (b"", True, False)
+
+
+def test_a_link_in_the_place_of_a_file_changes_nothing_of_what_was_open(path: Path) -> None:
+    append(path, b"one\n")
+    file = Follower(path)
+    assert file.read() == b"one\n"
+    with path.open("ab", buffering=0) as held:
+        path.unlink()
+        path.symlink_to(__file__)
+        held.write(b"two\n")
+    assert file.read() == b"two\n"
+    assert (file.read(), file.at_end) == (b"", True)
+    file.close()
+
+
+def test_holes_are_passed_over_at_once(path: Path) -> None:
+    """A terabyte that takes up no disk."""
+    append(path, b"one\n")
+    os.truncate(path, 1 << 40)
+    append(path, b"\ntwo\n")
+    os.truncate(path, 1 << 41)
+    file, found, rounds = Follower(path), b"", 0
+    while not file.at_end:
+        found, rounds = found + file.read(), rounds + 1
+        assert rounds < 20
+    assert found.replace(b"\0", b"") == b"one\n\ntwo\n"
+    append(path, b"three\n")
+    assert file.read().strip(b"\0") == b"three\n"
+    path.write_bytes(b"anew\n")
+    assert file.read() == b"\nanew\n"
+    file.close()
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_long_text_in_the_place_of_another_is_compared_a_little_at_a_time(
+    path: Path, same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("katuna.metrics.follow.READ_BYTES", 100)
+    monkeypatch.setattr("katuna.metrics.follow.COMPARED_BYTES", 1000)
+    text = b"".join(b"line %d\n" % number for number in range(1000))
+    append(path, text)
+    file, found = Follower(path), b""
+    while not file.at_end:
+        found += file.read()
+    other = text if same else text.replace(b"999", b"***")
+    path.with_suffix(".new").write_bytes(other + b"more\n")
+    path.with_suffix(".new").replace(path)
+    assert (file.read(), file.at_end) == (b"", False)
+    rounds = 1
+    while not file.at_end:
+        found, rounds = found + file.read(), rounds + 1
+    assert found == text + (b"" if same else b"\n" + other) + b"more\n"
+    assert rounds >= len(text) // 1000
+    file.close()
+
+
 def test_what_is_no_file_is_empty(path: Path) -> None:
     """A pipe would make whoever opens it wait for its writer."""
     os.mkfifo(path)

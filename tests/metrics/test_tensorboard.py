@@ -128,6 +128,27 @@ def test_a_little_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert source.read() == []
 
 
+def test_all_files_together_are_a_little_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("katuna.metrics.tensorboard.READ_BYTES", 100)
+    for name in "abcdefgh":
+        put(tmp_path, name, *(an_event("loss", step) for step in range(5)))
+    source, found = EventFiles(tmp_path, METRICS, FOLDER), list[str]()
+    while not source.at_end:
+        some = [report.value for report in source.read()]
+        assert len(some) < 8
+        found += some
+    assert found == [f"{step}.0" for step in range(5)] * 8
+
+
+def test_of_a_million_files_the_first_are_read_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("katuna.metrics.tensorboard.MOST_FILES", 3)
+    for name in "abcde":
+        put(tmp_path, name, an_event("loss", 0.5))
+    source = EventFiles(tmp_path, METRICS, FOLDER)
+    assert len(read_all(source)) == 3
+    assert source.warnings == (f"of the files below {tmp_path} only the first 3 were read",)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -145,6 +166,7 @@ def test_what_cannot_be_read_is_left_and_the_others_are_read(tmp_path: Path, dam
     put(tmp_path, "c", an_event("loss", 0.25))
     os.mkfifo(tmp_path / "d")
     (tmp_path / "e").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "f").symlink_to("/dev/zero")
     assert values(EventFiles(tmp_path, METRICS, FOLDER)) == [("loss", "0.5"), ("loss", "0.25")]
 
 

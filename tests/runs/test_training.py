@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -202,12 +203,51 @@ def test_lines_are_the_same_wherever_a_read_cuts_them(tmp_path: Path, cut: int) 
     assert seen == [("one", False), ("two", True), ("state", True), ("three", False), ("", False), ("last", False)]
 
 
+def test_what_a_writer_adds_meanwhile_waits_for_the_next_look(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("one\ntwo\nthree\n")
+    lines = Lines(log)
+    assert list(lines.states(most_bytes=8)) == [("one", False), ("two", False)]
+    assert list(lines.states(most_bytes=3)) == []
+    assert list(lines.states(last=True, most_bytes=1)) == [("three", False)]
+
+
+def test_no_more_is_counted_of_what_is_left_out_than_takes_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("katuna.cli.lines.COUNTED_BYTES", 1000)
+    log = tmp_path / "log"
+    log.write_text("0123456789abcde\n" * 10_000)
+    assert re.fullmatch(r"more than 6\d lines", Lines(log).skip(1600))
+
+
+@pytest.mark.parametrize("made", ["fifo", "link", "device"])
+def test_a_log_that_is_no_file_is_said_once(tmp_path: Path, made: str) -> None:
+    log = tmp_path / "log"
+    if made == "fifo":
+        os.mkfifo(log)
+    else:
+        log.symlink_to("/dev/zero" if made == "device" else __file__)
+    lines = Lines(log)
+    assert lines.skip(1000) == ""
+    (said,) = lines.new()
+    assert said.startswith(f"{log}: it is ")
+    assert list(lines.new(last=True)) == []
+
+
+def test_a_log_of_a_terabyte_that_takes_up_no_disk_is_read_at_once(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"one\ntwo\n")
+    os.truncate(log, 1 << 40)
+    with log.open("ab") as file:
+        file.write(b"\nthree\n")
+    assert [line.strip("\0") for line in Lines(log).new()] == ["one", "two", "", "three"]
+
+
 def test_what_is_left_out_is_counted_and_a_long_line_is_cut_into_pieces(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("".join(f"line {number}\n" for number in range(10_000)))
     lines = Lines(log)
-    assert lines.skip(log.stat().st_size) == 0
-    left_out = lines.skip(1000)
+    assert lines.skip(log.stat().st_size) == ""
+    left_out = int(lines.skip(1000).removesuffix(" lines"))
     shown = list(lines.new())
     assert shown == [f"line {number}" for number in range(left_out, 10_000)]
     assert 400 <= sum(map(len, shown)) + len(shown) <= 1000

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from contracts.store_contract import StoreContract
 from contracts.suggester_contract import SuggesterContract
@@ -20,7 +22,7 @@ from katuna.metric_line import Report
 from katuna.runs.events import from_json, to_json
 from katuna.search.budget import MAX_TRIALS, End, check_edit, edited
 from katuna.search.contracts import Stopper, Suggester, Suggestion, TrialRequest
-from katuna.search.engine import Engine
+from katuna.search.engine import ALL_KEPT, KEPT_AT_ONCE, THINNED, Engine, thinned
 from katuna.search.stopping import stopper_for
 from katuna.search.suggest import suggester_for
 from katuna.search.trials import (
@@ -37,6 +39,7 @@ from katuna.search.trials import (
     Started,
     Stopping,
     StopRule,
+    Summary,
     Trial,
     TrialEvent,
     TrialState,
@@ -493,6 +496,62 @@ def test_a_trial_that_runs_on_after_katuna_died_is_stopped_as_was_decided() -> N
         assert again.count(Stopping) == 1
         assert again.launcher.stopped == [(0, 10.0)]
         assert stopper.forgotten == []
+
+
+# More than anybody reads
+
+BURST = tuple(Report("accuracy", f"0.{number % 7919}") for number in range(3 * ALL_KEPT))
+SPOKEN = st.builds(
+    Report,
+    st.sampled_from(["a", "b"]),
+    st.sampled_from(["1", "2", "1.0", "nan", "-3", "0.5", "inf"]),
+    st.none() | st.integers(0, 4),
+)
+
+
+def test_a_burst_is_thinned_said_and_comes_to_the_same() -> None:
+    experiment = make_experiment(max_trials=1, parallel_trials=1)
+    few = [(1.0, BURST[begin : begin + 1000]) for begin in range(0, len(BURST), 1000)]
+    world = World(experiment, lambda request: Script(tuple(few)))
+    world.run()
+    kept = [report for event in world.store.events if isinstance(event, Reported) for report in event.reports]
+    assert kept[:ALL_KEPT] == list(BURST[:ALL_KEPT])
+    assert len(kept) < ALL_KEPT + 20 * (KEPT_AT_ONCE + 4)
+    (trial,) = fold(world.store.events, experiment.objective).trials.values()
+    summary = trial.summary("accuracy")
+    assert (summary.minimum, summary.maximum, summary.latest) == ("0.0", "0.999", BURST[-1].value)
+    assert trial.warnings == (THINNED,)
+
+
+def test_who_reports_much_but_slowly_is_heard_in_full() -> None:
+    experiment = make_experiment(max_trials=1, parallel_trials=1)
+    script = Script(tuple((1.0, BURST[begin : begin + KEPT_AT_ONCE]) for begin in range(0, len(BURST), KEPT_AT_ONCE)))
+    world = World(experiment, lambda request: script)
+    world.run()
+    assert [report for event in world.store.events if isinstance(event, Reported) for report in event.reports] == list(BURST)
+    (trial,) = fold(world.store.events, experiment.objective).trials.values()
+    assert trial.warnings == ()
+
+
+def test_an_early_stopping_rule_sees_every_step_of_a_burst() -> None:
+    stopper = StopAt(t0=2 * ALL_KEPT + 17)
+    world = World(make_experiment(max_trials=1, parallel_trials=1), lambda request: Script(((1.0, BURST),)), stopper=stopper)
+    world.run()
+    assert world.count(Reported) == 2 * ALL_KEPT + 17
+
+
+@settings(deadline=None)
+@given(st.lists(SPOKEN, max_size=5), st.lists(SPOKEN, min_size=1, max_size=40))
+def test_what_is_left_of_a_burst_comes_to_the_same(before: list[Report], burst: list[Report]) -> None:
+    def observed(reports: Sequence[Report]) -> dict[str, tuple[object, ...]]:
+        summaries: dict[str, Summary] = {}
+        for report in reports:
+            summaries[report.metric] = summaries.get(report.metric, Summary()).add(report)
+        return {name: (each.minimum, each.maximum, each.latest, each.latest_us) for name, each in summaries.items()}
+
+    kept = thinned(burst, 3)
+    assert observed([*before, *kept]) == observed([*before, *burst])
+    assert len(kept) <= 2 * (3 + 3)
 
 
 # From an earlier process to the next

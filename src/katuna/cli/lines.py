@@ -7,7 +7,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from katuna.metrics.follow import behind_hole
+from katuna.metrics.tail import plain
+
 READ_BYTES = 65536
+COUNTED_BYTES = 1 << 25
+"""Of what is left out, the lines in so much are counted."""
 
 _END = re.compile(rb"\r?\n|\r(?=[^\n])")
 
@@ -19,27 +24,37 @@ class Lines:
         self.path = path
         self._offset = offset
         self._rest = b""
+        self._refused = False
 
     def new(self, *, last: bool = False) -> Iterator[str]:
         """The lines since the last call, without their ends; with `last` also one that has none yet."""
         return (line for line, _ in self.states(last=last))
 
-    def states(self, *, last: bool = False) -> Iterator[tuple[str, bool]]:
-        """As `new`, and of each whether a carriage return ended it: so a progress bar goes on to its next state."""
+    def states(self, *, last: bool = False, most_bytes: int | None = None) -> Iterator[tuple[str, bool]]:
+        """As `new`, and of each whether a carriage return ended it: so a progress bar goes on to its next state. What is more than
+        `most_bytes` waits, but for the last time."""
         try:
-            file = self.path.open("rb")
+            file = plain(self.path)
         except FileNotFoundError:
             return
+        except OSError as error:
+            if not self._refused:
+                yield f"{self.path}: {error.strerror}", False
+            self._refused = True
+            return
         with file:
-            file.seek(self._offset)
             # Up to where it ends now: its writer may be faster than whoever is shown it.
             end_now = os.fstat(file.fileno()).st_size
-            while chunk := file.read(min(READ_BYTES, max(0, end_now - self._offset))):
-                self._offset += len(chunk)
+            if most_bytes is not None and not last:
+                end_now = min(end_now, self._offset + most_bytes)
+            while chunk := os.pread(file.fileno(), min(READ_BYTES, max(0, end_now - self._offset)), self._offset):
+                end, self._offset = self._offset + len(chunk), behind_hole(file.fileno(), self._offset, chunk)
+                if self._offset > end:
+                    continue
                 data, begin = self._rest + chunk, 0
-                for end in _END.finditer(data):
-                    yield data[begin : end.start()].decode(errors="replace"), end[0] == b"\r"
-                    begin = end.end()
+                for line_end in _END.finditer(data):
+                    yield data[begin : line_end.start()].decode(errors="replace"), line_end[0] == b"\r"
+                    begin = line_end.end()
                 self._rest = data[begin:]
                 if len(self._rest) > READ_BYTES:
                     yield self._take_rest(), False
@@ -50,22 +65,24 @@ class Lines:
         rest, self._rest = self._rest, b""
         return rest.decode(errors="replace")
 
-    def skip(self, most_bytes: int) -> int:
-        """Where more than `most_bytes` wait, leaves out the older of them; returns how many lines that were."""
+    def skip(self, most_bytes: int) -> str:
+        """Where more than `most_bytes` wait, leaves out the older of them; returns how many lines that were, in words, "" for none."""
         try:
-            file = self.path.open("rb")
-        except FileNotFoundError:
-            return 0
+            file = plain(self.path)
+        except OSError:
+            return ""
         with file:
             waiting = file.seek(0, 2) - self._offset
             if waiting <= most_bytes:
-                return 0
-            file.seek(self._offset)
+                return ""
             left_out, behind = 0, waiting - most_bytes // 2
+            more = "more than " if behind > COUNTED_BYTES else ""
+            behind = min(behind, COUNTED_BYTES)
+            file.seek(self._offset + waiting - most_bytes // 2 - behind)
             while behind > 0 and (chunk := file.read(min(behind, READ_BYTES))):
                 left_out += chunk.count(b"\n")
                 behind -= len(chunk)
             left_out += file.readline(most_bytes).endswith(b"\n")
             self._offset = file.tell()
         self._rest = b""
-        return left_out
+        return f"{more}{left_out} lines" if left_out else ""

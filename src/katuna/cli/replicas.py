@@ -200,9 +200,9 @@ class _Reader:
     def lines(self, *, last: bool) -> Iterator[str]:
         left_out = self._lines.skip(MOST_BYTES)
         if left_out:
-            yield f"{self._prefix} ... {left_out} lines left out here; all are in {self._file}"
+            yield f"{self._prefix} ... {left_out} left out here; all are in {self._file}"
         held = ""
-        for text, is_state in self._lines.states(last=last):
+        for text, is_state in self._lines.states(last=last, most_bytes=MOST_BYTES):
             held = ""
             if is_state:
                 held = text

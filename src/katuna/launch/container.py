@@ -14,17 +14,19 @@ from katuna.jobs.lifecycle import COMPLETED, ContainerExited, ContainerStarted
 from katuna.launch import memory
 from katuna.launch.ending import Ending, ending
 from katuna.launch.plan import Planned
-from katuna.launch.process import Claim, GuardedProcess, Starter, claim
+from katuna.launch.process import APPENDED, Claim, GuardedProcess, Starter, claim
 from katuna.metrics.tail import ANEW
 from katuna.search.contracts import Clock
+from katuna.trees import open_plain
 
 OUT_OF_MEMORY = "OOMKilled"
 
 
 class Part:
-    """`number` is its trial's. `due` is when it is to be started next, None for not at all; `restarts` counts within its pod."""
+    """`number` is its trial's. `due` is when it is to be started next, None for not at all; `restarts` counts within its pod. Where it
+    is `followed`, its end is told once `was_read` is set; `ended_at` is when it ended."""
 
-    def __init__(self, planned: Planned, due: float, number: int) -> None:
+    def __init__(self, planned: Planned, due: float, number: int, *, followed: bool = False) -> None:
         self.number = number
         self.planned = planned
         self.due: float | None = due
@@ -33,6 +35,9 @@ class Part:
         self.log_start = 0
         self.process: GuardedProcess | None = None
         self.ending: Ending | None = None
+        self.was_read = False
+        self.ended_at: float | None = None
+        self._followed = followed
         self._said: dict[str, Mapping[str, Any]] = {}
         self._claim: Claim | None = None
         self._limit: memory.MemoryLimit | None = None
@@ -72,12 +77,13 @@ class Part:
         folder.mkdir(parents=True, exist_ok=True)
         given.log.parent.mkdir(parents=True, exist_ok=True)
         self._said = {}
-        self.ending = None
+        self.ending = self.ended_at = None
+        self.was_read = False
         self._out_of_memory = False
         self._files = given.files
         self._claim = claim(folder)
         try:
-            with given.log.open("ab") as log:
+            with os.fdopen(open_plain(given.log, APPENDED, 0o666), "ab") as log:
                 if log.tell():
                     log.write(b"\n%s%s ---\n" % (ANEW, b"attempt %d" % attempt if attempt > 1 else b"resumed"))
                 self.log_start = log.tell()
@@ -99,7 +105,10 @@ class Part:
             if message["event"] == "started":
                 yield self._started(self.process, message, clock)
         if self.process.over:
-            yield self._exited(clock)
+            self.ended_at = on_clock(clock.now(), self._said.get("exited", {}).get("at") or time.time())
+            # One that never started has said nothing.
+            if not self._followed or self.was_read or "started" not in self._said:
+                yield self._exited(self.ended_at)
 
     def _started(self, process: GuardedProcess, message: Mapping[str, Any], clock: Clock) -> ContainerStarted:
         limit = self.planned.container.memory_bytes
@@ -108,7 +117,7 @@ class Part:
         record = {"pid": message["pid"], "guard": process.guard_pid, **process.how, "files": self._files}
         return ContainerStarted(on_clock(clock.now(), message["at"]), self.number, self.pod, self.name, self.restarts, record)
 
-    def _exited(self, clock: Clock) -> ContainerExited:
+    def _exited(self, at: float) -> ContainerExited:
         number = self._said.get("failed", {}).get("errno")
         if number in OF_THE_MACHINE:
             self.release()
@@ -119,7 +128,6 @@ class Part:
             end = Ending(137, OUT_OF_MEMORY, f"it used more than its memory limit of {limit:g} MiB and was ended")
         self.ending = end
         self.release()
-        at = on_clock(clock.now(), self._said.get("exited", {}).get("at") or time.time())
         return ContainerExited(at, self.number, self.pod, self.name, self.restarts, end.code, end.reason, end.message)
 
     def kill(self) -> None:

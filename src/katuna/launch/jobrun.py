@@ -64,7 +64,8 @@ class JobRun:
     `folder` is the job's own, absolute. `defaults`, `extra` and `own` go into each container's environment and paths, as
     `launch.command.command` takes them; `prepare` changes a container each time before it starts, and may raise LaunchFailed and
     OSError. `files` then gives it files of its own. `lease` stays the caller's. `cpus` are what the replicas share. `number` is the
-    trial's that the job is of.
+    trial's that the job is of. With `followed` somebody reads what the first replica's training container prints: it neither ends nor
+    starts again before `was_read`.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class JobRun:
         cpus: int | None = None,
         number: int = 0,
         prepare: Callable[[Planned], Planned] = lambda planned: planned,
+        followed: bool = False,
     ) -> None:
         self.job = job
         self.over = False
@@ -99,6 +101,7 @@ class JobRun:
         self._starter = starter
         self._lease = lease
         self._prepare = prepare
+        self._followed = followed
         self._rules = options.restarts
         self._began = time.monotonic()
         self._parts: dict[str, list[Part]] = {}
@@ -132,6 +135,17 @@ class JobRun:
     def filenos(self) -> list[int]:
         """One of these is readable when `poll` has more to tell."""
         return [part.process.fileno() for part in self._all() if part.process and not part.process.over]
+
+    @property
+    def unread_since(self) -> float | None:
+        """When the container that somebody follows has ended, as long as that waits for its output to be read."""
+        first = self._first() if self._parts else None
+        return first.ended_at if first and first.process and not first.was_read else None
+
+    def was_read(self) -> list[JobEvent | Noted]:
+        """All that it printed was read, or is not wanted any more: as `poll`, with its end."""
+        self._first().was_read = True
+        return self.poll()
 
     def poll(self) -> list[JobEvent | Noted]:
         """What has happened since; call it at least every tenth of a second. Raises StoreFailed in a shortage; then only `stop` and
@@ -191,7 +205,7 @@ class JobRun:
         for pod in pods:
             mine = [each for each in self._planned if each.replica.pod_name == pod]
             mine.sort(key=lambda each: each.stage != "init")
-            self._parts[pod] = [Part(each, due, self._number) for each in mine]
+            self._parts[pod] = [Part(each, due, self._number, followed=self._followed and self._is_first(each)) for each in mine]
         self._pods = {pod: states for pod, states in self._pods.items() if pod not in pods}
 
     def _start_due(self) -> None:
@@ -394,6 +408,9 @@ class JobRun:
 
     def _first(self) -> Part:
         return next(part for part in self._parts[self.job.replicas[0].pod_name] if part.planned.is_main)
+
+    def _is_first(self, planned: Planned) -> bool:
+        return planned.is_main and planned.replica.pod_name == self.job.replicas[0].pod_name
 
     def _all(self) -> Iterator[Part]:
         for parts in list(self._parts.values()):

@@ -202,6 +202,7 @@ class LocalLauncher:
         while self._runs and time.monotonic() < give_up:
             await_any(self._filenos(), LOOK_S)
             self._look()
+            self._ready.clear()
         for run in list(self._runs.values()):
             self._given_up(run, "")
         self._starter.close()
@@ -287,6 +288,7 @@ class LocalLauncher:
             cpus=place.cpus,
             number=run.request.number,
             prepare=lambda planned: self._prepared(run, planned),
+            followed=True,
         )
 
     def _see_what_the_first_wrote(self, run: _Run) -> None:
@@ -314,8 +316,11 @@ class LocalLauncher:
         return replace(planned, command=replace(planned.command, env={**env, **more}))
 
     def _observe(self, run: _Run, jobrun: JobRun) -> Iterator[LaunchEvent]:
+        """A bounded amount of what a trial says; its end once all else was told, or it was told to end itself."""
         events = jobrun.poll()
         if run.failed:
+            if jobrun.unread_since is not None:
+                jobrun.was_read()
             if jobrun.over:
                 self._given_up(run, "")
             return
@@ -330,8 +335,13 @@ class LocalLauncher:
                 run.request.number,
                 "Python starts, once for all replicas: a few seconds (--cold: once for each)",
             )
-        if run.source is not None and not jobrun.over:
-            yield from self._reported(run, run.source.read(), self._clock.now())
+        if run.source is None or jobrun.over:
+            return
+        ended_at = jobrun.unread_since
+        yield from self._reported(run, run.source.read(), self._clock.now() if ended_at is None else ended_at)
+        if ended_at is not None and (run.source.at_end or run.stopping):
+            for event in jobrun.was_read():
+                yield from self._told(run, jobrun, event)
 
     def _told(self, run: _Run, jobrun: JobRun, event: JobEvent | Noted) -> Iterator[LaunchEvent]:
         if isinstance(event, Noted | ContainerStarted):
@@ -345,10 +355,8 @@ class LocalLauncher:
                 run.source.hurry()
             yield Started(run.at(event.at), run.request.number, jobrun.attempts(), event.process)
         elif isinstance(event, ContainerExited):
-            if run.source is not None and run.is_main(event.pod, event.container):
-                yield from self._reported(run, run.source.read(), event.at)
-                while not run.source.at_end:
-                    yield from self._reported(run, run.source.read(), event.at)
+            # What was not read to its end ends in half a line.
+            if run.source is not None and run.source.at_end and run.is_main(event.pod, event.container):
                 yield from self._reported(run, run.source.finish(), event.at)
             yield replace(event, at=run.at(event.at))
             if event.code is not None and not run.stopping and not (event.code == 0 and (run.measured or not self._objective)):

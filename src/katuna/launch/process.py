@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 LOCK_NAME = ".guard"
 PODS = ".pods"
+APPENDED = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+"""How logs are opened, of which a trial may have made something else before it is started again."""
 """Below the job's folder: a claim for each container."""
 START_TIMEOUT_S = 30.0
 KILL_TIMEOUT_S = 10.0
@@ -199,7 +201,7 @@ class GuardedProcess:
 
     def _connected(self, start: Callable[[socket.socket, int], Handle]) -> tuple[socket.socket, Handle]:
         """A guard that `start` made of its end of a new socket and its output, told what to run; and our end."""
-        with self._log.open("ab") as output:
+        with os.fdopen(open_plain(self._log, APPENDED, 0o666), "ab") as output:
             ours, theirs = socket.socketpair()
             with theirs:
                 try:

@@ -6,13 +6,18 @@ import os
 import stat
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from katuna.metric_line import LAST_S, Report
-from katuna.metrics.follow import READ_BYTES
 from katuna.metrics.near import Sieve
+from katuna.trees import open_plain
 
+READ_BYTES = 1 << 18
+"""At most this much, and one record, is taken in at one `read`, of all files together."""
+MOST_FILES = 10_000
+"""More than these are none that a training wrote."""
 LARGEST_BYTES = 64 << 20
 """A longer record, of images most likely, is passed over."""
 CHECKED_BYTES = 4096
@@ -40,12 +45,15 @@ class EventFiles:
         self.at_end = False
 
     def read(self) -> list[Report]:
-        reports = []
-        for path in self._paths():
+        reports, left = [], READ_BYTES
+        for path in islice(self._paths(), MOST_FILES):
             file = self._files.setdefault(path, _EventFile(path))
             place = str(self._stands_for / path.parent.relative_to(self._folder))
-            reports += self._reports(place, file.records(READ_BYTES))
-        self.at_end = all(file.at_end for file in self._files.values())
+            reports += self._reports(place, file.records(left))
+            left -= file.taken
+            if left <= 0:
+                break
+        self.at_end = left > 0
         return reports
 
     def hurry(self) -> None:
@@ -67,7 +75,11 @@ class EventFiles:
     @property
     def warnings(self) -> tuple[str, ...]:
         damaged = [(path, file.damaged_at) for path, file in self._files.items() if file.damaged_at is not None]
-        return tuple(f"{path} is damaged at byte {at}: nothing of it was read from there on" for path, at in damaged)
+        more = f"of the files below {self._folder} only the first {MOST_FILES:,} were read"
+        return (
+            *(f"{path} is damaged at byte {at}: nothing of it was read from there on" for path, at in damaged),
+            *([more] if len(self._files) >= MOST_FILES else []),
+        )
 
     def _paths(self) -> Iterator[Path]:
         for folder, folders, names in os.walk(self._folder):
@@ -110,6 +122,8 @@ class _EventFile:
         self._given_up = False
         self.has_events = False
         self.at_end = True
+        self.taken = 0
+        """Bytes, at the last look."""
 
     @property
     def damaged_at(self) -> int | None:
@@ -118,6 +132,7 @@ class _EventFile:
 
     def records(self, budget_bytes: int) -> Iterator[bytes]:
         """The whole records that came since the last call, until they make up `budget_bytes`."""
+        self.taken = 0
         try:
             status = self._path.stat()
         except OSError:
@@ -136,8 +151,8 @@ class _EventFile:
         from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
         try:
-            file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except (FileNotFoundError, PermissionError):
+            file = open_plain(self._path, os.O_RDONLY, follow=True)
+        except OSError:
             return
         try:
             while self._offset + _HEAD.size <= size:
@@ -156,6 +171,7 @@ class _EventFile:
                 if record is None:
                     self._given_up = True
                     return
+                self.taken += end - self._offset
                 self._offset, self.has_events = end, True
                 yield record
         finally:

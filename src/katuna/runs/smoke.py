@@ -17,6 +17,7 @@ from typing import Any
 from katuna.errors import InputRefused
 from katuna.manifest.experiment import Experiment, Manifest, Objective, Parameter
 from katuna.metric_line import number
+from katuna.metrics.tail import plain
 from katuna.runs import conduct
 from katuna.runs.journal import Journal
 from katuna.runs.plan import Plan
@@ -196,9 +197,9 @@ def _with_lines(corner: Corner, run: Run) -> Corner:
 
 
 def _last_lines(log: Path) -> tuple[str, ...]:
-    with contextlib.suppress(OSError), log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 65536))
-        lines = file.read().decode(errors="replace").splitlines()
+    with contextlib.suppress(OSError), plain(log) as file:
+        file.seek(max(0, file.seek(0, 2) - 65536))
+        lines = file.read(65536).decode(errors="replace").splitlines()
         return tuple([line for line in lines if line.strip()][-LAST_LINES:])
     return ()
 

@@ -84,6 +84,9 @@ class Launcher(Protocol):
 
     A restart that the job itself asks for (backoffLimit) is another Started with the next attempt, without an Exited between. What
     happens to each container of the trial, and what it waits for, is Told, before its Exited.
+
+    Whatever a trial writes, one `poll` brings a bounded amount of it. Its Exited, or next Started, comes once all was brought; of a
+    trial that was told to stop what had not come by then is left out.
     """
 
     def start(self, request: TrialRequest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from katuna.jobs.lifecycle import COMPLETED
@@ -24,6 +25,7 @@ from katuna.search.contracts import (
 )
 from katuna.search.trials import (
     EARLY_STOPPED,
+    UNREPORTED,
     Asked,
     Assignments,
     Edited,
@@ -34,6 +36,7 @@ from katuna.search.trials import (
     Reported,
     Resumed,
     Search,
+    Started,
     Stopping,
     Told,
     Trial,
@@ -42,6 +45,11 @@ from katuna.search.trials import (
 )
 
 POLL_S = 0.5
+ALL_KEPT = 10_000
+KEPT_AT_ONCE = 20
+"""Where a trial has told ALL_KEPT values, about so many of a metric are kept of those that are read at once: a burst of millions
+shall not make a journal that nobody can read."""
+THINNED = "it reported faster than every value is kept: its minimum, maximum and latest are exact, its curve leaves out values that its output has"
 GRACE_S = 10.0
 """What a trial that the search stops has between SIGTERM and SIGKILL."""
 
@@ -93,6 +101,7 @@ class Engine:
         self._search = Search(experiment.objective)
         self._end: End | None = None
         self._exhausted = False
+        self._thinned: set[int] = set()
 
     def run(self) -> End | None:
         """Runs the search to its end, from wherever the journal stands; None when it was interrupted.
@@ -247,8 +256,20 @@ class Engine:
     def _take(self, event: LaunchEvent) -> None:
         if isinstance(event, Reported) and self._stopper is not None:
             self._record_steps(event)
-        else:
-            self._record(event)
+            return
+        if isinstance(event, Started):
+            self._thinned.discard(event.number)
+        elif isinstance(event, Reported) and self._has_told_much(event.number):
+            kept = thinned(event.reports)
+            if len(kept) < len(event.reports):
+                self._thinned.add(event.number)
+            event = replace(event, reports=kept)
+        elif isinstance(event, Exited) and event.number in self._thinned:
+            event = replace(event, warnings=(*event.warnings, THINNED))
+        self._record(event)
+
+    def _has_told_much(self, number: int) -> bool:
+        return sum(summary.count for summary in self._search.trials[number].summaries.values()) >= ALL_KEPT
 
     def _record_steps(self, event: Reported) -> None:
         """Line by line, so that a decision to stop early falls on a report and not on what was read at a time. What comes after it
@@ -306,6 +327,27 @@ class Engine:
             self._poll(POLL_S)
         self._record(Ended(self._clock.now(), end.succeeded, end.reason, end.message))
         return end
+
+
+def thinned(reports: Sequence[Report], most: int = KEPT_AT_ONCE) -> tuple[Report, ...]:
+    """Of more than `most` reports of a metric about so many, evenly chosen, and those that decide on its minimum, maximum and latest
+    value, which stay what they are."""
+    places: dict[str, list[int]] = {}
+    for place, report in enumerate(reports):
+        places.setdefault(report.metric, []).append(place)
+    kept: set[int] = set()
+    for own in places.values():
+        kept.update(own[:: len(own) // most + 1] if len(own) > most else own)
+        decisive, summary = [own[0]] * 3, UNREPORTED
+        for place in own if len(own) > most else ():
+            before, summary = summary, summary.add(reports[place])
+            for index, field in enumerate(("minimum", "maximum", "latest")):
+                if getattr(before, field) != getattr(summary, field) or (
+                    field == "latest" and before.latest_us != summary.latest_us
+                ):
+                    decisive[index] = place
+        kept.update(decisive)
+    return tuple(report for place, report in enumerate(reports) if place in kept)
 
 
 def _lines(reports: Sequence[Report]) -> Iterator[tuple[Report, ...]]:
