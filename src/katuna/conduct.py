@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import secrets
 import time
 from collections import deque
@@ -223,6 +224,18 @@ def _changed(found: Run, counts: Mapping[str, int]) -> dict[str, int]:
     if changed or timed_out(found.search):
         check_edit(found.plan.experiment, found.search, changed)
     return changed
+
+
+def network(planned: Plan) -> str:
+    """What a person is told of who reaches the trials' processes, as `launch.plan.reach` says it."""
+    from katuna.launch.plan import reach
+    from katuna.spec.job import job_from_manifest
+
+    experiment, local = planned.experiment, planned.options.local
+    manifests = [manifest for _, _, manifest in first_trials(planned, 1)]
+    primary, beside = experiment.template.primary_container, planned.loaded.config_maps
+    jobs = [job_from_manifest(each, primary, beside, experiment.name, local.pass_env) for each in manifests]
+    return "".join(reach(job, local, os.environ) for job in jobs)
 
 
 def preflight(planned: Plan, files: Files | None = None) -> None:

@@ -33,6 +33,7 @@ from katuna.training import JobPlan, Training, TrainOptions, manifests
 if TYPE_CHECKING:
     from katuna.launch.devices import Lease
     from katuna.launch.jobrun import JobRun
+    from katuna.launch.meeting import Stores
     from katuna.launch.plan import Planned
     from katuna.launch.process import Starter
     from katuna.store.code import Code
@@ -216,6 +217,8 @@ class _Conductor:
         self._clock = SystemClock()
 
     def run(self, resumed: JobResumed | None = None) -> None:
+        from katuna.launch.meeting import Stores
+
         with contextlib.ExitStack() as stack:
             self._store = stack.enter_context(contextlib.closing(journal.Journal(self._folder.journal)))
             if resumed is not None:
@@ -226,10 +229,11 @@ class _Conductor:
             stack.callback(lease.close)
             starter = stack.enter_context(contextlib.closing(_starter(self._planned.options.local)))
             stack.callback(self._files.close)
+            stores = stack.enter_context(contextlib.closing(Stores()))
             log = self._folder.path / "log"
             tail = AnyNameTail(log, _size(log))
             stack.callback(tail.close)
-            job = self._job_run(lease, starter)
+            job = self._job_run(lease, starter, stores)
             try:
                 self._follow(job, tail)
             finally:
@@ -250,7 +254,7 @@ class _Conductor:
             lease = pool.lease(wanted)
         return lease
 
-    def _job_run(self, lease: Lease, starter: Starter) -> JobRun:
+    def _job_run(self, lease: Lease, starter: Starter, stores: Stores) -> JobRun:
         from katuna.launch.jobrun import JobRun
 
         return JobRun(
@@ -262,6 +266,7 @@ class _Conductor:
             starter=starter,
             lease=lease,
             files=self._files,
+            stores=stores,
             defaults={"PYTHONUNBUFFERED": "1"},
             extra={},
         )

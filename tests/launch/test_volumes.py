@@ -22,6 +22,7 @@ from katuna.jobs import JobEnded
 from katuna.launch.devices import Lease
 from katuna.launch.files import Files
 from katuna.launch.jobrun import JobRun, release
+from katuna.launch.meeting import Stores
 from katuna.launch.options import LocalOptions
 from katuna.launch.plan import preflight
 from katuna.launch.process import ColdStarter, Starter, await_any
@@ -215,7 +216,15 @@ def run_in(
     folder.mkdir(exist_ok=True)
     options = LocalOptions(cwd=str(folder))
     files = Files(LocalOptions(files="shared"), folder)
-    own = {"environ": os.environ, "clock": WallClock(), "starter": starter, "lease": Lease((), ()), "files": files}
+    stores = Stores()
+    own = {
+        "environ": os.environ,
+        "clock": WallClock(),
+        "starter": starter,
+        "lease": Lease((), ()),
+        "files": files,
+        "stores": stores,
+    }
     run = JobRun(job, folder, options=options, defaults={"PYTHONUNBUFFERED": "1"}, extra={}, **own)  # type: ignore[arg-type]
     give_up = time.monotonic() + PATIENCE_S
     events: list[object] = []
@@ -228,6 +237,7 @@ def run_in(
     finally:
         run.kill()
         starter.close()
+        stores.close()
     end = events[-1]
     assert isinstance(end, JobEnded)
     return f"{end.condition}: {end.message}", run.main_log.read_text() if run.main_log.exists() else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -119,6 +120,7 @@ def _print_plan(planned: JobPlan, output: str) -> None:
     from katuna.cli.replicas import label, replicas_in_words, substituted
     from katuna.conductjob import containers, preflight
     from katuna.launch.files import forecast, in_words
+    from katuna.launch.plan import reach
 
     if output == "json":
         _print_objects(planned)
@@ -126,6 +128,8 @@ def _print_plan(planned: JobPlan, output: str) -> None:
     click.echo(f"{planned.job.kind} {planned.job.name}, {replicas_in_words(planned.job)}; nothing is started")
     for line in substituted(planned.job, planned.options.local):
         click.echo(f"  {printable(line)}")
+    if said := reach(planned.job, planned.options.local, os.environ):
+        click.echo(f"  {printable(said)}")
     click.echo(f"  {printable(in_words(*forecast(planned.options.local), 'work/ in the run folder'))}")
     for each in containers(planned):
         name = label(planned.job.name, each.replica.pod_name) + ("" if each.is_main else f"/{each.container.name}")

@@ -17,6 +17,7 @@ from katuna.launch.devices import DevicePool, Lease, cuda_devices, lease_folder,
 from katuna.launch.ending import Ending
 from katuna.launch.files import Files
 from katuna.launch.jobrun import JobRun, release
+from katuna.launch.meeting import Stores
 from katuna.launch.options import LocalOptions
 from katuna.launch.plan import Place, Planned, gpus, job_problems, trial_place
 from katuna.launch.ports import check_unused
@@ -111,6 +112,7 @@ class LocalLauncher:
         self._failure: StoreFailed | FilesMixed | None = None
         self._starter: Starter = starter or ColdStarter()
         self._files = files or Files(replace(self._options, files="shared"), Path())
+        self._stores = Stores(self._environ)
         self._parallel = parallel
         self._written_beside: Callable[[], list[str]] | None = None
         self._first_is_over = parallel == 1
@@ -135,7 +137,14 @@ class LocalLauncher:
                 mapped = [text for replica in job.replicas for text in texts(job, replica, self._options, self._environ)]
                 for reason in self._volumes.problems(mapped):
                     note(request, *reason)
-                if self._collecting.port:
+                if self._collecting.port and self._options.private_network:
+                    port = self._collecting.port
+                    note(
+                        request,
+                        f"--private-network: the metrics that a trial serves at port {port} cannot be read from outside of its network",
+                        "leave the option out, or take another metricsCollectorSpec",
+                    )
+                elif self._collecting.port:
                     check_unused(self._collecting.port)
             except KatunaError as error:
                 note(request, str(error))
@@ -191,6 +200,7 @@ class LocalLauncher:
         for run in list(self._runs.values()):
             self._given_up(run, "")
         self._starter.close()
+        self._stores.close()
         self._files.close()
         self._ready.clear()
         self._failure = None
@@ -253,6 +263,7 @@ class LocalLauncher:
             starter=self._starter,
             lease=run.lease,
             files=self._files,
+            stores=self._stores,
             defaults=place.defaults,
             extra=place.extra,
             own=place.own,
