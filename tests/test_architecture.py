@@ -44,7 +44,7 @@ GATES = {
     "plotly": {"report/figures.py", "report/page.py"},
     "rich": {"cli/screen.py"},
     "tensorboard": {"metrics/tensorboard.py"},
-    "torch": {f"runtime/{path.name}" for path in (SOURCES / "runtime").glob("*.py")},
+    "torch": {"launch/storehost.py", *(f"runtime/{path.name}" for path in (SOURCES / "runtime").glob("*.py"))},
     "kubernetes": set(),
     "kubeflow": set(),
 }

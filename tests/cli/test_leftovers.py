@@ -15,7 +15,7 @@ import pytest
 
 from katuna.errors import LaunchFailed
 from katuna.launch.guard import TOKEN_VARIABLE
-from katuna.launch.jobrun import release
+from katuna.launch.leftovers import release
 from katuna.launch.process import claim
 from searches import await_line, await_none, katuna, objects, processes_with, spawn, write_experiment
 

@@ -240,3 +240,12 @@ http.server.HTTPServer(('127.0.0.1', {setting.port}), Page).serve_forever()
         events += setting.launcher.poll(1.0)
     assert len(values(events)) > before
     setting.launcher.close()
+
+
+def test_metrics_that_are_served_are_refused_in_a_network_of_its_own(tmp_path: Path) -> None:
+    setting = Setting("PrometheusMetric", tmp_path)
+    options = LocalOptions(private_network=True)
+    launcher = a_launcher(tmp_path, setting.collector, options=options)
+    (finding,) = launcher.preflight([a_request(0, "true")])
+    assert finding.message.startswith(f"--private-network: the metrics that a trial serves at port {setting.port} cannot be read")
+    launcher.close()

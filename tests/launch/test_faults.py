@@ -124,7 +124,7 @@ def test_the_log_cannot_be_written(launcher: LocalLauncher, tmp_path: Path) -> N
     (tmp_path / "t0" / "log").mkdir(parents=True)
     end = end_of(launcher, "true")
     assert (end.code, end.reason) == (None, "StartError")
-    assert f"{tmp_path / 't0' / 'log'}: Is a directory" in end.message
+    assert f"{tmp_path / 't0' / 'log'}: it is no regular file" in end.message
 
 
 def test_the_folder_cannot_be_made(launcher: LocalLauncher, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from katuna.launch import memory, ports
 from katuna.launch.devices import Lease
 from katuna.launch.jobrun import PODS, JobRun
 from katuna.launch.local_options import LocalOptions
+from katuna.launch.meeting import Stores
 from katuna.launch.process import ColdStarter, await_any, claim
 from katuna.launch.workspace import Files
 from katuna.manifest.build import job_from_manifest
@@ -35,6 +36,7 @@ class Runs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.made: list[JobRun] = []
+        self.stores = Stores()
 
     def make(self, job: Job, **options: Any) -> JobRun:
         run = JobRun(
@@ -46,6 +48,7 @@ class Runs:
             starter=ColdStarter(),
             lease=Lease((), ()),
             files=Files(LocalOptions(files="shared"), self.folder),
+            stores=self.stores,
             defaults={"PYTHONUNBUFFERED": "1"},
             extra={},
         )
@@ -73,6 +76,7 @@ def runs(tmp_path: Path) -> Iterator[Runs]:
     yield made
     for run in made.made:
         run.kill()
+    made.stores.close()
 
 
 def a_job(program: str, *arguments: str, **changes: Any) -> Job:

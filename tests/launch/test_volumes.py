@@ -19,9 +19,10 @@ from launch_jobs import PATIENCE_S, WallClock, a_launcher, a_request, run_one, t
 from katuna.errors import LaunchFailed
 from katuna.jobs.lifecycle import JobEnded
 from katuna.launch.devices import Lease
-from katuna.launch.jobrun import JobRun, release
-from katuna.launch.leftovers import end_left
+from katuna.launch.jobrun import JobRun
+from katuna.launch.leftovers import end_left, release
 from katuna.launch.local_options import LocalOptions
+from katuna.launch.meeting import Stores
 from katuna.launch.plan import Place, plan, preflight
 from katuna.launch.process import ColdStarter, Starter, await_any, claim
 from katuna.launch.volumes import RECORD, PodVolumes, Volumes, copy_folder, private_name
@@ -218,7 +219,15 @@ def run_in(
     folder.mkdir(exist_ok=True)
     options = LocalOptions(cwd=str(folder))
     files = Files(LocalOptions(files="shared"), folder)
-    own = {"environ": os.environ, "clock": WallClock(), "starter": starter, "lease": Lease((), ()), "files": files}
+    stores = Stores()
+    own = {
+        "environ": os.environ,
+        "clock": WallClock(),
+        "starter": starter,
+        "lease": Lease((), ()),
+        "files": files,
+        "stores": stores,
+    }
     run = JobRun(job, folder, options=options, defaults={"PYTHONUNBUFFERED": "1"}, extra={}, **own)  # type: ignore[arg-type]
     give_up = time.monotonic() + PATIENCE_S
     events: list[object] = []
@@ -231,6 +240,7 @@ def run_in(
     finally:
         run.kill()
         starter.close()
+        stores.close()
     end = events[-1]
     assert isinstance(end, JobEnded)
     return f"{end.condition}: {end.message}", run.main_log.read_text() if run.main_log.exists() else ""

@@ -139,6 +139,11 @@ _LOCAL = (
         is_flag=True,
         help="Let processes write into this folder itself and read the code as it is then, all of them together.",
     ),
+    click.option(
+        "--private-network",
+        is_flag=True,
+        help="Give each job a network of its own: its processes reach one another and nothing else, and nobody reaches them.",
+    ),
 )
 
 
@@ -203,6 +208,7 @@ def run_options(
     restarts: Any = "local",
     cold: bool = False,
     shared_files: bool = False,
+    private_network: bool = False,
     keep: int | None = None,
     algorithm: str | None = None,
     settings: Any = (),
@@ -240,6 +246,7 @@ def run_options(
         cold=cold,
         restarts=restarts,
         files="shared" if shared_files else "own",
+        private_network=private_network,
     )
     return RunOptions(
         local,

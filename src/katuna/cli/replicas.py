@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections import Counter
@@ -249,12 +250,15 @@ def replicas_in_words(job: Job) -> str:
 
 def introduction(run: Training) -> list[str]:
     """What is about to happen, and what is otherwise here than on a cluster."""
+    from katuna.launch.plan import reach
+
     job, options = run.job, run.options
     lines = [
         f"{run.name}: {job.kind} {job.name}, {replicas_in_words(job)}",
         *([f"other than the file says: {' '.join(options.overrides)}"] if options.overrides else []),
         f"images are not pulled: their commands run here, in {options.local.cwd}",
         *(f"  {line}" for line in substituted(job, options.local)),
+        *filter(None, [reach(job, options.local, os.environ)]),
         *introduced(run, "work/ in the run folder"),
         f"run folder {run.path}",
     ]

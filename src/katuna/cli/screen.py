@@ -103,7 +103,9 @@ class Screen:
 
 
 def introduction(run: Run) -> list[str]:
-    """What is about to happen, in five lines at most."""
+    """What is about to happen, in few lines."""
+    from katuna.runs.conduct import network
+
     experiment = run.experiment
     objective = experiment.objective
     goal = "" if objective.goal is None else f" to {objective.goal:g}"
@@ -115,6 +117,7 @@ def introduction(run: Run) -> list[str]:
         *([f"other than the file says: {' '.join(overrides)}"] if overrides else []),
         f"images are not pulled: their commands run here, in {run.options.local.cwd}",
         *introduced(run, "work/ in the trial's folder"),
+        *filter(None, [network(run.plan)]),
         f"run folder {run.path}",
     ]
 

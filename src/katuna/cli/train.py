@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
@@ -87,6 +88,7 @@ def command(
 def _print_plan(planned: Plan, output: str) -> None:
     """Raises InputRefused, when all is printed, for what could not run here."""
     from katuna.cli.replicas import label, replicas_in_words, substituted
+    from katuna.launch.plan import reach
     from katuna.launch.workspace import forecast, in_words
     from katuna.runs.conduct import containers, preflight
 
@@ -96,6 +98,8 @@ def _print_plan(planned: Plan, output: str) -> None:
     click.echo(f"{planned.job.kind} {planned.job.name}, {replicas_in_words(planned.job)}; nothing is started")
     for line in substituted(planned.job, planned.options.local):
         click.echo(f"  {printable(line)}")
+    if said := reach(planned.job, planned.options.local, os.environ):
+        click.echo(f"  {printable(said)}")
     click.echo(f"  {printable(in_words(*forecast(planned.options.local), 'work/ in the run folder'))}")
     for each in containers(planned):
         name = label(planned.job.name, each.replica.pod_name) + ("" if each.is_main else f"/{each.container.name}")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path, PurePath
 
 from katuna.launch.local_options import LocalOptions
+from katuna.launch.network import refusal
 from katuna.launch.process import Command
 from katuna.manifest.diagnostic import did_you_mean, listed
 from katuna.manifest.hidden import Hidden, Text, revealed
@@ -136,6 +137,8 @@ def _interpreter(python: str, options: LocalOptions, environ: Mapping[str, str])
 
 def option_problems(options: LocalOptions, jobs: Sequence[Job], environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """What in the options matches none of the jobs or is not here, as (message, hint): most likely it is misspelt."""
+    if options.private_network and (why := refusal()):
+        yield why, ""
     containers = [replica.container for job in jobs for replica in job.replicas]
     images = list(dict.fromkeys(container.image for container in containers))
     for flag, given in (("--entrypoint", options.entrypoints), ("--python", options.pythons)):

@@ -36,19 +36,19 @@ from katuna.launch.container import Part
 from katuna.launch.devices import Lease, usable_cpus
 from katuna.launch.ending import Ending
 from katuna.launch.local_options import LocalOptions
-from katuna.launch.plan import Place, Planned, job_problems, log_of, plan, rank_of
+from katuna.launch.meeting import Meeting, Stores
+from katuna.launch.network import Network
+from katuna.launch.plan import Place, Planned, job_problems, log_of, meeting, plan, rank_of
 from katuna.launch.ports import free_port
-from katuna.launch.process import PODS, Starter, await_release
+from katuna.launch.process import PODS, Starter
 from katuna.launch.storage import store_failed
-from katuna.launch.volumes import PodVolumes, sweep
+from katuna.launch.volumes import PodVolumes
 from katuna.launch.workspace import Files
 from katuna.manifest.job import MASTER_PORT, Job
 from katuna.search.budget import SUSPENDED
 from katuna.search.contracts import Clock
 from katuna.search.trials import Noted
-from katuna.trees import folders
 
-OLD_GUARD_TIMEOUT_S = 15.0
 PEERS_GRACE_S = 5.0
 """What the other replicas get when one has failed: they cannot go on without it."""
 SETTLE_S = 10.0
@@ -79,6 +79,7 @@ class JobRun:
         starter: Starter,
         lease: Lease,
         files: Files,
+        stores: Stores,
         defaults: Mapping[str, str],
         extra: Mapping[str, str],
         own: Mapping[str, str] | None = None,
@@ -97,6 +98,9 @@ class JobRun:
         kept = files.kept.files if files.kept else ()
         self._place = Place(folder, options, environ, defaults, extra, own or {}, cpus or usable_cpus(), kept)
         self._files = files
+        self._stores = stores
+        self._meeting: Meeting | None = None
+        self._network: Network | None = None
         self._clock = clock
         self._starter = starter
         self._lease = lease
@@ -134,7 +138,8 @@ class JobRun:
 
     def filenos(self) -> list[int]:
         """One of these is readable when `poll` has more to tell."""
-        return [part.process.fileno() for part in self._all() if part.process and not part.process.over]
+        waiting = self._meeting.filenos() if self._meeting else []
+        return [*waiting, *(part.process.fileno() for part in self._all() if part.process and not part.process.over)]
 
     @property
     def unread_since(self) -> float | None:
@@ -156,6 +161,8 @@ class JobRun:
         try:
             if not self._parts and not self.job.suspend and not self._outcome and not self._stopping:
                 self._begin()
+            if self._meeting:
+                self._meeting.look()
             for event in self._observe():
                 events.append(event)
                 self._follow(event)
@@ -180,7 +187,7 @@ class JobRun:
         self.over = True
         for part in self._all():
             part.kill()
-        self._remove_volumes(begins_again=True)
+        self._let_go(begins_again=True)
 
     # Starting
 
@@ -188,9 +195,22 @@ class JobRun:
         for message, hint in job_problems(self.job, self._place, self._lease.devices):
             raise LaunchFailed(f"{message} ({hint})" if hint else message)
         self._began = time.monotonic()
-        self._new_pods(
-            [replica.pod_name for replica in self.job.replicas], MASTER_PORT if self.job.kind == "Job" else free_port()
-        )
+        if self._place.options.private_network:
+            self._network = Network()
+        self._new_pods([replica.pod_name for replica in self.job.replicas], self._port())
+
+    def _port(self) -> int:
+        """Where the replicas are to meet: at a store that is held for them, or at one that torch opens."""
+        if self._meeting:
+            self._meeting.close()
+            self._meeting = None
+        way = meeting(plan(self.job, self._place, self._lease.devices, MASTER_PORT), self._place.options)
+        if not way.held:
+            return MASTER_PORT if self.job.kind == "Job" else free_port()
+        self._meeting = Meeting(self._stores)
+        if way.soon:
+            self._stores.get_ready()
+        return self._meeting.port
 
     def _new_pods(self, pods: Sequence[str], port: int | None = None) -> None:
         """`pods` anew, as their controllers make them: none of their containers has run, their own volumes are empty."""
@@ -236,7 +256,7 @@ class JobRun:
         ready = [pod for pod, due in self._renewing.items() if due <= now and not any(part.process for part in self._parts[pod])]
         whole = len(self._renewing) == len(self.job.replicas)
         if ready and (not whole or len(ready) == len(self._renewing)):
-            self._new_pods(ready, free_port() if whole and self.job.kind != "Job" else None)
+            self._new_pods(ready, self._port() if whole else None)
             for pod in ready:
                 del self._renewing[pod]
 
@@ -245,8 +265,11 @@ class JobRun:
         attempt = self._attempts[part.pod, part.name] = self._attempts.get((part.pod, part.name), 0) + 1
         # A guard takes 0 for none.
         deadline_s = 0.0 if self.job.deadline_s is None else max(0.001, self._left_s())
+        given = self._files.prepare(self._folder, self._prepare(part.planned))
+        if self._network:
+            given = replace(given, command=replace(given.command, view=(self._network.step(), *given.command.view)))
         part.start(
-            self._files.prepare(self._folder, self._prepare(part.planned)),
+            given,
             self._folder / PODS / part.pod / part.name,
             attempt,
             self._starter,
@@ -283,6 +306,9 @@ class JobRun:
                     over, f"its containers have been restarted as often as backoffLimit {backoff_limit(self.job)} allows"
                 )
             return
+        if self._meeting and part is self._first() and event.code != 0:
+            # As with one that rank 0 holds: whoever begins again finds nothing of the attempt before.
+            self._meeting.forget()
         if event.pod in self._renewing:
             return
         if part.ending and part.ending.reason not in (COMPLETED, STOPPED):
@@ -396,10 +422,14 @@ class JobRun:
 
     def _ended(self, condition: str, reason: str, message: str) -> JobEnded:
         self.over = True
-        self._remove_volumes(begins_again=condition == "Stopped")
+        self._let_go(begins_again=condition == "Stopped")
         return JobEnded(self._clock.now(), condition, reason, message)
 
-    def _remove_volumes(self, *, begins_again: bool) -> None:
+    def _let_go(self, *, begins_again: bool) -> None:
+        if self._meeting:
+            self._meeting.close()
+        if self._network:
+            self._network.close()
         with contextlib.suppress(OSError):
             self._files.ended(self._folder, begins_again=begins_again)
         for replica in self.job.replicas:
@@ -415,11 +445,3 @@ class JobRun:
     def _all(self) -> Iterator[Part]:
         for parts in list(self._parts.values()):
             yield from parts
-
-
-def release(folder: Path) -> None:
-    """Waits until guards of an earlier katuna process have let go of a job's folder, and ends what killed ones left. Raises LaunchFailed."""
-    for pod in folders(folder / PODS):
-        for claim in folders(pod):
-            await_release(claim, OLD_GUARD_TIMEOUT_S, folder.name)
-    sweep(folder)

@@ -5,6 +5,8 @@ A view is a list of steps, plain texts, so that it can travel to the process tha
     own TARGET SOURCE                     SOURCE is seen at TARGET: an empty /tmp, for one
     layer TARGET UPPER INNER LOWER...     an overlay at TARGET: reads come from UPPER, then from each LOWER, writes go to UPPER
     keep PATH                             what lies at PATH is seen there still, whatever the steps before have put over it
+    net PLACE                             the network is that of another process, whose /proc/PID/ns PLACE is
+    lone                                  there is a network with `lo` alone, made for this process
 
 INNER is an empty folder on the file system of UPPER, which the kernel needs. A LOWER may not lie below another folder of its step.
 Where the process is not root it makes a user namespace too, in which it stays the user that it was. The guard of a trial imports
@@ -26,9 +28,11 @@ Step = tuple[str, ...]
 SEPARATOR = ""
 """Between steps, where a view is one flat list of words: no path is empty."""
 
-CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
+CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000
 MS_BIND, MS_REC, MS_SLAVE = 4096, 16384, 1 << 19
 CAPABILITY_VERSION = 0x20080522
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
+MOUNTS = ("own", "layer", "keep")
 
 
 def flat(view: Sequence[Step]) -> list[str]:
@@ -50,7 +54,7 @@ def steps(words: Sequence[str]) -> list[Step]:
 
 def trees(view: Sequence[Step], path: str) -> Iterator[str]:
     """Every place in which a process with this view would look for `path`, an absolute path, the first one first."""
-    around = [step for step in view if step[0] != "own" and (path == step[1] or path.startswith(step[1] + "/"))]
+    around = [step for step in view if step[0] in MOUNTS[1:] and (path == step[1] or path.startswith(step[1] + "/"))]
     step = max(around, key=lambda each: len(each[1]), default=("keep", path))
     for tree in (step[2], *step[4:]) if step[0] == "layer" else step[1:2]:
         yield tree + path[len(step[1]) :]
@@ -58,27 +62,58 @@ def trees(view: Sequence[Step], path: str) -> Iterator[str]:
 
 def enter(view: Sequence[Step]) -> None:
     """Makes the view this process's own. Only for a process with one thread. Raises OSError, whose `filename` says at which step."""
-    with_user = _unshare()
+    with_user = any(_join(step[1]) for step in view if step[0] == "net")
+    mounts = [step for step in view if step[0] in MOUNTS]
+    is_lone = ("lone",) in view
+    if mounts or is_lone:
+        with_user |= _unshare((CLONE_NEWNS if mounts else 0) | (CLONE_NEWNET if is_lone else 0), has_all=with_user)
     # Each place is opened before a mount can hide it.
-    held = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for step in view for path in _opened(step)}
+    held = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for step in mounts for path in _opened(step)}
     try:
-        _mount("none", "/", None, MS_REC | MS_SLAVE)
-        for step in view:
+        if mounts:
+            _mount("none", "/", None, MS_REC | MS_SLAVE)
+        for step in mounts:
             _make(step, held)
     finally:
         for fd in held.values():
             os.close(fd)
+    if is_lone:
+        _bring_up("lo")
     if with_user:
         _drop_capabilities()
 
 
-def _unshare() -> bool:
-    """Whether a user namespace was needed too."""
-    if os.geteuid() == 0 and _libc().unshare(CLONE_NEWNS) == 0:
+def _join(place: str) -> bool:
+    """Enters the network of a process. Whether its user namespace, another one than ours, had to be entered too."""
+    user, net = (os.open(f"{place}/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("user", "net"))
+    try:
+        is_other = os.fstat(user).st_ino != os.stat("/proc/self/ns/user").st_ino  # noqa: PTH116
+        if (is_other and _libc().setns(user, CLONE_NEWUSER)) or _libc().setns(net, CLONE_NEWNET):
+            raise _error("the job's network")
+    finally:
+        os.close(user)
+        os.close(net)
+    return is_other
+
+
+def _bring_up(name: str) -> None:
+    import fcntl
+    import socket
+    import struct
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        asked = struct.pack("16sH14x", name.encode(), 0)
+        _, flags = struct.unpack("16sH14x", fcntl.ioctl(any_socket, SIOCGIFFLAGS, asked))
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", name.encode(), flags | IFF_UP))
+
+
+def _unshare(what: int, *, has_all: bool) -> bool:
+    """Whether a user namespace was needed too; `has_all` for a process that has every capability in its own already."""
+    if (has_all or os.geteuid() == 0) and _libc().unshare(what) == 0:
         return False
     uid, gid = os.geteuid(), os.getegid()
-    if _libc().unshare(CLONE_NEWNS | CLONE_NEWUSER):
-        raise _error("a mount namespace")
+    if _libc().unshare(what | CLONE_NEWUSER):
+        raise _error("a network namespace" if what & CLONE_NEWNET else "a mount namespace")
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         fd = os.open(f"/proc/self/{name}", os.O_WRONLY)
         os.write(fd, text.encode())
@@ -140,8 +175,11 @@ def _libc() -> ctypes.CDLL:
 
 
 if __name__ == "__main__":
-    # Tries a view, for whoever has to know before anything runs: `python -I -S layers.py WORD...`.
+    # Tries a view, for whoever has to know before anything runs: `python -I -S layers.py WORD...`. It is kept, for others to join, until
+    # the standard input ends.
     try:
         enter(steps(sys.argv[1:]))
     except OSError as error:
         sys.exit(f"{error.filename}: {error.strerror}")
+    os.write(1, b"ready")
+    os.read(0, 1)

@@ -11,11 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from katuna.launch.guard import LINUX
-from katuna.launch.process import PODS, token_in
+from katuna.launch.process import PODS, await_release, token_in
 from katuna.launch.volumes import sweep
 from katuna.trees import folders
 
 _TOKEN = re.compile(rb"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
+
+OLD_GUARD_TIMEOUT_S = 15.0
 
 Carriers = Mapping[str, list[int]]
 """Pids by token."""
@@ -46,8 +48,6 @@ def end_left(run: Path) -> None:
 
     Raises LaunchFailed for what cannot be ended.
     """
-    from katuna.launch.jobrun import release
-
     among = carriers()
     for job in _jobs(run):
         if among and _of(job, among):
@@ -64,3 +64,11 @@ def _jobs(run: Path) -> Iterator[Path]:
 def _of(job: Path, among: Carriers) -> set[int]:
     claims = (claim for pod in folders(job / PODS) for claim in folders(pod))
     return {pid for claim in claims for pid in among.get(token_in(claim), ())}
+
+
+def release(folder: Path) -> None:
+    """Waits until guards of an earlier katuna process have let go of a job's folder, and ends what killed ones left. Raises LaunchFailed."""
+    for pod in folders(folder / PODS):
+        for claim in folders(pod):
+            await_release(claim, OLD_GUARD_TIMEOUT_S, folder.name)
+    sweep(folder)

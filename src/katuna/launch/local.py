@@ -15,8 +15,10 @@ from katuna.jobs.lifecycle import STOPPED, ContainerExited, ContainerStarted, Jo
 from katuna.launch.command import option_problems, texts
 from katuna.launch.devices import DevicePool, Lease, cuda_devices, usable_cpus
 from katuna.launch.ending import Ending
-from katuna.launch.jobrun import JobRun, release
+from katuna.launch.jobrun import JobRun
+from katuna.launch.leftovers import release
 from katuna.launch.local_options import LocalOptions
+from katuna.launch.meeting import Stores
 from katuna.launch.plan import Place, Planned, at_a_time, gpus, job_problems, trial_place
 from katuna.launch.ports import check_unused
 from katuna.launch.process import ColdStarter, Starter, await_any
@@ -120,6 +122,7 @@ class LocalLauncher:
         self._failure: StoreFailed | FilesMixed | None = None
         self._starter: Starter = starter or ColdStarter()
         self._files = files or Files(replace(self._options, files="shared"), Path())
+        self._stores = Stores(self._environ)
         self._parallel = parallel
         self._manifest = manifest
         self._slow_at: float | None = None if starter and not self._options.cold else float("inf")
@@ -146,7 +149,14 @@ class LocalLauncher:
                 mapped = [text for replica in job.replicas for text in texts(job, replica, self._options, self._environ)]
                 for reason in self._volumes.problems(mapped):
                     note(request, *reason)
-                if self._collecting.port:
+                if self._collecting.port and self._options.private_network:
+                    port = self._collecting.port
+                    note(
+                        request,
+                        f"--private-network: the metrics that a trial serves at port {port} cannot be read from outside of its network",
+                        "leave the option out, or take another metricsCollectorSpec",
+                    )
+                elif self._collecting.port:
                     check_unused(self._collecting.port)
             except KatunaError as error:
                 note(request, str(error))
@@ -206,6 +216,7 @@ class LocalLauncher:
         for run in list(self._runs.values()):
             self._given_up(run, "")
         self._starter.close()
+        self._stores.close()
         self._files.close()
         self._ready.clear()
         self._failure = None
@@ -282,6 +293,7 @@ class LocalLauncher:
             starter=self._starter,
             lease=run.lease,
             files=self._files,
+            stores=self._stores,
             defaults=place.defaults,
             extra=place.extra,
             own=place.own,

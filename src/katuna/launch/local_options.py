@@ -49,6 +49,9 @@ class LocalOptions:
     """`own`: each container writes into a layer of its own, or, where the kernel allows none, into a mirrored tree; `mirrored`: the
     latter in any case; `shared`: all write into the folders themselves."""
 
+    private_network: bool = False
+    """All processes of a job have one network to themselves, in which there is `lo` alone."""
+
     def __post_init__(self) -> None:
         for source, _ in self.maps:
             if not source.startswith("/") or not source.strip("/"):
@@ -77,6 +80,7 @@ class LocalOptions:
             "cold": self.cold,
             "restarts": self.restarts,
             "files": self.files,
+            "privateNetwork": self.private_network,
         }
 
     @classmethod
@@ -95,6 +99,7 @@ class LocalOptions:
             cold=data.get("cold", False),
             restarts=data.get("restarts", "local"),
             files=data.get("files", "shared"),
+            private_network=data.get("privateNetwork", False),
         )
 
     def here(self, path: str) -> Path:

@@ -13,6 +13,7 @@ from katuna.launch.command import FINE, Foresee, command, option_problems, probl
 from katuna.launch.devices import cuda_devices, usable_cpus
 from katuna.launch.local_options import LocalOptions
 from katuna.launch.process import Command
+from katuna.launch.rendezvous import AGENT_STORE, NOWHERE, SOCKETS, Rendezvous, rendezvous, variables
 from katuna.launch.storage import room_for
 from katuna.launch.volumes import PodVolumes
 from katuna.manifest.hidden import Text, revealed
@@ -111,7 +112,39 @@ def plan(job: Job, place: Place, devices: Sequence[str], port: int) -> tuple[Pla
         count = gpus_of(replica, place.options)
         planned += _pod(job, replica, place, left[:count], port)
         del left[:count]
-    return tuple(planned)
+    return tuple(map(_as_client, planned) if meeting(planned, place.options).held else planned)
+
+
+def meeting(planned: Sequence[Planned], options: LocalOptions) -> Rendezvous:
+    """How the processes of a planned job meet; in a network of its own, as torch does it."""
+    first = next(each for each in planned if each.is_main)
+    if options.private_network or not first.command.argv:
+        return NOWHERE
+    if AGENT_STORE in dict(first.container.env):
+        return Rendezvous(open=f"the job's own {AGENT_STORE}")
+    return rendezvous(first.command, own_torch=first.container.image not in options.pythons)
+
+
+def reach(job: Job, options: LocalOptions, environ: Mapping[str, str]) -> str:
+    """What a person is told of who reaches the job's processes; "" where nobody from outside of this machine does, as far as can be
+    seen."""
+    if options.private_network:
+        return "each job has a network of its own, from which nothing else can be reached"
+    place = Place(Path("/nonexistent"), options, environ, {}, {}, {}, usable_cpus())
+    why = meeting(plan(job, place, (), MASTER_PORT), options).open
+    return (
+        f"{why}: torch listens on all interfaces, and who reaches it can run code as you; --private-network shuts it"
+        if why
+        else ""
+    )
+
+
+def _as_client(each: Planned) -> Planned:
+    """Told that the store is there already."""
+    if not each.is_main:
+        return each
+    env = {**each.command.env, **variables(each.command)}
+    return replace(each, command=replace(each.command, env=env))
 
 
 def _pod(job: Job, replica: Replica, place: Place, devices: Sequence[str], port: int) -> Iterator[Planned]:
@@ -138,7 +171,7 @@ def _planned(
     volumes: PodVolumes,
 ) -> Planned:
     container = as_main.container
-    defaults = {**place.defaults, "OMP_NUM_THREADS": str(threads(job, as_main, place.cpus))}
+    defaults = {**SOCKETS, **place.defaults, "OMP_NUM_THREADS": str(threads(job, as_main, place.cpus))}
     if place.options.data:
         defaults["KATUNA_DATA"] = place.options.data
     extra = {**place.extra, "KATUNA_TRIAL_DIR": str(place.folder), "CUDA_VISIBLE_DEVICES": ",".join(devices)}

@@ -12,14 +12,21 @@ LOOK_S = 1.0
 
 def free_port() -> int:
     """A port that was free a moment ago; the job's own rendezvous takes it. Raises LaunchFailed when there is none."""
-    with socket.socket() as probe:
-        try:
-            probe.bind((HOST, 0))
-        except OSError as error:
-            raise LaunchFailed(
-                f"no free port at {HOST} for the replicas to meet at ({error.strerror}); end what holds them, or wait a minute"
-            ) from error
+    with bound(HOST) as probe:
         return int(probe.getsockname()[1])
+
+
+def bound(host: str) -> socket.socket:
+    """A socket at a free port. Raises LaunchFailed when there is none."""
+    made = socket.socket()
+    try:
+        made.bind((host, 0))
+    except OSError as error:
+        made.close()
+        raise LaunchFailed(
+            f"no free port at {host} for the replicas to meet at ({error.strerror}); end what holds them, or wait a minute"
+        ) from error
+    return made
 
 
 def check_unused(port: int) -> None:

@@ -245,8 +245,10 @@ def may_launch(container: Container) -> bool:
 
 def words_may_launch(words: Sequence[str]) -> bool:
     """`may_launch` of a command line."""
-    if not words or not _PYTHON.match(words[0].rpartition("/")[2]):
-        return True
+    return not words or not _PYTHON.match(words[0].rpartition("/")[2]) or name_torchrun(words)
+
+
+def name_torchrun(words: Sequence[str]) -> bool:
     return any(word in _TORCHRUN or word.endswith("/torchrun") for word in words)
 
 

@@ -252,6 +252,18 @@ def _changed(found: Run, counts: Mapping[str, int]) -> dict[str, int]:
     return changed
 
 
+def network(planned: Plan) -> str:
+    """What a person is told of who reaches the trials' processes, as `launch.plan.reach` says it."""
+    from katuna.launch.plan import reach
+    from katuna.manifest.build import job_from_manifest
+
+    experiment, local = planned.experiment, planned.options.local
+    manifests = [manifest for _, _, manifest in first_trials(planned, 1)]
+    primary, beside = experiment.template.primary_container, planned.loaded.references
+    jobs = [job_from_manifest(each, primary, beside, experiment.name, local.pass_env) for each in manifests]
+    return "".join(reach(job, local, os.environ) for job in jobs)
+
+
 def preflight(planned: Plan, files: Files | None = None) -> None:
     """Raises InputRefused when the first trial, or the same with any other choice of a parameter, could not start on this machine.
 

@@ -6,6 +6,7 @@ import math
 import os
 
 from katuna.launch.devices import cuda_devices, usable_cpus
+from katuna.launch.plan import reach
 from katuna.launch.workspace import forecast, in_words
 from katuna.manifest.build import job_from_manifest
 from katuna.manifest.diagnostic import listed
@@ -27,6 +28,8 @@ def outlook(planned: Plan, rendered: Manifest | None) -> dict[str, str]:
         job = job_from_manifest(rendered, primary, maps, experiment.name, options.local.pass_env)
         facts["each trial"] = share(job, options.local.device, experiment.parallel_trials)
         facts["files"] = in_words(*forecast(options.local), "work/ in the trial's folder")
+        if said := reach(job, options.local, os.environ):
+            facts["network"] = said
         facts["this machine"] = machine(job, options.local.device, experiment.parallel_trials, len(cuda_devices(os.environ)))
     if planned.known:
         facts["known"] = f"{len(planned.known)} result{'s' if len(planned.known) > 1 else ''} to begin with"
