@@ -59,10 +59,16 @@ class Finding:
     value: str = ""
 
     def __str__(self) -> str:
+        return self.line_with("")
+
+    def line_with(self, less: str) -> str:
+        """`file:line:column: level[code] on ENGINES: path: message (repair)`; `less` goes after the engines."""
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        code = f"[{self.code}]" if self.code else ""
+        engines = "" if set(self.on) == set(EVERYWHERE) else f" on {', '.join(self.on)}"
         path = f" {self.path}:" if self.path else ""
         hint = f" ({self.hint})" if self.hint else ""
-        return f"{place}: {self.level}:{path} {self.message}{hint}"
+        return f"{place}: {self.level}{code}{engines}{less}:{path} {self.message}{hint}"
 
 
 class KatunaError(Exception):

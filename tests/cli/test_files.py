@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from katuna.runs.plan import RunOptions
 
 import katuna
 from katuna.errors import FilesMixed
 from katuna.launch import mirror, workspace
 from katuna.launch.local_options import LocalOptions
 from katuna.runs import conduct
+from katuna.runs.plan import RunOptions
 from searches import KATUNA, await_line, journal_events, objects, spawn, write_experiment
 from searches import katuna as command
 from toy_jobs import pytorchjob

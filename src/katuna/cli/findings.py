@@ -40,12 +40,7 @@ def _folded(groups: Iterable[list[Finding]]) -> Iterable[tuple[Finding, list[Fin
 
 
 def _line(finding: Finding, others: Sequence[Finding]) -> str:
-    place = f"{finding.file}:{finding.line}:{finding.column}" if finding.line else finding.file
-    engines = "" if set(finding.on) == set(EVERYWHERE) else f" on {', '.join(finding.on)}"
-    less = "".join(f", {each.level} on {', '.join(each.on)}" for each in others)
-    path = f"{finding.path}: " if finding.path else ""
-    hint = f" ({finding.hint})" if finding.hint else ""
-    return f"{place}: {finding.level}[{finding.code}]{engines}{less}: {path}{finding.message}{hint}"
+    return finding.line_with("".join(f", {each.level} on {', '.join(each.on)}" for each in others))
 
 
 def summary(findings: Sequence[Finding], files: int) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO, cast
 import click
 
 from katuna.cli.files import introduced
+from katuna.cli.findings import lines
 from katuna.cli.output import duration, figure
 from katuna.cli.statusline import Stdout, heard
 from katuna.clock import SystemClock
@@ -34,8 +35,8 @@ PLURALS = {
 
 def say_findings(findings: Iterable[Finding]) -> None:
     """Notes and warnings of the input, on stderr."""
-    for finding in findings:
-        click.echo(printable(str(finding)), err=True)
+    for line in lines(list(findings)):
+        click.echo(line, err=True)
 
 
 def screen_for(stop: object, stream: TextIO | None = None) -> Screen:

@@ -94,6 +94,7 @@ def _print_plan(planned: Plan, output: str) -> None:
 
     if output == "json":
         _print_objects(planned)
+        preflight(planned)
         return
     click.echo(f"{planned.job.kind} {planned.job.name}, {replicas_in_words(planned.job)}; nothing is started")
     for line in substituted(planned.job, planned.options.local):

@@ -69,6 +69,7 @@ def command(
 
 
 def _print_plan(planned: Any, count: int) -> None:
+    """Raises InputRefused, when all is printed, for what could not run here."""
     from katuna.cli.output import yaml_text
     from katuna.runs import conduct
     from katuna.runs.forecast import outlook, shortfall
@@ -85,3 +86,4 @@ def _print_plan(planned: Any, count: int) -> None:
         click.echo(yaml_text(manifest), nl=False)
     if why := shortfall(planned, len(trials[:count]), count):
         click.echo(f"---\n# {why}")
+    conduct.preflight(planned)

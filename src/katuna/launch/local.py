@@ -13,13 +13,13 @@ from pathlib import Path
 from katuna.errors import LOCAL, FilesMixed, Finding, KatunaError, LaunchFailed, StoreFailed, is_shortage
 from katuna.jobs.lifecycle import STOPPED, ContainerExited, ContainerStarted, JobEnded, JobEvent
 from katuna.launch.command import option_problems, texts
-from katuna.launch.devices import DevicePool, Lease, cuda_devices, usable_cpus
+from katuna.launch.devices import DevicePool, Lease, cuda_devices
 from katuna.launch.ending import Ending
 from katuna.launch.jobrun import JobRun
 from katuna.launch.leftovers import release
 from katuna.launch.local_options import LocalOptions
 from katuna.launch.meeting import Stores
-from katuna.launch.plan import Place, Planned, at_a_time, gpus, job_problems, trial_place
+from katuna.launch.plan import Place, Planned, at_a_time, gpus, job_problems, trial_cpus, trial_place
 from katuna.launch.ports import check_unused
 from katuna.launch.process import ColdStarter, Starter, await_any
 from katuna.launch.storage import blame, room_for, store_failed
@@ -113,7 +113,7 @@ class LocalLauncher:
         self._volumes = Volumes(collecting, checkpoints)
         self._clock = clock
         self._options = options or LocalOptions()
-        self._cpus = max(1, usable_cpus() // max(1, parallel))
+        self._cpus = trial_cpus(parallel)
         self._beside = tuple(beside)
         self._devices = devices
         self._environ = dict(os.environ if environ is None else environ)

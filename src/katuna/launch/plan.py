@@ -60,6 +60,11 @@ class Place:
     say: Callable[[Text], str] = revealed
 
 
+def trial_cpus(parallel: int) -> int:
+    """What each of so many trials at a time has of this machine's CPUs."""
+    return max(1, usable_cpus() // max(1, parallel))
+
+
 def trial_place(
     folder: Path,
     options: LocalOptions,

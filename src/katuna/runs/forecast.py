@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 from katuna.launch.devices import cuda_devices, usable_cpus
-from katuna.launch.plan import reach
+from katuna.launch.local_options import LocalOptions
+from katuna.launch.plan import gpus, plan, reach, trial_cpus, trial_place
 from katuna.launch.workspace import forecast, in_words
 from katuna.manifest.build import job_from_manifest
 from katuna.manifest.diagnostic import listed
 from katuna.manifest.experiment import Experiment, Manifest
-from katuna.manifest.job import Job
+from katuna.manifest.job import MASTER_PORT, Job
 from katuna.runs.plan import Plan
 from katuna.search.draws import written_seed
 from katuna.search.known_points import SCHEDULED
@@ -26,11 +29,11 @@ def outlook(planned: Plan, rendered: Manifest | None) -> dict[str, str]:
     if rendered is not None:
         primary, maps = experiment.template.primary_container, planned.loaded.references
         job = job_from_manifest(rendered, primary, maps, experiment.name, options.local.pass_env)
-        facts["each trial"] = share(job, options.local.device, experiment.parallel_trials)
+        facts["each trial"] = share(job, options.local, experiment.parallel_trials)
         facts["files"] = in_words(*forecast(options.local), "work/ in the trial's folder")
         if said := reach(job, options.local, os.environ):
             facts["network"] = said
-        facts["this machine"] = machine(job, options.local.device, experiment.parallel_trials, len(cuda_devices(os.environ)))
+        facts["this machine"] = machine(gpus(job, options.local), experiment.parallel_trials, cuda_devices(os.environ))
     if planned.known:
         facts["known"] = f"{len(planned.known)} result{'s' if len(planned.known) > 1 else ''} to begin with"
     if options.overrides:
@@ -86,23 +89,19 @@ def expected_duplicates(points: int, trials: int) -> float:
     return trials + points * math.expm1(trials * math.log1p(-1 / points))
 
 
-def share(job: Job, device: str, parallel: int) -> str:
-    """GPUs and CPU threads of one trial, on this machine, in this moment's terms."""
-    containers = [replica.container for replica in job.replicas]
-    gpus = _gpus(job, device)
-    own = dict(containers[0].env).get("OMP_NUM_THREADS")
-    threads = own if own is not None else str(max(1, usable_cpus() // max(1, parallel)))
-    return f"{gpus or 'no'} GPU{'s' if gpus > 1 else ''}, {threads} CPU thread{'s' if threads != '1' else ''}"
+def share(job: Job, options: LocalOptions, parallel: int) -> str:
+    """GPUs and CPU threads of one trial on this machine, as its processes will be told."""
+    place = trial_place(Path("TRIAL"), options, os.environ, {}, trial_cpus(parallel))
+    first = next(each for each in plan(job, place, (), MASTER_PORT) if each.is_main)
+    threads, each_gpus = first.told.env["OMP_NUM_THREADS"], gpus(job, options)
+    of_each = " in each process" if len(job.replicas) > 1 else ""
+    return f"{each_gpus or 'no'} GPU{'s' if each_gpus > 1 else ''}, {threads} CPU thread{'s' if threads != '1' else ''}{of_each}"
 
 
-def _gpus(job: Job, device: str) -> int:
-    asked = sum(replica.container.gpus for replica in job.replicas)
-    return {"job": asked, "cpu": 0, "cuda": max(1, asked)}[device]
-
-
-def machine(job: Job, device: str, parallel: int, devices: int) -> str:
-    """What this machine has, and how many trials can really run at once."""
-    cpus, gpus = usable_cpus(), _gpus(job, device)
-    has = f"{devices or 'no'} GPU{'s' if devices > 1 else ''}, {cpus} CPU{'s' if cpus > 1 else ''}"
-    most = min(parallel, devices // gpus) if gpus else parallel
+def machine(wanted: int, parallel: int, devices: Sequence[str]) -> str:
+    """What this machine has, and how many trials that want so many GPUs can really run at once."""
+    cpus = usable_cpus()
+    found = f"{len(devices) or 'no'} GPU{'s' if len(devices) > 1 else ''}, " if wanted else ""
+    has = f"{found}{cpus} CPU{'s' if cpus > 1 else ''}"
+    most = min(parallel, len(devices) // wanted) if wanted else parallel
     return f"{has}: {most or 'no'} trial{'s' if most > 1 else ''} at once"
