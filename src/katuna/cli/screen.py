@@ -7,11 +7,9 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO, cast
 
-import click
-
 from katuna.cli.files import introduced
-from katuna.cli.output import duration, figure
-from katuna.cli.statusline import Stdout, heard
+from katuna.cli.output import duration, figure, heard, say
+from katuna.cli.statusline import Stdout
 from katuna.clock import SystemClock
 from katuna.errors import Finding
 from katuna.spec.model import Experiment
@@ -34,7 +32,7 @@ PLURALS = {
 def say_findings(findings: Iterable[Finding]) -> None:
     """Notes and warnings of the input, on stderr."""
     for finding in findings:
-        click.echo(printable(str(finding)), err=True)
+        say(str(finding), err=True)
 
 
 def screen_for(stream: TextIO, stop: object) -> Screen:

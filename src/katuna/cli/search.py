@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from katuna.cli.code import say_missing
+from katuna.cli.output import say
 from katuna.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -71,7 +69,7 @@ def attend(search: Callable[..., Run], begun: Callable[[Run], None] = say_missin
         screen.closing_words(run)
     else:
         ended = f"{run.name} has ended: {run.search.ended.message}. There is nothing to resume"
-        click.echo(f"{ended}; `katuna show {run.folder.handle}` shows it")
+        say(f"{ended}; `katuna show {run.folder.handle}` shows it")
     if not run.search.ended.succeeded:
         sys.exit(1)
 
@@ -79,6 +77,5 @@ def attend(search: Callable[..., Run], begun: Callable[[Run], None] = say_missin
 def interruption(run: Any) -> str:
     done, unfinished = run.search.finished, len(run.search.unfinished)
     stopped = f", {unfinished} stopped on the way and will begin again" if unfinished else ""
-    with contextlib.suppress(OSError):
-        click.echo("", err=True)
+    say(err=True)
     return f"interrupted: {done} trial{'s' if done != 1 else ''} done{stopped}. Nothing is lost; go on with `katuna resume {run.folder.handle}`"

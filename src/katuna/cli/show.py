@@ -10,7 +10,7 @@ import click
 
 from katuna.cli.code import code_facts
 from katuna.cli.files import left_lines, still_running
-from katuna.cli.output import duration, figure, format_option, print_objects, print_table
+from katuna.cli.output import duration, figure, format_option, print_objects, print_table, say
 from katuna.cli.replicas import how
 from katuna.cli.targets import complete_target, job_of, resolve
 from katuna.text import printable
@@ -49,7 +49,7 @@ def command(target: str | None, output: str) -> None:
         print_objects(output, katib_experiment(found.experiment, found.search), [found.name])
         return
     for name, value in _facts(found):
-        click.echo(f"{name.ljust(11)}{printable(value)}")
+        say(f"{name.ljust(11)}{value}")
 
 
 def _show_trial(run: Run, trial: Trial, output: str) -> None:
@@ -72,9 +72,9 @@ def _show_trial(run: Run, trial: Trial, output: str) -> None:
     }
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
-        click.echo(f"{printable(name).ljust(width)}{printable(value)}".rstrip())
+        say(f"{name.ljust(width)}{value}".rstrip())
     for line in left_lines(run.folder.trial(trial.name)):
-        click.echo(f"{'Left'.ljust(width)}{printable(line)}")
+        say(f"{'Left'.ljust(width)}{line}")
 
 
 def _facts(run: Any) -> list[tuple[str, str]]:
@@ -128,13 +128,13 @@ def _show_job(run: Training, output: str) -> None:
         print_objects(output, {**_annotated(run), "status": run.status}, [run.name])
         return
     for name, value in _job_facts(run):
-        click.echo(f"{name.ljust(11)}{printable(value)}")
-    click.echo("")
+        say(f"{name.ljust(11)}{value}")
+    say()
     headings = ("REPLICA", "STATE", "EXIT", "RESTARTS", "START", "FILES", "PID")
     print_table(headings, _replica_rows(run), right=("EXIT", "RESTARTS", "PID"))
-    click.echo("")
+    say()
     if lines := left_lines(run.path):
-        click.echo("\n".join(["LEFT", *map(printable, lines), ""]))
+        say("\n".join(["LEFT", *map(printable, lines), ""]), newlines=True)
     conditions = [
         [each["type"], each["status"], each["reason"], each["lastTransitionTime"], each["message"]]
         for each in run.status["conditions"]

@@ -12,8 +12,8 @@ import click
 
 from katuna.cli.code import say_missing
 from katuna.cli.options import Pair, local_options, run_options
+from katuna.cli.output import say
 from katuna.errors import InputRefused, Interrupted
-from katuna.text import printable
 
 if TYPE_CHECKING:
     from katuna.conductjob import Watcher
@@ -107,7 +107,7 @@ def attend(job: Callable[..., Training], begun: Callable[[Training], None] = say
     if screen.has_seen:
         screen.say(closing(run))
     else:
-        click.echo(
+        say(
             f"{run.name} has ended: {run.ended.condition}. There is nothing to resume; `katuna show {run.folder.handle}` shows it"
         )
     if run.ended.condition == "Failed":
@@ -123,16 +123,17 @@ def _print_plan(planned: JobPlan, output: str) -> None:
     if output == "json":
         _print_objects(planned)
         return
-    click.echo(f"{planned.job.kind} {planned.job.name}, {replicas_in_words(planned.job)}; nothing is started")
+    say(f"{planned.job.kind} {planned.job.name}, {replicas_in_words(planned.job)}; nothing is started")
     for line in substituted(planned.job, planned.options.local):
-        click.echo(f"  {printable(line)}")
-    click.echo(f"  {printable(in_words(*forecast(planned.options.local), 'work/ in the run folder'))}")
+        say(f"  {line}")
+    say(f"  {in_words(*forecast(planned.options.local), 'work/ in the run folder')}")
     for each in containers(planned):
         name = label(planned.job.name, each.replica.pod_name) + ("" if each.is_main else f"/{each.container.name}")
-        click.echo(f"\n{name}" + ("" if each.is_main else f"  ({each.stage})"))
+        say()
+        say(name + ("" if each.is_main else f"  ({each.stage})"))
         before = ""
         for what, text in _rows(planned, each):
-            click.echo(f"  {('' if what == before else what).ljust(9)} {printable(text)}")
+            say(f"  {('' if what == before else what).ljust(9)} {text}")
             before = what
     preflight(planned)
 
