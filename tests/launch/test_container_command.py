@@ -11,10 +11,11 @@ import pytest
 from launch_jobs import a_job
 
 from katuna.errors import InputRefused
-from katuna.launch.command import command, inherited, map_paths, option_problems, problems
+from katuna.launch.command import command, inherited, option_problems, problems
 from katuna.launch.options import LocalOptions
 from katuna.launch.process import Command
 from katuna.spec.job import job_from_manifest
+from katuna.spec.ownpaths import map_paths
 
 BIN = Path(sys.executable).parent
 ENVIRON = {

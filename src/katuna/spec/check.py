@@ -14,6 +14,7 @@ from katuna.spec.collectors import READS_TEXT
 from katuna.spec.conversion import check_conversion
 from katuna.spec.defaults import with_defaults
 from katuna.spec.fields import UNREAD, Examined, examine
+from katuna.spec.job import job_from_manifest
 from katuna.spec.jobcheck import check_job, check_kind, gathered
 from katuna.spec.localreads import local_reads
 from katuna.spec.model import (
@@ -26,6 +27,7 @@ from katuna.spec.model import (
     TrialParameter,
     TrialTemplate,
 )
+from katuna.spec.ownpaths import check_own_paths
 from katuna.spec.remark import Path, Remark
 from katuna.spec.render import PLACEHOLDER, placeholder
 from katuna.spec.rendering import check_rendering
@@ -66,6 +68,8 @@ def check(
             runs_here = not any(remark.level == "error" and "local" in remark.on for remark in job_remarks)
             made = _template(defaulted["spec"]["trialTemplate"], template)
             remarks += check_rendering(made, defaulted, maps, pass_env, runs_here)
+            if folder is not None and runs_here:
+                remarks += _check_own_paths(template, defaulted["spec"], maps, pass_env)
     written = document.value.get("spec")
     name = defaulted.get("metadata", {}).get("name", "")
     traps = [*check_traps(defaulted["spec"], written if isinstance(written, dict) else {}, name)]
@@ -175,6 +179,18 @@ def _check_reads(
         return
     job = {**job, "metadata": {"namespace": _namespace(defaulted)}}
     yield from local_reads(examine(job, reader=UNREAD).known, config_maps, folder)
+
+
+def _check_own_paths(
+    template: TemplateText, spec: Mapping[str, Any], config_maps: Sequence[Manifest], pass_env: Collection[str]
+) -> Iterator[Remark]:
+    primary = spec["trialTemplate"].get("primaryContainerName", "")
+    try:
+        manifest = examine(template.sampled(_sample(spec)), reader=UNREAD).known
+        job = job_from_manifest({**manifest, "metadata": {"name": "trial"}}, primary, config_maps, pass_env=pass_env)
+    except RenderRefused:
+        return  # Another rule says so.
+    yield from check_own_paths(spec, job)
 
 
 def _sample(spec: Mapping[str, Any]) -> dict[str, str]:
