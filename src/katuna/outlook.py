@@ -26,7 +26,7 @@ def outlook(planned: Plan, rendered: Manifest | None) -> dict[str, str]:
         job = job_from_manifest(rendered, primary, maps, experiment.name, options.local.pass_env)
         facts["each trial"] = share(job, options.local.device, experiment.parallel_trials)
         facts["files"] = in_words(*forecast(options.local), "work/ in the trial's folder")
-        facts["this machine"] = machine(job, options.local.device, experiment.parallel_trials, len(cuda_devices(os.environ)))
+        facts["this machine"] = machine(job, options.local.device, experiment.parallel_trials)
     if planned.known:
         facts["known"] = f"{len(planned.known)} result{'s' if len(planned.known) > 1 else ''} to begin with"
     if options.overrides:
@@ -96,9 +96,10 @@ def _gpus(job: Job, device: str) -> int:
     return {"job": asked, "cpu": 0, "cuda": max(1, asked)}[device]
 
 
-def machine(job: Job, device: str, parallel: int, devices: int) -> str:
-    """What this machine has, and how many trials can really run at once."""
+def machine(job: Job, device: str, parallel: int) -> str:
+    """What this machine has, and how many trials can really run at once. GPUs are looked for where trials want some."""
     cpus, gpus = usable_cpus(), _gpus(job, device)
-    has = f"{devices or 'no'} GPU{'s' if devices > 1 else ''}, {cpus} CPU{'s' if cpus > 1 else ''}"
+    devices = len(cuda_devices(os.environ)) if gpus else 0
+    has = (f"{devices or 'no'} GPU{'s' if devices > 1 else ''}, " if gpus else "") + f"{cpus} CPU{'s' if cpus > 1 else ''}"
     most = min(parallel, devices // gpus) if gpus else parallel
     return f"{has}: {most or 'no'} trial{'s' if most > 1 else ''} at once"

@@ -13,6 +13,7 @@ from katuna.errors import LaunchFailed
 from katuna.launch.devices import DevicePool, allowed, cuda_devices, lease_folder, parse_listing
 from katuna.launch.options import LocalOptions
 from katuna.trials import Exited, Started
+from searches import katuna, write_experiment
 
 GPU_LIMIT = {"resources": {"limits": {"nvidia.com/gpu": 1}}}
 LISTING = """\
@@ -94,6 +95,44 @@ def test_good_gpus_stay_where_one_is_broken(tmp_path: Path, monkeypatch: pytest.
     broken = "GPU 0: A6000 (UUID: GPU-aaaa-01)\nUnable to determine the device handle for GPU1: 0000:3B:00.0: Unknown Error"
     nvidia_smi(tmp_path, monkeypatch, broken, 15)
     assert tuple(cuda_devices({})) == ("GPU-aaaa-01",)
+
+
+@pytest.mark.parametrize(
+    ("prints", "code", "said"),
+    [
+        (
+            "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 580.95",
+            18,
+            "has none that can be used; nvidia-smi: Failed to initialize NVML: Driver/library version mismatch; NVML library version: 580.95",
+        ),
+        (
+            "GPU 0: A6000 (UUID: GPU-aaaa-01)\nUnable to determine the device handle for GPU1: Unknown Error",
+            15,
+            "has 1 that can be used; nvidia-smi: Unable to determine the device handle for GPU1: Unknown Error",
+        ),
+        ("", 9, "has none that can be used; nvidia-smi: exit code 9"),
+        ("GPU 0: A6000 (UUID: GPU-aaaa-01)\n  MIG 1g.5gb Device 0: (UUID: MIG-1)", 0, "and this machine has 1"),
+    ],
+)
+def test_too_few_gpus_are_told_in_nvidia_smis_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prints: str, code: int, said: str
+) -> None:
+    log = nvidia_smi(tmp_path, monkeypatch, prints, code)
+    launcher = a_launcher(tmp_path, devices=None, environ=dict(os.environ))
+    request = a_request(0, "true", container={"resources": {"limits": {"nvidia.com/gpu": 2}}})
+    (finding,) = launcher.preflight([request])
+    assert finding.message.endswith(said)
+    assert log.read_text() == "asked\n"
+    launcher.close()
+
+
+def test_a_dry_run_of_a_cpu_job_asks_for_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = nvidia_smi(tmp_path, monkeypatch, LISTING, 0)
+    monkeypatch.chdir(tmp_path)
+    write_experiment(tmp_path, parallelTrialCount=1)
+    done = katuna("tune", "experiment.yaml", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert not log.exists()
 
 
 def test_the_folder_is_the_users_own() -> None:
