@@ -11,10 +11,11 @@ import pytest
 from launch_jobs import a_job
 
 from katuna.errors import InputRefused
-from katuna.launch.command import command, inherited, map_paths, option_problems, problems
+from katuna.launch.command import command, inherited, option_problems, problems
 from katuna.launch.local_options import LocalOptions
 from katuna.launch.process import Command
 from katuna.manifest.build import job_from_manifest
+from katuna.manifest.own_paths import map_paths
 
 BIN = Path(sys.executable).parent
 ENVIRON = {

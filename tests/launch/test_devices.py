@@ -16,6 +16,7 @@ from katuna.launch import devices
 from katuna.launch.devices import DevicePool, allowed, cuda_devices, parse_listing
 from katuna.launch.local_options import LocalOptions
 from katuna.search.trials import Exited, Noted, Started
+from searches import katuna, write_experiment
 
 GPU_LIMIT = {"resources": {"limits": {"nvidia.com/gpu": 1}}}
 LISTING = """\
@@ -127,6 +128,44 @@ def test_nvidia_smi_is_found_where_path_does_not_lead(tmp_path: Path, monkeypatc
     monkeypatch.setattr(devices, "USUAL_PATH", str(tmp_path))
     monkeypatch.setattr(subprocess, "run", partial(subprocess.run, env={"PATH": os.defpath}))
     assert cuda_devices({})[0] == "GPU-aaaa-01"
+
+
+@pytest.mark.parametrize(
+    ("prints", "code", "said"),
+    [
+        (
+            "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 580.95",
+            18,
+            "has none that can be used; nvidia-smi: Failed to initialize NVML: Driver/library version mismatch; NVML library version: 580.95",
+        ),
+        (
+            "GPU 0: A6000 (UUID: GPU-aaaa-01)\nUnable to determine the device handle for GPU1: Unknown Error",
+            15,
+            "has 1 that can be used; nvidia-smi: Unable to determine the device handle for GPU1: Unknown Error",
+        ),
+        ("", 9, "has none that can be used; nvidia-smi: exit code 9"),
+        ("GPU 0: A6000 (UUID: GPU-aaaa-01)\n  MIG 1g.5gb Device 0: (UUID: MIG-1)", 0, "and this machine has 1"),
+    ],
+)
+def test_too_few_gpus_are_told_in_nvidia_smis_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prints: str, code: int, said: str
+) -> None:
+    log = nvidia_smi(tmp_path, monkeypatch, prints, code)
+    launcher = a_launcher(tmp_path, devices=None, environ=dict(os.environ))
+    request = a_request(0, "true", container={"resources": {"limits": {"nvidia.com/gpu": 2}}})
+    (finding,) = launcher.preflight([request])
+    assert finding.message.endswith(said)
+    assert log.read_text() == "asked\n"
+    launcher.close()
+
+
+def test_a_dry_run_of_a_cpu_job_asks_for_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = nvidia_smi(tmp_path, monkeypatch, LISTING, 0)
+    monkeypatch.chdir(tmp_path)
+    write_experiment(tmp_path, parallelTrialCount=1)
+    done = katuna("tune", "experiment.yaml", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert not log.exists()
 
 
 def test_a_device_has_one_holder(gpus: tuple[str, str]) -> None:

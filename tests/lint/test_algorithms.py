@@ -212,6 +212,7 @@ RULES: list[tuple[str, dict[str, str], dict[str, Any], str, str, tuple[str, ...]
     ("cmaes", {"random_state": "１"}, {}, "never-starts", "error", KATIB, "spec.algorithm.algorithmSettings[0].value"),
     ("cmaes", {"sigma": " 0.1"}, {}, "never-starts", "error", KATIB, "spec.algorithm.algorithmSettings[0].value"),
     ("cmaes", {}, {"a": ONE}, "too-few-parameters", "error", KATUNA, "spec.parameters"),
+    ("cmaes", {}, {"a": {"min": "0", "max": "1", "step": "3"}}, "too-few-parameters", "error", KATUNA, "spec.parameters"),
     ("cmaes", {"sigma": "1e-300"}, {}, "sigma-out-of-range", "warning", KATUNA, "spec.algorithm.algorithmSettings[0].value"),
     ("cmaes", {"sigma": "3"}, {}, "sigma-out-of-range", "warning", KATUNA, "spec.algorithm.algorithmSettings[0].value"),
     ("cmaes", {"sigma": "-1"}, {}, "setting-ignored", "warning", EVERYWHERE, "spec.algorithm.algorithmSettings[0].value"),

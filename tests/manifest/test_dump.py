@@ -50,6 +50,14 @@ def test_what_occurs_twice_is_written_twice() -> None:
 
 
 @settings(deadline=None)
+@given(st.text(st.characters(codec="utf-8"), max_size=20))
+def test_nothing_in_it_steers_a_terminal_and_it_reads_back(text: str) -> None:
+    written = to_yaml({text: [text, f"a\x1b{text}\u202e\x9b\n"]})
+    assert written.replace("\n", "").replace("\t", "").isprintable(), ascii(written)
+    assert yaml.safe_load(written) == {text: [text, f"a\x1b{text}\u202e\x9b\n"]}
+
+
+@settings(deadline=None)
 @given(st.dictionaries(TEXTS, VALUES, min_size=1, max_size=3))
 def test_reads_back_as_kubectl_and_as_pyyaml_read(manifest: dict[str, Any]) -> None:
     text = to_yaml(manifest)

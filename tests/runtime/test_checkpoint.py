@@ -295,6 +295,59 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_used(
     assert capsys.readouterr().err == ""
 
 
+def _resealed(folder: Path, name: str, change: Any) -> None:
+    """Another content of one JSON file of a checkpoint, with digests that are right."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["digest"]
+    if name == "manifest.json":
+        change(manifest)
+    else:
+        content = json.loads((folder / name).read_text())
+        change(content)
+        (folder / name).write_text(json.dumps(content))
+        manifest["files"][name] = sealed._fact(folder / name)
+    (folder / "manifest.json").write_text(sealed._sealed(manifest))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: manifest.pop("format"),
+        lambda manifest: manifest.pop("files"),
+        lambda manifest: manifest.update(files=["state.json"]),
+        lambda manifest: manifest["files"]["state.json"].pop("sha256"),
+        lambda manifest: manifest["files"].update({"state.json": None}),
+        lambda manifest: manifest["files"].pop("state.json"),
+    ],
+)
+def test_a_manifest_of_another_make_is_refused_though_its_digest_is_right(
+    two: Path, capsys: pytest.CaptureFixture[str], change: Any
+) -> None:
+    _resealed(two / "step-000002", "manifest.json", change)
+    assert opened(two).restore() == (1, {"best": 1.0})
+    assert f"{two}/step-000002 is refused: manifest.json " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(lambda state, key=key: state.pop(key) for key in ("step", "values", "kinds", "state", "random")),
+        *(lambda state, key=key: state.update({key: 7}) for key in ("course", "values", "kinds", "state", "random")),
+        lambda state: state.update(random=[]),
+        lambda state: state["random"][0].pop("python"),
+        lambda state: state["random"][0]["torch"].update({"$tensor": "nowhere"}),
+        lambda state: state.update(step={"$nonsense": 1}),
+        lambda state: state["state"].update(model=[1]),
+    ],
+)
+def test_a_state_of_another_make_is_one_line_though_its_digests_are_right(two: Path, change: Any) -> None:
+    _resealed(two / "step-000002", "state.json", change)
+    with pytest.raises(SystemExit) as refused:
+        opened(two, config=Common()).restore()
+    assert str(refused.value).startswith(f"error: checkpoint {two}/step-000002 is "), refused.value
+    assert "\n" not in str(refused.value)
+
+
 def test_when_none_is_whole_the_training_begins_anew(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for step in (1, 2):
         _cut(two / f"step-{step:06d}" / "tensors.safetensors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from katuna.errors import InputRefused
 from katuna.runtime import export as exporting
+from katuna.runtime import sealed
 from katuna.runtime.export import ExportFailed, Field, Schema, export, load_export
 
 
@@ -296,6 +298,23 @@ def test_an_altered_export_is_refused(exported: Path, name: str) -> None:
             load_export(exported)
         (exported / name).write_bytes(content)
     assert load_export(exported).trainer == "toy"
+
+
+@pytest.mark.parametrize(("name", "key"), [("arguments.json", "trainer"), ("schema.json", "inputs"), ("manifest.json", "files")])
+def test_an_export_of_another_make_is_refused_though_its_digests_are_right(
+    exported: Path, tmp_path: Path, name: str, key: str
+) -> None:
+    folder = tmp_path / "export"
+    shutil.copytree(exported, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    content = manifest if name == "manifest.json" else json.loads((folder / name).read_text())
+    del content[key], manifest["digest"]
+    if content is not manifest:
+        (folder / name).write_text(json.dumps(content))
+        manifest["files"][name] = sealed._fact(folder / name)
+    (folder / "manifest.json").write_text(sealed._sealed(manifest))
+    with pytest.raises(InputRefused, match="export"):
+        load_export(folder)
 
 
 def test_an_export_is_read_without_torch(exported: Path) -> None:

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 import ranks
-from katuna.runtime.world import Place, World, device_for, joined, lost, place_in, why, world
+from katuna.runtime.world import Place, World, built_for, device_for, joined, lost, place_in, why, world
 
 RANK = Path(__file__).with_name("rank.py")
 HERE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "23456"}
@@ -120,6 +121,8 @@ def test_a_job_that_asks_for_no_gpu_is_told_how_to(monkeypatch: pytest.MonkeyPat
 def test_each_local_rank_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_90"])
     taken: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     assert device_for("auto", Place(3, 1, 4)) == torch.device("cuda:1")
@@ -285,3 +288,47 @@ def test_importing_the_runtime_loads_nothing_that_can_wait() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ranks.environment())
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "fits"),
+    [
+        ((8, 6), ["sm_75", "sm_80"], True),
+        ((8, 0), ["sm_75", "sm_86"], False),
+        ((3, 7), ["sm_75", "sm_80", "sm_90", "compute_90"], False),
+        ((12, 0), ["sm_80", "sm_90"], False),
+        ((12, 0), ["sm_80", "compute_90"], True),
+        ((12, 0), ["sm_100", "sm_120"], True),
+        ((9, 0), ["sm_90a"], True),
+        ((9, 0), ["gfx90a"], True),
+        ((9, 0), [], True),
+    ],
+)
+def test_which_gpus_a_pytorch_is_built_for(capability: tuple[int, int], built: list[str], fits: bool) -> None:
+    assert built_for(capability, built) == fits
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+def test_a_gpu_that_pytorch_was_not_built_for_is_one_line(monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
+    """torch warns in a page, and its first kernel raises "no kernel image is available"."""
+
+    def capability(device: object) -> tuple[int, int]:
+        warnings.warn("Found GPU0 Tesla K80 which is of cuda capability 3.7 ...", UserWarning, stacklevel=1)
+        return 3, 7
+
+    made_up = {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "get_device_capability": capability,
+        "get_device_name": lambda device: "Tesla K80",
+        "get_arch_list": lambda: ["sm_75", "sm_90"],
+        "set_device": lambda device: pytest.fail("it was begun with"),
+    }
+    for name, value in made_up.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    with pytest.raises(SystemExit) as refused:
+        device_for(wanted, Place())
+    assert refused.value.code == (
+        "error: this PyTorch was not built for the GPU here, Tesla K80 of compute capability 3.7, but for sm_75, sm_90; "
+        "install one that was, or take --device cpu"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -10,9 +9,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-import click
-
 from katuna.cli.code import say_missing
+from katuna.cli.output import say
 from katuna.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -91,14 +89,13 @@ def attend(
         run = run_it(interruptions=lambda: stop.count, watch=watch, look=shown.look)
     ended = run.search.ended
     if ended is None:
-        with contextlib.suppress(OSError):
-            click.echo("", err=True)
+        say(err=True)
         raise Interrupted(interruption(run), stop.signum)
     if shown.has_seen:
         shown.closing_words(run)
     else:
         how = run.state if run.folder.is_training else ended.message
-        click.echo(f"{run.name} has ended: {how}. There is nothing to resume; `katuna show {run.folder.handle}` shows it")
+        say(f"{run.name} has ended: {how}. There is nothing to resume; `katuna show {run.folder.handle}` shows it")
     if run.state == "Failed":
         sys.exit(1)
 

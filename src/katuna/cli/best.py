@@ -5,9 +5,8 @@ from __future__ import annotations
 import click
 
 from katuna.cli.options import run_argument
-from katuna.cli.output import figure, format_option, print_objects
+from katuna.cli.output import figure, format_option, print_objects, say
 from katuna.errors import KatunaError
-from katuna.text import printable
 
 
 @click.command("best")
@@ -27,14 +26,14 @@ def command(run: str | None, output: str) -> None:
             f"no trial of {found.name} has a value of {found.experiment.objective.metric} yet; `katuna trials {found.name}` shows why"
         )
     if output == "command":
-        click.echo(found.command(trial))
+        say(found.command(trial))
     elif output == "files":
         files = found.folder.trial(trial.name) / "work"
         if not files.is_dir():
             raise KatunaError(
                 f"{trial.name} left no files of its own; `katuna show {found.folder.handle}/{trial.number}` shows it"
             )
-        click.echo(printable(str(files)))
+        say(str(files))
     elif output != "table":
         print_objects(output, katib_trial(found.experiment, trial), [trial.name])
     else:
@@ -45,4 +44,4 @@ def command(run: str | None, output: str) -> None:
         facts |= {**trial.assignments, "Folder": str(found.folder.trial(trial.name))}
         width = max(map(len, facts)) + 2
         for name, value in facts.items():
-            click.echo(printable(name).ljust(width) + printable(value))
+            say(name.ljust(width) + value)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from katuna.cli.options import run_argument
-from katuna.cli.output import print_json, print_table
+from katuna.cli.output import print_json, print_table, put, say
 from katuna.errors import InputRefused, KatunaError, RunNotFound
 from katuna.text import printable
 
@@ -109,8 +109,8 @@ def _print_list(run: str, kept: Code) -> None:
         for root in kept.roots
     ]
     for fact, value in facts:
-        click.echo(f"{fact.ljust(11)}{printable(value)}")
-    click.echo("")
+        say(f"{fact.ljust(11)}{value}")
+    say()
     print_table(("BYTES", "FILE"), [[str(each.bytes), name] for name, each in kept.files.items()], right=("BYTES",))
 
 
@@ -121,10 +121,9 @@ def _count(files: int) -> str:
 def _print(data: bytes) -> None:
     """As it is, but for a terminal, which gets nothing that it would obey."""
     if sys.stdout.isatty():
-        click.echo(printable(data.decode("utf-8", "replace"), newlines=True), nl=False)
+        say(data.decode("utf-8", "replace"), newlines=True, nl=False)
     else:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
+        put(data)
 
 
 def _diff(run: Run, kept: Code, only: str | None) -> Iterator[bytes]:
@@ -174,7 +173,7 @@ def code_facts(run: Run) -> list[tuple[str, str]]:
 def say_missing(run: Run) -> None:
     """One line on stderr, where a run goes on without kept code."""
     if run.why_no_code:
-        click.echo(printable(f"the code is not kept, so that edits reach what runs: {run.why_no_code}"), err=True)
+        say(f"the code is not kept, so that edits reach what runs: {run.why_no_code}", err=True)
 
 
 def code_before(folder: RunDir) -> Code | None:
@@ -202,4 +201,4 @@ def say_changes(before: Code | None, run: Run) -> None:
     else:
         lines = ["code: no file differs; the run goes on with what it had"]
     for line in lines:
-        click.echo(printable(line), err=True)
+        say(line, err=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
 from katuna.cli.options import run_argument
+from katuna.cli.output import put, say, write_file
 from katuna.errors import KatunaError
 
 SUFFIXES = {"csv": "csv", "json": "json", "parquet": "parquet", "optuna": "log"}
@@ -29,17 +29,18 @@ def command(run: str | None, form: str, target: Path | None) -> None:
     optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend("RUN.log"))), from optuna.storages
     and optuna.storages.journal.
     """
-    from katuna.report.tables import export
+    from katuna.report.tables import FORMATS
     from katuna.runs.run import searched
     from katuna.runs.rundir import find
 
     found = searched(find(run))
+    content = FORMATS[form](found.experiment, found.search)
     if target is None and form in ("csv", "json"):
-        export(found.experiment, found.search, form, sys.stdout.buffer)
+        put(content)
         return
     target = target or Path(f"{found.name}.{SUFFIXES[form]}")
     try:
-        export(found.experiment, found.search, form, target)
+        write_file(target, content)
     except OSError as error:
         raise KatunaError(f"{target} cannot be written: {error.strerror or error}") from error
-    click.echo(f"{len(found.trials)} trials of {found.name} in {target}")
+    say(f"{len(found.trials)} trials of {found.name} in {target}")

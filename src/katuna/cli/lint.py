@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from katuna.cli import findings as shown
-from katuna.cli.output import FORMATS, format_option, print_json, print_objects
+from katuna.cli.output import FORMATS, format_option, print_json, print_objects, say
 from katuna.errors import EVERYWHERE, Finding
 from katuna.text import printable
 
@@ -61,5 +61,5 @@ def _print(findings: list[Finding], output: str, files: int) -> None:
         print_json(shown.sarif(findings, version("katuna")))
         return
     for line in shown.github(findings) if output == "github" else shown.lines(findings):
-        click.echo(line)
-    click.echo(shown.summary(findings, files), err=True)
+        say(line)
+    say(shown.summary(findings, files), err=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from katuna.cli.lines import Lines
+from katuna.cli.output import say
 from katuna.cli.targets import Target, asked, complete_target, names, resolve
 from katuna.errors import InputRefused, RunNotFound
 from katuna.text import printable
@@ -85,7 +86,7 @@ def _replicas(target: Target, wanted: str, *, follow: bool) -> None:
 def _print(reader: Lines, prefix: str = "", *, last: bool = False) -> None:
     lines = (f"{prefix}{printable(line, newlines=True)}\n" for line in reader.new(last=last))
     while block := "".join(islice(lines, AT_ONCE)):
-        click.echo(block, nl=False)
+        say(block, newlines=True, nl=False)
 
 
 def _all(run: Run, *, follow: bool) -> None:

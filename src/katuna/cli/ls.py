@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from katuna.cli.files import still_running
-from katuna.cli.output import duration, figure, format_option, print_objects, print_table
+from katuna.cli.output import duration, figure, format_option, print_objects, print_table, say
 from katuna.errors import KatunaError
-from katuna.text import printable
 
 if TYPE_CHECKING:
     from katuna.launch.leftovers import Carriers
@@ -32,7 +31,7 @@ def command(output: str) -> None:
         print_objects(output, rows, [str(row["name"]) for row in rows])
         return
     if not rows:
-        click.echo(f"no run in {runs_home()} yet; start one with `katuna tune FILE` or `katuna train FILE`", err=True)
+        say(f"no run in {runs_home()} yet; start one with `katuna tune FILE` or `katuna train FILE`", err=True)
         return
     table = [
         [
@@ -48,9 +47,9 @@ def command(output: str) -> None:
     print_table(("NAME", "STATE", "WHAT", "TRIALS", "BEST", "AGE"), table, right=("TRIALS", "BEST", "AGE"))
     for folder, row in zip(folders, rows, strict=True):
         if "error" in row:
-            click.echo(f"{row['name']}: {printable(row['error'], newlines=True)}", err=True)
+            say(f"{row['name']}: {row['error']}", err=True, newlines=True)
         if "leftRunning" in row:
-            click.echo(f"{row['name']}: {still_running(row['leftRunning'], folder.handle, row['state'])}", err=True)
+            say(f"{row['name']}: {still_running(row['leftRunning'], folder.handle, row['state'])}", err=True)
 
 
 def _rows(folders: Sequence[RunDir]) -> list[dict[str, Any]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -29,10 +32,77 @@ def format_option(*more: str) -> Callable[[Command], Command]:
     )
 
 
+def say(text: str = "", *, err: bool = False, newlines: bool = False, nl: bool = True) -> None:
+    """Prints one line on stdout, or stderr with `err`: the one way of a verb to print, without anything that a terminal would obey.
+    `newlines` lets line feeds and tabs of the text stand.
+
+    Raises OSError, with `output` for its file name, where stdout takes no more. A stderr that takes no more ends nothing: what a
+    verb does is worth more than a remark on it.
+    """
+    if not err:
+        with _output():
+            click.echo(printable(text, newlines=newlines), nl=nl)
+        return
+    try:
+        click.echo(printable(text, newlines=newlines), err=True, nl=nl)
+    except OSError:
+        silence(sys.stderr.fileno())
+
+
+def put(data: bytes) -> None:
+    """On stdout as it is, for other programs. Raises OSError as `say` does."""
+    with _output():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+
+
+@contextlib.contextmanager
+def _output() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "output") from error
+
+
+def write_file(target: Path, content: bytes) -> None:
+    """All of it or nothing, in the place of the file that is there. A link is followed; what is no file, a pipe or a device, is written
+    to. Raises OSError."""
+    from katuna.runs.journal import write_beside
+
+    if target.exists() and not target.is_file():
+        target.write_bytes(content)
+    else:
+        write_beside(Path(os.path.realpath(target)), content)
+
+
+def heard(text: str, *, color: bool | None = None) -> bool:
+    """Writes to stdout at once, as it is. False where that fails: what comes next is written to nobody, which is said on stderr, but
+    for a reader who has left (`| head`)."""
+    try:
+        click.echo(text, nl=False, color=color)
+        sys.stdout.flush()
+    except OSError as error:
+        nobody_reads(error, sys.stdout.fileno())
+        return False
+    return True
+
+
+def nobody_reads(error: OSError, file: int) -> None:
+    silence(file)
+    if not isinstance(error, BrokenPipeError):
+        say(f"output: {error.strerror}; nothing more is shown, the run goes on and its folder has all", err=True)
+
+
+def silence(file: int) -> None:
+    """What is written to this descriptor from now on, or is still to be, goes nowhere: Python would fail with it once more at its end."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), file)
+
+
 def print_json(value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False)
     # JSON lets more stand in strings than a terminal should be sent; all of it has an escape in JSON.
-    click.echo("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text))
+    say("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text), newlines=True)
 
 
 def yaml_text(value: Any) -> str:
@@ -46,15 +116,15 @@ def print_objects(output: str, value: Any, names: Sequence[str]) -> None:
     if output == "json":
         print_json(value)
     elif output == "yaml":
-        click.echo(yaml_text(value), nl=False)
+        say(yaml_text(value), newlines=True, nl=False)
     else:
         for name in names:
-            click.echo(printable(name))
+            say(name)
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
     """Columns padded to their widest cell; as wide as it must be when piped, cut to the window on a terminal."""
-    cells = [list(headings), *([printable(str(cell)) for cell in row] for row in rows)]
+    cells = [[printable(str(cell)) for cell in row] for row in (headings, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
     limit = _window() if sys.stdout.isatty() else None
     for row in cells:
@@ -62,7 +132,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right
             cell.rjust(width) if heading in right else cell.ljust(width)
             for cell, width, heading in zip(row, widths, headings, strict=True)
         ).rstrip()
-        click.echo(shorten(line, limit) if limit else line)
+        say(shorten(line, limit) if limit else line)
 
 
 def _window() -> int:

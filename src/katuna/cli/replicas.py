@@ -310,12 +310,12 @@ def closing(run: Training) -> list[str]:
     if (run.path / "export").is_dir() and ended.succeeded:
         lines.append(f"the model lies in  {run.path / 'export'}")
     lines += [f"it wrote           {line}" for line in left_lines(run.path)]
-    return [
-        *lines,
+    lines += [
         f"what it printed    katuna logs {run.folder.handle}",
         f"how it stands      katuna show {run.folder.handle}",
         f"everything lies in {run.path}",
     ]
+    return list(map(printable, lines))
 
 
 def _end(run: Training, ended: Ended) -> Iterator[str]:
@@ -327,7 +327,7 @@ def _end(run: Training, ended: Ended) -> Iterator[str]:
     # What the container's own end says is told below, with its log.
     of_the_job = failed is None or ended.reason != failed.reason
     why = f": {ended.reason}: {ended.message or 'no more is known'}" if of_the_job else ""
-    yield printable(f"Failed{why} ({took})")
+    yield f"Failed{why} ({took})"
     if failed is not None:
         yield from _last_words(run, failed)
 
@@ -345,5 +345,5 @@ def _last_words(run: Training, failed: ContainerExited) -> Iterator[str]:
     more = "" if why == f"it exited with code {failed.code}" else f": {why}"
     where = f"; the last lines of {file}:" if said else f"; {file} is empty"
     rank = "" if run.job.kind == "Job" else f", rank {rank_of(replica)},"
-    yield printable(f"{log.label}{rank} ended: {how}{more}{where}")
+    yield f"{log.label}{rank} ended: {how}{more}{where}"
     yield from (f"  {line}" for line in said)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from katuna.cli.options import run_argument
+from katuna.cli.output import say, write_file
 from katuna.errors import KatunaError
 
 
@@ -30,9 +31,9 @@ def command(run: str | None, target: Path | None) -> None:
     page = report_html(found.experiment, found.search, found.events)
     try:
         if target == found.folder.report:
-            write_beside(target, page.encode())
+            write_beside(target, page.encode())  # a link in a run folder is not to be trusted
         else:
-            target.write_text(page, encoding="utf-8")
+            write_file(target, page.encode())
     except OSError as error:
         raise KatunaError(f"{target} cannot be written: {error.strerror or error}; --to FILE writes it elsewhere") from error
-    click.echo(str(target))
+    say(str(target))

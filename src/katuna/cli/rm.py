@@ -8,7 +8,9 @@ import sys
 import click
 
 from katuna.cli.options import complete_run
+from katuna.cli.output import say
 from katuna.errors import InputRefused, KatunaError
+from katuna.text import printable
 
 
 @click.command("rm")
@@ -28,7 +30,7 @@ def command(runs: tuple[str, ...], yes: bool) -> None:
                 f"`katuna rm {shlex.quote(str(folder.path.resolve()))}` the run"
             )
     names = ", ".join(folder.name for folder in folders)
-    if not yes and sys.stdin.isatty() and not click.confirm(f"Remove {names} with everything in it?"):
+    if not yes and sys.stdin.isatty() and not click.confirm(f"Remove {printable(names)} with everything in it?"):
         raise KatunaError("nothing was removed")
     for folder in folders:
         with folder.locked():
@@ -39,4 +41,4 @@ def command(runs: tuple[str, ...], yes: bool) -> None:
                 raise KatunaError(f"{folder.path} cannot be removed: {error.strerror}") from error
         clear_up(folder.path.parent)
         prune(folder.path.parent)
-        click.echo(f"removed {folder.name}")
+        say(f"removed {folder.name}")

@@ -8,12 +8,10 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO, cast
 
-import click
-
 from katuna.cli.files import introduced
 from katuna.cli.findings import lines
-from katuna.cli.output import duration, figure
-from katuna.cli.statusline import Stdout, heard
+from katuna.cli.output import duration, figure, heard, say
+from katuna.cli.statusline import Stdout
 from katuna.clock import SystemClock
 from katuna.errors import Finding
 from katuna.manifest.experiment import Experiment
@@ -36,7 +34,7 @@ PLURALS = {
 def say_findings(findings: Iterable[Finding]) -> None:
     """Notes and warnings of the input, on stderr."""
     for line in lines(list(findings)):
-        click.echo(line, err=True)
+        say(line, err=True)
 
 
 def screen_for(stop: object, stream: TextIO | None = None) -> Screen:

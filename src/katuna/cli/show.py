@@ -12,7 +12,7 @@ import click
 
 from katuna.cli.code import code_facts
 from katuna.cli.files import left_lines, still_running
-from katuna.cli.output import duration, figure, format_option, print_objects, print_table
+from katuna.cli.output import duration, figure, format_option, print_objects, print_table, say
 from katuna.cli.replicas import how
 from katuna.cli.targets import complete_target, resolve
 from katuna.errors import RunNotFound
@@ -56,7 +56,7 @@ def command(target: str | None, output: str) -> None:
         print_objects(output, katib_experiment(found.experiment, found.search), [found.name])
         return
     for name, value in _facts(found):
-        click.echo(f"{name.ljust(11)}{printable(value)}")
+        say(f"{name.ljust(11)}{value}")
 
 
 def _show_trial(run: Run, trial: Trial, output: str) -> None:
@@ -79,12 +79,12 @@ def _show_trial(run: Run, trial: Trial, output: str) -> None:
     }
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
-        click.echo(f"{printable(name).ljust(width)}{printable(value)}".rstrip())
+        say(f"{name.ljust(width)}{value}".rstrip())
     for line in left_lines(run.folder.trial(trial.name)):
-        click.echo(f"{'Left'.ljust(width)}{printable(line)}")
+        say(f"{'Left'.ljust(width)}{line}")
     known = containers(run.events, trial.number)
     if known:
-        click.echo("")
+        say()
         _print_replicas(
             run.job_of(trial), run.folder.trial(trial.name), known, runs=not trial.state.is_final and run.state == "Running"
         )
@@ -141,12 +141,12 @@ def _show_training(run: Training, output: str) -> None:
         print_objects(output, {**_annotated(run), "status": run.status}, [run.name])
         return
     for name, value in _job_facts(run):
-        click.echo(f"{name.ljust(11)}{printable(value)}")
-    click.echo("")
+        say(f"{name.ljust(11)}{value}")
+    say()
     _print_replicas(run.job, run.path, containers(run.events), runs=run.state == "Running")
-    click.echo("")
+    say()
     if lines := left_lines(run.path):
-        click.echo("\n".join(["LEFT", *map(printable, lines), ""]))
+        say("\n".join(["LEFT", *map(printable, lines), ""]), newlines=True)
     conditions = [
         [each["type"], each["status"], each["reason"], each["lastTransitionTime"], each["message"]]
         for each in run.status["conditions"]

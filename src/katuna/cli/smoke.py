@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 from katuna.cli.options import Duration, local_options, run_options
-from katuna.cli.output import duration, figure, print_table
-from katuna.text import printable
+from katuna.cli.output import duration, figure, print_table, say
 
 
 @click.command("smoke")
@@ -51,7 +50,7 @@ def command(
     say_findings(planned.findings)
     count = len(corners(planned.experiment))
     parallel = planned.experiment.parallel_trials
-    click.echo(f"{planned.experiment.name}: {count} corner{'s' if count != 1 else ''}, {parallel} at a time", err=True)
+    say(f"{planned.experiment.name}: {count} corner{'s' if count != 1 else ''}, {parallel} at a time", err=True)
     stop = StopRequests()
     with stop.listening():
         found, kept = smoke(
@@ -60,7 +59,7 @@ def command(
     if found:
         _print(planned.experiment, found)
     if kept is not None:
-        click.echo(f"their files are in {kept}", err=True)
+        say(f"their files are in {kept}", err=True)
     if stop:
         raise Interrupted(f"interrupted: {len(found)} of {count} corners done", stop.signum)
     if not all(corner.fine for corner in found):
@@ -80,7 +79,7 @@ def _progress(shortening: Any, event: Any, search: Any) -> None:
         line = f"corner {event.number} timed out, {value}, after {duration(corner.trial.duration_s)}"
     else:
         line = ended_line(corner.trial, search).removesuffix("  best so far").replace("trial", "corner", 1)
-    click.echo(printable(line), err=True)
+    say(line, err=True)
 
 
 def _print(experiment: Any, corners: Any) -> None:
@@ -101,9 +100,10 @@ def _print(experiment: Any, corners: Any) -> None:
     print_table(("#", *names, "STATE", metric, "TOOK"), rows, right=("#", metric, "TOOK"))
     for corner in corners:
         if not corner.fine:
-            click.echo(f"\ncorner {corner.trial.number}: {printable(_why(corner))}")
+            say()
+            say(f"corner {corner.trial.number}: {_why(corner)}")
             for line in corner.last_lines:
-                click.echo(f"  {printable(line)}")
+                say(f"  {line}")
 
 
 def _why(corner: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import shutil
@@ -12,6 +11,7 @@ from typing import Any
 
 import click
 
+from katuna.cli.output import heard, nobody_reads
 from katuna.text import shorten
 
 _ERASE = "\r\x1b[K"
@@ -38,25 +38,6 @@ class StatusLine:
         if self._read and (text or shown != self._status):
             erase, self._status = _ERASE if self._status else "", shown
             self._read = heard(erase + text + shown, color=True)
-
-
-def heard(text: str, *, color: bool | None = None) -> bool:
-    """Writes to stdout at once. False where that fails: what comes next is written to nobody, which is said on stderr, but for a
-    reader who has left (`| head`)."""
-    try:
-        click.echo(text, nl=False, color=color)
-        sys.stdout.flush()
-    except OSError as error:
-        _nobody_reads(error, sys.stdout.fileno())
-        return False
-    return True
-
-
-def _nobody_reads(error: OSError, file: int) -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), file)
-    if not isinstance(error, BrokenPipeError):
-        with contextlib.suppress(OSError):
-            click.echo(f"output: {error.strerror}; nothing more is shown, the run goes on and its folder has all", err=True)
 
 
 class Stdout(io.TextIOBase):
@@ -87,4 +68,4 @@ class Stdout(io.TextIOBase):
         try:
             output()
         except OSError as error:
-            _nobody_reads(error, self._file.fileno())
+            nobody_reads(error, self._file.fileno())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from katuna.cli.options import run_argument
+from katuna.cli.output import say
 from katuna.errors import InputRefused, KatunaError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def command(run: str) -> None:
     folder = find(run)
     held = folder.held()
     if held is None:
-        click.echo(f"{folder.name} is not running")
+        say(f"{folder.name} is not running")
         return
     patience_s, pid = PATIENCE_S + _grace_s(folder), held.pid
     why_not = held.signal(signal.SIGTERM)
@@ -46,7 +47,7 @@ def command(run: str) -> None:
                 f"{folder.name}: process {pid} has not ended after {patience_s:.0f} s; its processes may ignore SIGTERM; try again, or kill it: the run stays resumable"
             )
         time.sleep(0.05)
-    click.echo(f"{folder.name} has stopped; go on with `katuna resume {folder.handle}`")
+    say(f"{folder.name} has stopped; go on with `katuna resume {folder.handle}`")
 
 
 def _grace_s(folder: RunDir) -> float:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from katuna.cli.options import Pair, local_options, run_options
+from katuna.cli.output import say
 from katuna.errors import InputRefused
-from katuna.text import printable
 
 if TYPE_CHECKING:
     from katuna.launch.plan import Planned
@@ -96,18 +96,19 @@ def _print_plan(planned: Plan, output: str) -> None:
         _print_objects(planned)
         preflight(planned)
         return
-    click.echo(f"{planned.job.kind} {planned.job.name}, {replicas_in_words(planned.job)}; nothing is started")
+    say(f"{planned.job.kind} {planned.job.name}, {replicas_in_words(planned.job)}; nothing is started")
     for line in substituted(planned.job, planned.options.local):
-        click.echo(f"  {printable(line)}")
+        say(f"  {line}")
     if said := reach(planned.job, planned.options.local, os.environ):
-        click.echo(f"  {printable(said)}")
-    click.echo(f"  {printable(in_words(*forecast(planned.options.local), 'work/ in the run folder'))}")
+        say(f"  {said}")
+    say(f"  {in_words(*forecast(planned.options.local), 'work/ in the run folder')}")
     for each in containers(planned):
         name = label(planned.job.name, each.replica.pod_name) + ("" if each.is_main else f"/{each.container.name}")
-        click.echo(f"\n{name}" + ("" if each.is_main else f"  ({each.stage})"))
+        say()
+        say(name + ("" if each.is_main else f"  ({each.stage})"))
         before = ""
         for what, text in _rows(planned, each):
-            click.echo(f"  {('' if what == before else what).ljust(9)} {printable(text)}")
+            say(f"  {('' if what == before else what).ljust(9)} {text}")
             before = what
     preflight(planned)
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from katuna.cli.options import Duration, complete_run, local_options, run_options, search_options
+from katuna.cli.output import say
 
 
 def _complete_source(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
@@ -53,12 +54,11 @@ def command(
     """
     from katuna.cli.screen import say_findings
     from katuna.runs import conduct
-    from katuna.text import printable
 
     planned = conduct.plan(files, options=run_options(**options), name=name, seed=seed, warm_start=warm_start)
     say_findings(planned.findings)
     for line in planned.remarks:
-        click.echo(printable(line), err=True)
+        say(line, err=True)
     if dry_run:
         _print_plan(planned, count)
         return
@@ -73,17 +73,18 @@ def _print_plan(planned: Any, count: int) -> None:
     from katuna.cli.output import yaml_text
     from katuna.runs import conduct
     from katuna.runs.forecast import outlook, shortfall
-    from katuna.text import printable
 
     trials = conduct.first_trials(planned, max(1, count))
     for fact, value in outlook(planned, trials[0][2] if trials else None).items():
-        click.echo(f"# {fact.ljust(14)}{printable(value)}")
-    click.echo(f"# {planned.experiment.name}, as Katib would default it")
-    click.echo(yaml_text(planned.experiment.manifest), nl=False)
+        say(f"# {fact.ljust(14)}{value}")
+    say(f"# {planned.experiment.name}, as Katib would default it")
+    say(yaml_text(planned.experiment.manifest), newlines=True, nl=False)
     for number, (trial, point, manifest) in enumerate(trials[:count]):
         words = ", ".join(f"{key}={value}" for key, value in point.items())
-        click.echo(f"---\n# trial {number}: {trial}: {printable(words)}")
-        click.echo(yaml_text(manifest), nl=False)
+        say("---")
+        say(f"# trial {number}: {trial}: {words}")
+        say(yaml_text(manifest), newlines=True, nl=False)
     if why := shortfall(planned, len(trials[:count]), count):
-        click.echo(f"---\n# {why}")
+        say("---")
+        say(f"# {why}")
     conduct.preflight(planned)

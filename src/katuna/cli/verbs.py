@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
+import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from katuna.cli.output import put, say
 from katuna.errors import KatunaError
 
 VERBS = {
@@ -52,7 +54,7 @@ class _Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()
+            put(b"")
         except BrokenPipeError:
             # Whoever read our output has left (`katuna trials | head`): as SIGPIPE would have it, and click would call it 1.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -98,43 +100,45 @@ def run(argv: Sequence[str] | None) -> None:
         code = katuna.main(args=None if argv is None else list(argv), prog_name="katuna", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        say(shown.getvalue(), err=True, newlines=True, nl=False)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        say("interrupted", err=True)
         sys.exit(130)
     except KatunaError as error:
-        # A terminal that has gone away takes the message, not the exit code.
-        with contextlib.suppress(OSError):
-            _say(str(error), error)
+        _say(str(error), error)
         sys.exit(error.exit_code)
     except OSError as error:
-        click.echo(f"error: {error.filename or _nameless()}: {error.strerror or error}", err=True)
+        say(f"error: {error.filename or _nameless(error)}: {error.strerror or error}", err=True)
         # Python would try to write the rest of the output once more when it ends, and complain.
         os._exit(1)
 
 
-def _nameless() -> str:
+def _nameless(error: OSError) -> str:
     """What an error of the system is about that names no file."""
     try:
         Path.cwd()
     except OSError:
         return "the folder that you are in (cd to one that is there)"
-    return "output"
+    *_, last = traceback.extract_tb(error.__traceback__)
+    if last.filename == click.utils.__file__:  # click prints help and versions itself
+        return "output"
+    return f"unexpected, at {Path(last.filename).name}:{last.lineno} in {last.name}"
 
 
 def _say(message: str, error: KatunaError) -> None:
     from katuna.errors import Interrupted, SpecRefused
-    from katuna.text import printable
 
     if isinstance(error, SpecRefused):
         # What is an error here may be a warning elsewhere; one of the two is enough.
         said = {(each.file, each.line, each.column, each.message) for each in error.findings if each.level == "error"}
         for finding in error.findings:
             if finding.level == "error" or (finding.file, finding.line, finding.column, finding.message) not in said:
-                click.echo(printable(str(finding)), err=True)
+                say(str(finding), err=True)
         errors = sum(finding.level == "error" for finding in error.findings)
-        click.echo(f"{errors} error{'s' if errors != 1 else ''}; nothing was started", err=True)
+        say(f"{errors} error{'s' if errors != 1 else ''}; nothing was started", err=True)
     else:
         prefix = "" if isinstance(error, Interrupted) else "error: "
-        click.echo(prefix + printable(message, newlines=True), err=True)
+        say(prefix + message, err=True, newlines=True)

@@ -15,6 +15,7 @@ from katuna.launch.process import Command
 from katuna.manifest.diagnostic import did_you_mean, listed
 from katuna.manifest.hidden import Hidden, Text, revealed
 from katuna.manifest.job import Container, Job, Replica, expand, replica_environment
+from katuna.manifest.own_paths import map_paths
 
 INHERITED = ("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "TMPDIR", "TORCHINDUCTOR_CACHE_DIR", "TZ", "USER")
 """What a trial gets of katuna's environment without asking, with LC_* and PATH."""
@@ -185,15 +186,6 @@ def _unset(names: Sequence[str], secrets: Collection[str], environ: Mapping[str,
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
     """The part of katuna's own environment that every trial gets."""
     return {name: value for name, value in environ.items() if name in INHERITED or name.startswith("LC_")}
-
-
-def map_paths(text: str, maps: Mapping[str, str]) -> str:
-    """Replaces each path of `maps` and the paths below it, wherever one begins in `text`: `--data=/opt/app/x`, `/a:/opt/app`."""
-    if not maps:
-        return text
-    longest_first = sorted(maps, key=len, reverse=True)
-    pattern = rf"(?<![\w./~-])({'|'.join(map(re.escape, longest_first))})(?![\w.~-])"
-    return re.sub(pattern, lambda match: maps[match[1]], text)
 
 
 def _mapper(options: LocalOptions, own: Mapping[str, str]) -> Callable[[str], str]:

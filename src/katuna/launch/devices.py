@@ -83,6 +83,12 @@ class Found(Sequence[str]):
     def _devices(self) -> tuple[str, ...]:
         return allowed(_installed(), self._visible)
 
+    @property
+    def complaint(self) -> str:
+        """What nvidia-smi says beside its list: a driver that does not fit, a GPU that is broken. "" where all is well."""
+        command = shutil.which("nvidia-smi")
+        return _asked(command)[1] if command else ""
+
     def __len__(self) -> int:
         return len(self._devices)
 
@@ -139,17 +145,19 @@ def _installed() -> Mapping[str, Sequence[str]]:
     # Whoever looks with another PATH is to find the same names.
     command = shutil.which("nvidia-smi") or shutil.which("nvidia-smi", path=USUAL_PATH)
     if command:
-        return _listed_by(command)
+        return _asked(command)[0]
     return {name: [name] for name in _numbers(Path("/dev").glob("nvidia[0-9]*"))}
 
 
 @cache
-def _listed_by(command: str) -> Mapping[str, Sequence[str]]:
-    """Where one GPU is broken nvidia-smi fails, and lists the others all the same."""
+def _asked(command: str) -> tuple[Mapping[str, Sequence[str]], str]:
+    """The list and the other words. Where one GPU is broken nvidia-smi fails, and lists the others all the same."""
     try:
-        return parse_listing(subprocess.run([command, "-L"], capture_output=True, text=True, timeout=30, check=False).stdout)
-    except (OSError, subprocess.SubprocessError):
-        return {}
+        done = subprocess.run([command, "-L"], capture_output=True, text=True, errors="replace", timeout=30, check=False)
+    except (OSError, subprocess.SubprocessError) as error:
+        return {}, str(getattr(error, "strerror", "") or error)
+    other = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip() and not _LISTED.match(line)]
+    return parse_listing(done.stdout), "; ".join(other[:3]) or (f"exit code {done.returncode}" if done.returncode else "")
 
 
 def _numbers(paths: Iterable[Path]) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from katuna.launch.command import FINE, Foresee, command, option_problems, problems
-from katuna.launch.devices import cuda_devices, usable_cpus
+from katuna.launch.devices import Found, cuda_devices, usable_cpus
 from katuna.launch.local_options import LocalOptions
 from katuna.launch.process import Command
 from katuna.launch.rendezvous import AGENT_STORE, NOWHERE, SOCKETS, Rendezvous, rendezvous, variables
@@ -229,10 +229,9 @@ def job_problems(job: Job, place: Place, devices: Sequence[str] | None = None) -
         yield from problems(replace(each.replica, container=each.container), each.command, each.told, foresee)
     wanted = gpus(job, place.options)
     if wanted:
-        here = len(cuda_devices(place.environ) if devices is None else devices)
-        if wanted > here:
+        found = cuda_devices(place.environ) if devices is None else devices
+        if wanted > len(found):
             what = "the trial" if job.kind == "Job" else f"{job.kind} {job.name}"
-            yield (
-                f"{what} needs {wanted} GPU{'' if wanted == 1 else 's'} and this machine has {here or 'none'}",
-                "--device cpu runs it without",
-            )
+            has = f"{what} needs {wanted} GPU{'' if wanted == 1 else 's'} and this machine has {len(found) or 'none'}"
+            words = found.complaint if isinstance(found, Found) else ""
+            yield has + (f" that can be used; nvidia-smi: {words}" if words else ""), "--device cpu runs it without"

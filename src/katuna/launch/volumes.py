@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from katuna.errors import LaunchFailed
-from katuna.launch.command import FINE, Foresee, map_paths
+from katuna.launch.command import FINE, Foresee
 from katuna.launch.local_options import LocalOptions
 from katuna.manifest.diagnostic import listed
 from katuna.manifest.experiment import Experiment
 from katuna.manifest.hidden import Hidden, Text, revealed
 from katuna.manifest.job import Container, Mount, Replica, Volume
+from katuna.manifest.own_paths import unnamed
 from katuna.manifest.volumes import DEFAULT_MODE, HeldFiles, HostPath
 from katuna.metrics.collect import Collecting
 from katuna.trees import PATH_MAX, open_plain
@@ -59,21 +60,11 @@ class Volumes:
         return {**here, **({posixpath.normpath(self.checkpoints): str(trial / CHECKPOINTS)} if self.checkpoints else {})}
 
     def problems(self, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
-        """Which paths the trial cannot learn of, as (message, hint): they occur in none of the `texts` that paths are mapped in.
-
-        Such a trainer writes to the path that it has built in, which is one for all trials that run at a time.
-        """
+        """Which paths the trial cannot learn of, as (message, hint): they occur in none of the `texts` that paths are mapped in."""
         given = list(texts)
-        asked = {"checkpoints": self.checkpoints, "metrics": next(iter(self.collecting.paths), "")}
-        for what, path in asked.items():
-            if path and not path.strip("/"):
-                yield f"the trial's {what} cannot lie in {path} itself", "name a folder below it"
-            elif path and not any(map_paths(text, {posixpath.normpath(path): ""}) != text for text in given):
-                message = f"{path}, where the trial's {what} are to lie, occurs nowhere in the job's command, env or workingDir"
-                yield (
-                    message,
-                    f"each trial has a folder of its own here: give the trainer the path as an argument or in env ({path})",
-                )
+        for what, path in (("checkpoints", self.checkpoints), ("metrics", next(iter(self.collecting.paths), ""))):
+            if found := unnamed(what, path, given):
+                yield found
 
     def begin(self, trial: Path, parent: Path | None) -> None:
         """Before the first attempt of `trial`, which `parent` hands its checkpoints to. Raises LaunchFailed and OSError."""

@@ -24,12 +24,12 @@ from typing import Literal
 
 from katuna.errors import FilesMixed, LaunchFailed, is_shortage
 from katuna.launch import layers
-from katuna.launch.command import map_paths
 from katuna.launch.layers import Step
 from katuna.launch.local_options import LocalOptions
 from katuna.launch.mirror import TooMany, changed, check, mirror, read, settle
 from katuna.launch.plan import Planned
 from katuna.launch.volumes import PodVolumes, is_ours, make_private, memory_places, private_name
+from katuna.manifest.own_paths import map_paths
 from katuna.trees import remove
 
 Way = Literal["layer", "mirrored", "shared"]

@@ -8,6 +8,10 @@ from typing import Any
 
 from katuna.errors import KATIB, KATUNA, LOCAL
 from katuna.manifest.diagnostic import Path, Remark, listed, one_of, shown, unlike_katib
+from katuna.manifest.experiment import Collector
+from katuna.manifest.job import Job, replica_environment
+from katuna.manifest.own_paths import unnamed
+from katuna.metrics.collect import Collecting
 from katuna.metrics.filters import compile_filter
 
 COLLECTORS_HERE = ("StdOut", "File", "TensorFlowEvent", "PrometheusMetric", "Push")
@@ -100,3 +104,29 @@ def _filter_problems(text: str, path: Path) -> Iterator[tuple[Remark, bool]]:
     if webhook or pattern.groups < 2:
         hint = r"such as ([\w-]+)=([+-]?[0-9.]+([eE][+-]?[0-9]+)?)"
         yield Remark(path, "needs two groups: the metric's name and its value", hint, code="bad-filter"), webhook
+
+
+def check_own_paths(spec: Mapping[str, Any], job: Job) -> Iterator[Remark]:
+    """`spec` is a defaulted Experiment's, `job` one of its trials'. What an image's own entrypoint or a Secret may hold is not known."""
+    containers = [replica.container for replica in job.replicas]
+    if any(container.secrets or not container.command for container in containers):
+        return
+    texts = [
+        text
+        for replica in job.replicas
+        for text in (
+            *(*replica.container.command, *replica.container.args, replica.container.working_dir),
+            *dict(replica_environment(job, replica)).values(),
+        )
+    ]
+    collector, algorithm = spec["metricsCollectorSpec"], spec.get("algorithm") or {}
+    asked = Collector(
+        collector["collector"].get("kind", ""), path=collector.get("source", {}).get("fileSystemPath", {}).get("path", "")
+    )
+    places: list[tuple[str, str, Path]] = [("metrics", next(iter(Collecting((), asked).paths), ""), (*FILE_SYSTEM, "path"))]
+    for index, setting in enumerate(algorithm.get("algorithmSettings", []) if algorithm.get("algorithmName") == "pbt" else ()):
+        if setting.get("name") == "suggestion_trial_dir":
+            places.append(("checkpoints", setting.get("value", ""), ("spec", "algorithm", "algorithmSettings", index, "value")))
+    for what, path, where in places:
+        if found := unnamed(what, path, list(map(str, texts))):
+            yield Remark(where, *found, on=LOCAL, code="path-not-given")

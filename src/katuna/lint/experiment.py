@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from katuna.errors import Finding, RenderRefused
-from katuna.lint.collector_rules import READS_TEXT
+from katuna.lint.collector_rules import READS_TEXT, check_own_paths
 from katuna.lint.conversion import check_conversion
 from katuna.lint.experiment_rules import check_experiment, parameter_of
 from katuna.lint.job_rules import check_job, check_kind, gathered
@@ -17,6 +17,7 @@ from katuna.lint.local_reads import local_reads
 from katuna.lint.rendering import check_rendering
 from katuna.lint.shell import WRAPPED, ReadScript, check_choices, check_script, check_wrapping, primary_container, words
 from katuna.lint.traps import check_traps
+from katuna.manifest.build import job_from_manifest
 from katuna.manifest.defaults import with_defaults
 from katuna.manifest.diagnostic import Path, Remark
 from katuna.manifest.experiment import (
@@ -66,6 +67,8 @@ def check(
             runs_here = not any(remark.level == "error" and "local" in remark.on for remark in job_remarks)
             made = _template(defaulted["spec"]["trialTemplate"], template)
             remarks += check_rendering(made, defaulted, maps, pass_env, runs_here)
+            if folder is not None and runs_here:
+                remarks += _check_own_paths(template, defaulted["spec"], maps, pass_env)
     written = document.value.get("spec")
     name = defaulted.get("metadata", {}).get("name", "")
     traps = [*check_traps(defaulted["spec"], written if isinstance(written, dict) else {}, name)]
@@ -175,6 +178,18 @@ def _check_reads(
         return
     job = {**job, "metadata": {"namespace": _namespace(defaulted)}}
     yield from local_reads(examine(job, reader=UNREAD).known, config_maps, folder)
+
+
+def _check_own_paths(
+    template: TemplateText, spec: Mapping[str, Any], config_maps: Sequence[Manifest], pass_env: Collection[str]
+) -> Iterator[Remark]:
+    primary = spec["trialTemplate"].get("primaryContainerName", "")
+    try:
+        manifest = examine(template.sampled(_sample(spec)), reader=UNREAD).known
+        job = job_from_manifest({**manifest, "metadata": {"name": "trial"}}, primary, config_maps, pass_env=pass_env)
+    except RenderRefused:
+        return  # Another rule says so.
+    yield from check_own_paths(spec, job)
 
 
 def _sample(spec: Mapping[str, Any]) -> dict[str, str]:

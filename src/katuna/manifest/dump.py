@@ -7,11 +7,14 @@ from typing import Any
 import yaml
 
 from katuna.manifest.yamltext import scalar
+from katuna.text import printable
 
 
 def to_yaml(value: Any) -> str:
-    """Keys keep their order. Texts that kubectl would take for something else, such as `1e-5`, are quoted."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 30)
+    """Keys keep their order. Texts that kubectl would take for something else, such as `1e-5`, are quoted, and escaped what steers a
+    terminal or turns the writing direction."""
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 30)
+    return printable(text, newlines=True)  # whatever this escapes stands in double quotes, where YAML has the same escapes
 
 
 class _Dumper(yaml.SafeDumper):
@@ -20,7 +23,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _looks_otherwise(text) else None)
+    quoted = _looks_otherwise(text) or printable(text, newlines=True) != text
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if quoted else None)
 
 
 def _looks_otherwise(text: str) -> bool:

@@ -109,8 +109,18 @@ class Checkpoints:
         content = exchange.from_main(content, self._world)
         if content is None:
             return 0, {}
-        saved = unpacked(json.loads(content[0]), safetensors.torch.load(content[1]))
-        place = self._folder / step_name(saved["step"])
+        try:
+            return self._take(unpacked(json.loads(content[0]), safetensors.torch.load(content[1])), self._folder)
+        except Exception as error:  # digests say that it is as it was written, not who wrote it
+            why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise SystemExit(
+                f"error: checkpoint {found} is not as katuna writes one ({why}); remove it" if found else 1
+            ) from error
+
+    def _take(self, saved: dict[str, Any], folder: Path) -> tuple[int, dict[str, Any]]:
+        place = folder / step_name(saved["step"])
+        if not isinstance(saved["values"], dict):
+            raise TypeError("its values are no object")
         others = [*self._other_flags(saved.get("course")), *self._other_data(saved.get("data", ""))]
         self._refuse(place, others, "take the same flags and data, or another --trial-dir")
         self._refuse(place, list(_misfits(saved, self._state)))
@@ -247,7 +257,7 @@ def newest_whole(folder: Path) -> Path | None:
     there = steps(folder)
     for step in reversed(there):
         place = folder / step_name(step)
-        wrong = sealed.problems(place, KIND)
+        wrong = sealed.problems(place, KIND, (REST, TENSORS))
         if not wrong:
             return place
         print(f"warning: checkpoint {place} is refused: {', '.join(wrong)}; trying the one before it", file=sys.stderr)  # noqa: T201

@@ -86,17 +86,23 @@ class Exported:
 
 def load_export(folder: Path) -> Exported:
     """Raises InputRefused, naming everything that is wrong, unless every byte is as it was exported."""
-    wrong = sealed.problems(folder, KIND)
+    wrong = sealed.problems(folder, KIND, (WEIGHTS, ARGUMENTS, SCHEMA, METRICS))
     if wrong:
         raise InputRefused(f"{folder} is no whole export: {'; '.join(wrong)}; export the model again, or copy the folder again")
-    read = {name: json.loads((folder / name).read_text()) for name in (sealed.MANIFEST, ARGUMENTS, SCHEMA, METRICS)}
-    arguments = read[ARGUMENTS]
-    return Exported(
-        folder,
-        read[sealed.MANIFEST]["digest"],
-        arguments["trainer"],
-        arguments["config"],
-        arguments["model_arguments"],
-        Schema.from_json(read[SCHEMA]),
-        read[METRICS],
-    )
+    try:
+        read = {name: json.loads((folder / name).read_text()) for name in (sealed.MANIFEST, ARGUMENTS, SCHEMA, METRICS)}
+        arguments = read[ARGUMENTS]
+        return Exported(
+            folder,
+            read[sealed.MANIFEST]["digest"],
+            arguments["trainer"],
+            arguments["config"],
+            arguments["model_arguments"],
+            Schema.from_json(read[SCHEMA]),
+            read[METRICS],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # Digests say that it is as it was written, not who wrote it.
+        raise InputRefused(
+            f"{folder} is not as katuna exports a model ({type(error).__name__}: {error}); export it again"
+        ) from error

@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,9 @@ def writing(folder: Path, kind: str) -> Iterator[Path]:
         raise
 
 
-def problems(folder: Path, kind: str) -> list[str]:
-    """What is wrong with a sealed folder, each in a few words; empty when every byte of every file is as it was written."""
+def problems(folder: Path, kind: str, needed: Sequence[str] = ()) -> list[str]:
+    """What is wrong with a sealed folder, each in a few words; empty when every byte of every file is as it was written, the `needed`
+    ones among them."""
     try:
         text = (folder / MANIFEST).read_bytes().decode("ascii")
         manifest = json.loads(text)
@@ -52,9 +53,15 @@ def problems(folder: Path, kind: str) -> list[str]:
         whole = False
     if not whole:
         return [f"{MANIFEST} is damaged"]
-    if manifest["format"] != kind:
-        return [f"{MANIFEST} says {manifest['format']}, which is not {kind}"]
-    return [wrong for name, fact in manifest["files"].items() if (wrong := _difference(folder / name, fact))]
+    form, files = manifest.get("format"), manifest.get("files")
+    if form != kind:
+        return [f"{MANIFEST} says {form}, which is not {kind}"]
+    if not isinstance(files, dict) or not all(
+        isinstance(fact, dict) and {*fact} == {"bytes", "sha256"} for fact in files.values()
+    ):
+        return [f"{MANIFEST} is not as katuna writes one"]
+    found = [f"{MANIFEST} does not name {name}" for name in needed if name not in files]
+    return found + [wrong for name, fact in files.items() if (wrong := _difference(folder / name, fact))]
 
 
 def remove(folder: Path) -> None:

@@ -6,7 +6,8 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -164,8 +165,25 @@ def device_for(wanted: str, place: Place) -> torch.device:
             f"error: LOCAL_RANK is {place.local_rank}, but {count} CUDA devices are visible; start no more processes"
         )
     found = torch.device("cuda", place.local_rank)
+    with warnings.catch_warnings(action="ignore"):  # torch writes a page about a GPU that it was not built for
+        capability = torch.cuda.get_device_capability(found)
+    if not built_for(capability, built := torch.cuda.get_arch_list()):
+        raise SystemExit(
+            f"error: this PyTorch was not built for the GPU here, {torch.cuda.get_device_name(found)} of compute capability "
+            f"{'.'.join(map(str, capability))}, but for {', '.join(built)}; install one that was, or take --device cpu"
+        )
     torch.cuda.set_device(found)
     return found
+
+
+def built_for(capability: tuple[int, int], built: Sequence[str]) -> bool:
+    """Whether a GPU of this compute capability runs what PyTorch was built as: binaries of its own major version and no later minor
+    one (`sm_80` on 8.6), or intermediate code of any that is no later (`compute_90`). What is named otherwise, or not, may fit."""
+    found = [match for match in (re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name) for name in built) if match]
+    versions = [(match[1], (int(match[2]), int(match[3]))) for match in found]
+    return not versions or any(
+        version <= capability and (kind == "compute" or version[0] == capability[0]) for kind, version in versions
+    )
 
 
 def names_a_gpu(visible: str | None) -> bool:
