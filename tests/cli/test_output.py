@@ -90,7 +90,7 @@ def test_no_room_for_a_remark_ends_nothing_and_changes_no_exit_code(tmp_path: Pa
 
 def test_an_unexpected_error_of_the_system_is_not_called_the_output() -> None:
     code = (
-        "import errno, katuna.store.rundir as rundir\nfrom katuna.cli import main\n"
+        "import errno, katuna.runs.rundir as rundir\nfrom katuna.cli import main\n"
         "def all_runs(): raise OSError(errno.EMFILE, 'Too many open files')\n"
         "rundir.all_runs = all_runs\nmain(['ls'])"
     )

@@ -107,7 +107,7 @@ def test_duplicate_keys_are_refused_with_both_places_and_reading_goes_on() -> No
 )
 def test_malformed_text_gives_one_finding_at_its_place(each_loader: None, text: str, place: str, words: str) -> None:
     message = message_of(text)
-    assert message.startswith(f"f.yaml:{place}: error:")
+    assert message.startswith(f"f.yaml:{place}: error[not-yaml]:")
     assert words in message
 
 
