@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 PATH_MAX = os.pathconf("/", "PC_PATH_MAX")
+PLACE = re.compile(r"katuna-[0-9a-f]{32}")
+"""What a run has in memory, where a Secret's files may lie: no code, and nobody copies it."""
 
 
 def open_plain(path: Path, flags: int, mode: int = 0o600, *, follow: bool = False) -> int:

@@ -122,7 +122,7 @@ class Part:
         if number in OF_THE_MACHINE:
             self.release()
             raise OSError(number, os.strerror(number))
-        end = ending(self._said, self.planned.told.argv, self.planned.log, self.log_start)
+        end = ending(self._said, self.planned.told.argv, self.planned.log, self.log_start, hides=self.planned.command.hides)
         if self._limit and end.reason == "Error" and (self._out_of_memory or self._limit.enforce()):
             limit = (self.planned.container.memory_bytes or 0) / 2**20
             end = Ending(137, OUT_OF_MEMORY, f"it used more than its memory limit of {limit:g} MiB and was ended")

@@ -35,10 +35,10 @@ class Ending:
         return self.reason in ("Error", "GuardLost")
 
 
-def ending(said: Mapping[str, Mapping[str, Any]], argv: Sequence[str], log: Path, start: int) -> Ending:
+def ending(said: Mapping[str, Mapping[str, Any]], argv: Sequence[str], log: Path, start: int, *, hides: bool = False) -> Ending:
     """`said` holds the guard's messages by event; without `exited` or `failed` the guard itself was killed, and the trial with it.
 
-    `start` is where this attempt begins in the log.
+    `start` is where this attempt begins in the log. `hides`: what the interpreter or the shell says of its command may be a Secret's.
     """
     if "failed" in said:
         what = {
@@ -46,13 +46,13 @@ def ending(said: Mapping[str, Mapping[str, Any]], argv: Sequence[str], log: Path
             "chdir": "its working folder cannot be entered",
         }.get(said["failed"]["stage"], f"command {argv[0]!r} cannot be run")
         return Ending(None, "StartError", f"{what}: {os.strerror(said['failed']['errno'])}")
-    lines = last_lines(log, start)
+    lines = None if hides else last_lines(log, start)
     if "exited" not in said:
         return Ending(128 + signal.SIGKILL, "GuardLost", _with_log("its guard was killed, and the trial with it", lines))
     return _exit(said["exited"], lines, log, start)
 
 
-def _exit(end: Mapping[str, Any], lines: Sequence[str], log: Path, start: int) -> Ending:
+def _exit(end: Mapping[str, Any], lines: Sequence[str] | None, log: Path, start: int) -> Ending:
     code = int(end["code"])
     left = ""
     if end["left"] and not end["cause"]:
@@ -94,5 +94,7 @@ def _name(number: int) -> str:
         return f"signal {number}"
 
 
-def _with_log(message: str, lines: Sequence[str]) -> str:
+def _with_log(message: str, lines: Sequence[str] | None) -> str:
+    if lines is None:
+        return f"{message}; its log is not quoted, as a Secret is part of its command"
     return f"{message}; its log ends: {' | '.join(map(str.strip, lines))}" if lines else f"{message}; its log is empty"

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from katuna.errors import LaunchFailed, is_shortage
 from katuna.text import printable
-from katuna.trees import remove
+from katuna.trees import PLACE, remove
 
 SMALL_BYTES = 1 << 20
 MOST_ENTRIES = 20_000
@@ -281,7 +281,7 @@ def _entry(item: os.DirEntry[str], path: str, root: str, *, is_code: bool) -> _E
     except OSError as error:
         return None if error.errno in GONE else _Entry(_Kind.WHOLE, item.path)
     if stat.S_ISDIR(status.st_mode) and item.name not in CACHES:
-        return _Entry(_Kind.WHOLE if item.name in LINKED_WHOLE else _Kind.FOLDER, item.path, status)
+        return _Entry(_Kind.WHOLE if item.name in LINKED_WHOLE or PLACE.fullmatch(item.name) else _Kind.FOLDER, item.path, status)
     if stat.S_ISREG(status.st_mode):
         return _Entry(_Kind.COPIED if is_code or status.st_size <= SMALL_BYTES else _Kind.LARGE, item.path, status)
     return None

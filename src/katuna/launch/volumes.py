@@ -276,8 +276,9 @@ def sweep(folder: Path) -> None:
 
 
 def memory_places(folder: Path) -> Iterator[Path]:
-    """Where something of the job or run in `folder` may lie in memory: places that this user can write to. The first is to be used."""
-    for base in (os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm"):  # noqa: S108
+    """Where something of the job or run in `folder` may lie in memory: places that this user can write to. The first is to be
+    used, and the last is where one may have been made by a session that had XDG_RUNTIME_DIR, for one that has it not."""
+    for base in dict.fromkeys((os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm", f"/run/user/{os.geteuid()}")):  # noqa: S108
         if base.startswith("/") and Path(base).is_dir() and os.access(base, os.W_OK | os.X_OK):
             yield Path(base, private_name(folder))
 

@@ -84,7 +84,7 @@ def kinds() -> tuple[tuple[str, str], ...]:
 def examine(manifest: Mapping[str, Any], kind: str | None = None, reader: Reader = WEBHOOK) -> Examined:
     """The manifest against the fields of its kind, or of `kind` ("apiVersion Kind"), as `reader` takes it."""
     name = kind or f"{manifest.get('apiVersion')} {manifest.get('kind')}"
-    walk = _Walk(reader)
+    walk = _Walk(reader, hides=name == "v1 Secret")
     known = walk.visit(manifest, _schema()["kinds"][name], ())
     return Examined(known if isinstance(known, dict) else {}, tuple(walk.remarks), frozenset(walk.lost))
 
@@ -148,6 +148,8 @@ _MISSING = _Missing()
 @dataclass
 class _Walk:
     reader: Reader
+    hides: bool = False
+    """No message quotes a value, whichever field it was put into."""
     remarks: list[Remark] = field(default_factory=list)
     lost: set[Path] = field(default_factory=set)
 
@@ -160,7 +162,7 @@ class _Walk:
             return self._object(value, wanted, path)
         problem = _scalar_problem(value, wanted)
         if problem:
-            message, hint = problem
+            message, hint = problem if not self.hides else (f"must be {_SCALARS[wanted][1]}", "")
             return self._wrong(Remark(path, message, hint, code="wrong-type"))
         return value
 
@@ -204,7 +206,8 @@ class _Walk:
                 self.lost.add((*path, name))
 
     def _refuse(self, value: Any, wanted: str, path: Path) -> _Missing:
-        return self._wrong(Remark(path, f"must be {wanted}, not {_named(value)}", code="wrong-type"))
+        found = "" if self.hides else f", not {_named(value)}"
+        return self._wrong(Remark(path, f"must be {wanted}{found}", code="wrong-type"))
 
     def _wrong(self, remark: Remark) -> _Missing:
         self.remarks += self.reader.wrong.of(remark)

@@ -65,7 +65,9 @@ class Document:
     def _shown(self, path: Path) -> str:
         """The field's own value, when it is a scalar and cannot be a secret."""
         value = self.value
-        secret = isinstance(value, dict) and value.get("kind") == "Secret"
+        kind = str(value.get("kind") or "List") if isinstance(value, dict) else "List"
+        # What says of itself no kind, or holds others that cannot be read, may be one too.
+        secret = kind == "List" or "secret" in kind.lower()
         for part in path:
             try:
                 value = value[part]

@@ -18,6 +18,7 @@ from katuna.errors import CodeTooLarge
 from katuna.runs.code import Code, CodeFile, CodeRoot, digest_of
 from katuna.runs.ignore import NAME, Ignored, repository
 from katuna.runs.rundir import CONTENTS, HALF
+from katuna.trees import PLACE
 
 MOST_FILES = 5_000
 MOST_BYTES = 32 << 20
@@ -123,7 +124,7 @@ class _Walk:
             name in TOOLS
             or entry.path in self._left_out
             or _SECRET_NAME.fullmatch(name) is not None
-            or (HALF.fullmatch(name) is not None if is_folder else not _may_be_text(entry))
+            or ((HALF.fullmatch(name) or PLACE.fullmatch(name)) is not None if is_folder else not _may_be_text(entry))
             or not _is_unicode(name)
         )
 
