@@ -187,12 +187,13 @@ def test_a_job_that_succeeds_tells_and_leaves_nothing(start: tuple[str, ...], ca
         (1, {"ends": "badly"}),
         (2, {"command": ("python", "$(TOKEN)/missing.py")}),
         (2, {"command": ("$(TOKEN)/program",)}),
+        (1, {"command": ("/d/program",)}),
         (1, {"command": ("/etc/keys/run", "$(TOKEN)")}),
         (1, {"subPathExpr": "$(TOKEN)"}),
         (2, {"subPathExpr": "../$(TOKEN)"}),
         (2, {"subPathExpr": "$(TOKEN)/$(NONE)"}),
     ],
-    ids=["exit", "script", "program", "shebang", "mount", "outside", "unknown"],
+    ids=["exit", "script", "program", "made", "shebang", "mount", "outside", "unknown"],
 )
 def test_a_job_that_fails_tells_and_leaves_nothing(
     start: tuple[str, ...], canary: Canary, told: Told, code: int, change: dict[str, Any], request: pytest.FixtureRequest
@@ -256,21 +257,23 @@ def test_a_job_that_is_killed_leaves_nothing_once_it_is_taken_up(
 SEARCH = ("experiment.yaml", *PASS, "--pass-env", "TOKEN")
 
 
-def write_search(ends: str) -> None:
+def write_search(ends: str, *, volumes: bool = True) -> None:
     words = ["python", "trainer.py", "--key=$(TOKEN)", "/d", "${trialParameters.lr}"]
     loaded = yaml.safe_load(
         experiment_yaml(command=words, env={"ENDS": ends}, maxTrialCount=2, parallelTrialCount=1, resumePolicy="LongRunning")
     )
     pod = loaded["spec"]["trialTemplate"]["trialSpec"]["spec"]["template"]["spec"]
-    pod["volumes"] = [{"name": "scratch", "emptyDir": {}}]
     container = pod["containers"][0]
-    container["volumeMounts"] = [{"name": "scratch", "mountPath": "/d", "subPathExpr": "$(TOKEN)/x"}]
+    if volumes:
+        pod["volumes"] = [{"name": "scratch", "emptyDir": {}}]
+        container["volumeMounts"] = [{"name": "scratch", "mountPath": "/d", "subPathExpr": "$(TOKEN)/x"}]
     container["env"] += [key("TOKEN"), key("PASSED", "not-here"), {"name": "URL", "value": "https://$(TOKEN)@host"}]
     Path("experiment.yaml").write_text(yaml.safe_dump(loaded))
 
 
 def test_a_search_that_succeeds_tells_and_leaves_nothing(start: tuple[str, ...], canary: Canary, told: Told) -> None:
-    write_search("well")
+    # `best -o command` is another one for a job with volumes.
+    write_search("well", volumes="--cold" not in start)
     told("tune", *SEARCH, "--dry-run")
     told("smoke", *SEARCH, *start, "--keep-files")
     told("tune", *SEARCH, *start)
