@@ -19,6 +19,7 @@ import pytest
 from katuna.errors import KatunaError, LaunchFailed
 from katuna.launch import mirror as mirrors
 from katuna.launch.mirror import SMALL_BYTES, Mirror, Stamp, TooMany, changed, check, mirror, read, settle, written
+from katuna.launch.volumes import private_name
 from katuna.trees import remove
 
 NOBODY = 65534
@@ -182,6 +183,13 @@ def test_an_absolute_link_stays_as_it_is(root: Path, trial: Path) -> None:
     made(root, trial)
     assert led(trial / "work" / "link") == "/etc/hostname"
     assert led(trial / "work" / "loop") == "loop"
+
+
+def test_nothing_of_a_place_in_memory_is_copied(root: Path, trial: Path, tmp_path: Path) -> None:
+    place = private_name(tmp_path)
+    write(root / place / "keys" / "token", "s3cr3t")
+    assert sorted(made(root, trial).whole) == [place]
+    assert (trial / "work" / place).is_symlink()
 
 
 def test_what_is_large_and_not_the_users_own_is_linked_as_a_whole(root: Path, trial: Path) -> None:
