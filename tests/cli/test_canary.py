@@ -216,7 +216,10 @@ def test_what_the_interpreter_says_of_a_secret_in_its_command_stays_in_the_log(
     keys = write_secret(canary.value)
     write_job("well", command=("sh", "-c", 'cat "$0"', "$(TOKEN)/missing"))
     assert katuna("train", *WITH, *start).returncode == 1
-    assert {path.suffix or path.name for path in canary.left(keys)} == {".log", "log"}
+    # The rank that fails first may end the other before that has said anything.
+    held = {path.suffix or path.name for path in canary.left(keys)}
+    assert held
+    assert held <= {".log", "log"}
     assert "its log is not quoted" in told("show", "toy", "-o", "json").stdout
 
 
