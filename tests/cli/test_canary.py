@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs import IMAGE, pytorchjob
 from searches import await_line, await_none, experiment_yaml, katuna, processes_with, spawn
+from toy_jobs import IMAGE, pytorchjob
 
 TRAINER = """
 import os, pathlib, sys, time
