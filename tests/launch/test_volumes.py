@@ -293,7 +293,7 @@ def test_a_script_in_a_volume_starts_warm_too(tmp_path: Path, inside: str) -> No
         (a_pod(["/v/run.sh"], CONFIG_MAP), "command '/v/run.sh' has mode 0644 and cannot be executed", "write defaultMode: 0755 in volume 'data', or let an interpreter run it"),
         (a_pod(["true"], CONFIG_MAP, workingDir="/v/sub"), "workingDir '/v/sub' does not exist: the ConfigMap 'code' of volume 'data' has no key 'sub'", "it has: helper.py, run.sh, train.py"),
         (a_pod(["python", "/v"], CONFIG_MAP, mount={"subPath": "x.py"}), "script '/v' does not exist: the ConfigMap 'code' of volume 'data' has no key 'x.py'", "it has: helper.py, run.sh, train.py"),
-        (a_pod(["python", "/v/train.py"], {"configMap": {"name": "other"}}), "script '/v/train.py' does not exist: the ConfigMap 'other' is not among the files given", "give its file with --values FILE"),
+        (a_pod(["python", "/v/train.py"], {"configMap": {"name": "other"}}), "script '/v/train.py' does not exist: the ConfigMap 'other' is not among the files given", "give its file too, after this one"),
         (a_pod(["python", "/v/x.py"], {"secret": {"secretName": "keys"}}), "script '/v/x.py' does not exist: the Secret 'keys' of volume 'data' has no key 'x.py'", "it has: t.py, token"),
         (a_pod(["python", "/v/x.py"], {"hostPath": {"path": "/no/such"}}), "script '/v/x.py' does not exist here", "its volume is /no/such here"),
         (a_pod(["true"], {"hostPath": {"path": "/no/such"}}, workingDir="/v"), "workingDir '/v' does not exist here", "its volume is /no/such here"),

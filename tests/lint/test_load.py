@@ -86,7 +86,6 @@ BAD = [
     ("  name: digits\n", "  name: digits\n  namespace: twice\n", "metadata.namespace", 6, "written twice"),
     ("  name: digits\n", "  name: Digits\n", "metadata.name", 4, "lower case"),
     ("  name: digits\n", f"  name: {'d' * 41}\n", "metadata.name", 4, "at most 40"),
-    ("  name: digits\n", "  generateName: digits-\n", "metadata.generateName", 4, "write metadata.name"),
     ("  maxTrialCount: 12", "  maxTrialCount: 0", "spec.maxTrialCount", 17, "greater than 0"),
     ("    - name: layers\n", "    - name: ''\n", "spec.parameters[1].name", 23, "must be specified"),
     ('{min: "1", max: "4"}', '{min: "1", max: "4", list: ["1"]}', "spec.parameters[1].feasibleSpace.list", 25, "an int has no list"),
@@ -542,3 +541,9 @@ def test_a_template_that_is_not_in_its_config_map() -> None:
     )
     assert "it has: tony.yaml" in finding.hint
     assert findings_of(json.dumps(whole), beside.replace("tony.yaml", "toy.yaml")) == []
+
+
+def test_a_name_that_the_api_server_would_generate_is_its_beginning_here() -> None:
+    loaded = load(JOB.replace("  name: digits\n", "  generateName: digits-\n", 1))
+    assert loaded.findings == ()
+    assert loaded.experiment.name == "digits"

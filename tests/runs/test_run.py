@@ -182,3 +182,12 @@ def test_a_folder_whose_name_is_not_utf8(tmp_path: Path, monkeypatch: pytest.Mon
         assert (done.returncode, "Traceback" in done.stderr) == (0, False), (words, done.stderr)
     page = subprocess.run([*KATUNA, "report"], capture_output=True, check=True, env={**os.environ, "KATUNA_HOME": ""})
     assert Path(os.fsdecode(page.stdout.rstrip(b"\n"))).is_file()
+
+
+def test_a_search_with_a_generated_name_runs_under_its_beginning(tmp_path: Path) -> None:
+    manifest = yaml.safe_load(experiment_yaml(maxTrialCount=1, parallelTrialCount=1))
+    manifest["metadata"] = {"generateName": "toy-"}
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(manifest))
+    run = katuna.tune(tmp_path / "experiment.yaml", home=tmp_path / "runs")
+    assert (run.name, run.state) == ("toy", "Succeeded")
+    assert katuna.load("toy", home=tmp_path / "runs").experiment.name == "toy"

@@ -353,14 +353,14 @@ def _unlike_its_type(volume: HostPath) -> Iterator[tuple[str, str]]:
         mode = path.stat().st_mode
     except FileNotFoundError:
         if wanted == volume.type:
-            yield f"{what} does not exist here", "make it, or change the path with --set"
+            yield f"{what} does not exist here", "make it, or write another path"
         elif wanted == "File" and not path.parent.is_dir():
             yield f"{what}: the folder for it does not exist here", f"make {path.parent}"
     except OSError as error:
-        yield f"{what}: {error.strerror}", "change the path with --set"
+        yield f"{what}: {error.strerror}", "write another path"
     else:
         if not _TYPES[wanted](mode):
-            yield f"{what} is something else here", "change the path or the type with --set"
+            yield f"{what} is something else here", "write another path or type"
 
 
 def _among(volume: HeldFiles, name: str, *, runs: bool, hides: bool) -> tuple[str, str]:
@@ -375,7 +375,7 @@ def _among(volume: HeldFiles, name: str, *, runs: bool, hides: bool) -> tuple[st
     if name == "." or any(file.startswith(f"{name}/") for file in volume.files):
         return FINE
     if volume.missing:
-        return f"does not exist: the {holder} is not among the files given", "give its file with --values FILE"
+        return f"does not exist: the {holder} is not among the files given", "give its file too, after this one"
     key = "such key" if hides else f"key {name!r}"
     return (
         f"does not exist: the {holder} of volume {volume.name!r} has no {key}",

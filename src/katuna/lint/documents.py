@@ -25,7 +25,8 @@ LISTS: Mapping[tuple[str, str], Mapping[str, str]] = {("v1", "List"): {}} | {
 
 
 def name_of(document: Document) -> str:
-    return _metadata(document, "name", "")
+    """As a run here has it, a generated name without what the API server would add."""
+    return _metadata(document, "name", "") or _metadata(document, "generateName", "").rstrip("-.")
 
 
 def _metadata(document: Document, field: str, default: str) -> str:

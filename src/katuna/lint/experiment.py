@@ -17,7 +17,7 @@ from katuna.lint.local_reads import local_reads
 from katuna.lint.rendering import check_rendering
 from katuna.lint.shell import WRAPPED, ReadScript, check_choices, check_script, check_wrapping, primary_container, words
 from katuna.lint.traps import check_traps
-from katuna.manifest.build import job_from_manifest
+from katuna.manifest.build import job_from_manifest, name_here
 from katuna.manifest.defaults import with_defaults
 from katuna.manifest.diagnostic import Path, Remark
 from katuna.manifest.experiment import (
@@ -221,7 +221,7 @@ def _model(defaulted: Manifest, template: TemplateText) -> Experiment:
     spec, metadata = defaulted["spec"], defaulted["metadata"]
     source, kind = spec["metricsCollectorSpec"].get("source", {}), spec["metricsCollectorSpec"]["collector"]["kind"]
     return Experiment(
-        name=metadata["name"],
+        name=name_here(metadata),
         namespace=_namespace(defaulted),
         objective=_objective(spec["objective"]),
         algorithm=spec["algorithm"]["algorithmName"],

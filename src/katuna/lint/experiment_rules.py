@@ -51,7 +51,6 @@ def _check_metadata(metadata: Mapping[str, Any], trial_kind: object) -> Iterator
     path: Path = ("metadata", "name")
     if not name and metadata.get("generateName"):
         path, name = ("metadata", "generateName"), metadata["generateName"]
-        yield Remark(path, "a run here needs a name of its own", "write metadata.name", on=KATUNA, code="missing-field")
         yield from _check_name(name, path, MAX_NAME - GENERATED, f"{name}x")
     elif not name:
         yield Remark(path, "must be specified", "lower case letters, digits and '-'", code="missing-field")

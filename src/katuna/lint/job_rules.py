@@ -347,7 +347,7 @@ class _Checker:
         for name in limits:
             if "/" in name and name != GPU and quantity(limits[name]) > 0:
                 message = f"no {name} is given out here: the container sees no such device"
-                hint = f"--set gives it {GPU} in its place"
+                hint = f"write {GPU} in its place"
                 yield Remark((*path, "limits", name), message, hint, "warning", LOCAL, at_key=True, code="no-device")
 
     def _check_numbers(self, fields: Mapping[str, Any], path: Path, names: Sequence[str]) -> Iterator[Remark]:
@@ -391,7 +391,7 @@ def _injected(job: Mapping[str, Any]) -> set[str]:
 def _check_number_of_pods(number: int, path: Path) -> Iterator[Remark]:
     if number > MOST_PODS:
         message = f"one machine does not run {number} pods, but {MOST_PODS} at most"
-        yield Remark(path, message, "--set another number here", on=LOCAL, code="several-pods")
+        yield Remark(path, message, "write a smaller number", on=LOCAL, code="several-pods")
 
 
 def _note(path: Path, message: str, hint: str = "", code: str = "ignored-field") -> Remark:

@@ -50,11 +50,16 @@ def _build(manifest: Manifest, primary: str, beside: tuple[Manifest, ...], trial
     """See `job_from_manifest`; what is not of the shape that `load` has checked raises as Python does."""
     manifest = _without_nulls(manifest)
     kind, metadata = manifest["kind"], manifest["metadata"]
-    name = str(metadata.get("name") or metadata["generateName"].rstrip("-."))
+    name = name_here(metadata)
     namespace = str(metadata.get("namespace") or "default")
     pods = Pods(name, namespace, primary or PRIMARY.get(kind, ""), beside, trial, pass_env)
     make = {"Job": _batch_job, "PyTorchJob": _pytorch_job, "TrainJob": _train_job}[kind]
     return make(manifest["spec"], pods)
+
+
+def name_here(metadata: Mapping[str, Any]) -> str:
+    """The name, or what the API server would make a name of with a few characters more."""
+    return str(metadata.get("name") or metadata["generateName"].rstrip("-."))
 
 
 def _without_nulls(value: Any) -> Any:

@@ -15,7 +15,7 @@ from katuna.launch.local_options import LocalOptions
 from katuna.lint.documents import walked
 from katuna.lint.load import Loaded, Source, load_experiment
 from katuna.lint.load_job import LoadedJob, load_job
-from katuna.manifest.build import job_from_manifest
+from katuna.manifest.build import job_from_manifest, name_here
 from katuna.manifest.dump import to_yaml
 from katuna.manifest.experiment import Experiment, Manifest, training
 from katuna.manifest.job import Job
@@ -210,8 +210,7 @@ def read_job(sources: tuple[Source, ...], options: RunOptions, *, as_cluster: bo
 def as_training(manifest: Manifest) -> Experiment:
     """A job that `load_job` has accepted, as the training that it is."""
     metadata = manifest["metadata"]
-    name = str(metadata.get("name") or metadata["generateName"].rstrip("-."))
-    return training(manifest, name, str(metadata.get("namespace") or "default"))
+    return training(manifest, name_here(metadata), str(metadata.get("namespace") or "default"))
 
 
 def holds_secret(source: Source) -> bool:

@@ -37,7 +37,7 @@ class _Effort:
 
 class CmaSuggester:
     """The numeric parameters move as one point in the unit cube, each on its own scale (a logUniform one on a log scale, which
-    Katib ignores); lists are drawn at random, as Katib draws them.
+    Katib ignores); lists are drawn at random, as Katib draws them. So is all where nothing can move, as where every step is wider than its range.
 
     A population is complete when as many trials have a value as it has members, whichever generation asked for them: a trial
     that failed only delays it. Settings: Katib's `sigma` (in units of the narrowest parameter, as there; of its range at least LEAST_SIGMA and at most all), `restart_strategy`;
@@ -68,7 +68,7 @@ class CmaSuggester:
 
     def ask(self, number: int) -> Suggestion | NoSuggestion:
         point = self._draws.point(number)
-        if number >= int(self._settings.get("n_startup_trials", "0")):
+        if self._axes and number >= int(self._settings.get("n_startup_trials", "0")):
             optimizer = self._ready()
             optimizer.reseed_rng(trial_seed(self._seed, number))
             place = optimizer.ask()
@@ -77,13 +77,14 @@ class CmaSuggester:
         return Suggestion(point)
 
     def restore(self, number: int, suggestion: Suggestion) -> None:
-        self._ready()
+        if self._axes:
+            self._ready()
         self._running[number] = (self._runs, self._place(suggestion.assignments))
 
     def tell(self, trial: Trial) -> None:
         run, place = self._running.pop(trial.number)
         value = trial.value(self._objective)
-        if value is None or run != self._runs:
+        if value is None or run != self._runs or not self._axes:
             return
         self._told.append((place, self._sign * value))
         optimizer = self._ready()
