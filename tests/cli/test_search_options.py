@@ -309,7 +309,7 @@ def test_a_nas_config_is_not_searched_by_another_algorithm(capsys: pytest.Captur
 def test_a_wrong_setting_of_an_option_is_not_blamed_on_the_file(capsys: pytest.CaptureFixture[str]) -> None:
     message = refusal(capsys, write(), "--algorithm", "tpe", "--setting", "gamma=2")
     (error,) = (line for line in message.splitlines() if "gamma" in line)
-    assert error.startswith("--algorithm tpe: error: gamma must be")
+    assert error.startswith("--algorithm tpe: error[bad-setting] on local: gamma must be")
 
 
 def test_a_grid_that_is_wholly_known_is_refused_naming_the_best(capsys: pytest.CaptureFixture[str]) -> None:
@@ -401,11 +401,13 @@ def test_a_dry_run_says_how_large_the_search_is() -> None:
 def test_a_dry_run_says_how_many_points_repeat() -> None:
     stepped = [{**PARAMETERS[0], "feasibleSpace": {"min": "0.1", "max": "0.2", "step": "0.1"}}, *PARAMETERS[1:]]
     file = write(parameters=stepped, maxTrialCount=30)
-    facts = comments(file, "--device", "cuda", "--try", "lr=0.1")
+    facts = comments(file, "--try", "lr=0.1")
     assert facts["space"] == "48 points"
     expected = 30 - 48 * (1 - (47 / 48) ** 30)
     assert facts["duplicates"].startswith(f"about {expected:.2g} of 30 trials")
-    assert facts["each trial"].startswith("1 GPU,")
+    with_gpu = katuna("tune", file, "--device", "cuda", "--dry-run")
+    assert "# each trial    1 GPU," in with_gpu.stdout
+    assert with_gpu.returncode == (2 if "this machine has none" in with_gpu.stderr else 0), "as the run would be"
     assert facts["not the file"] == "--try lr=0.1"
     grid = comments(file, "--algorithm", "grid")
     assert grid["duplicates"].startswith("0")

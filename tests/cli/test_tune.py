@@ -134,7 +134,7 @@ def with_one_more_parameter(name: str) -> str:
 
 REFUSED = {
     "malformed": ("a: [1,\nb: }", r"experiment\.yaml:2:"),
-    "empty": ("", r"experiment\.yaml: error: .*empty|no document"),
+    "empty": ("", r"experiment\.yaml: error\[empty-file\]: .*empty"),
     "wrong kind": (damaged({"kind": "Experimen"}), r"kind.*did you mean"),
     "wrong version": (damaged({"apiVersion": "kubeflow.org/v1alpha3"}), r"apiVersion"),
     "misspelt field": (damaged(maxTrialCounts=3), r"maxTrialCounts.*did you mean.*maxTrialCount"),

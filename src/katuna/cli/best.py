@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from katuna.cli.options import run_argument
-from katuna.cli.output import figure, format_option, print_objects, say
+from katuna.cli.output import figure, format_option, print_objects, say, say_path
 from katuna.errors import KatunaError
 
 
@@ -33,7 +33,7 @@ def command(run: str | None, output: str) -> None:
             raise KatunaError(
                 f"{trial.name} left no files of its own; `katuna show {found.folder.handle}/{trial.number}` shows it"
             )
-        say(str(files))
+        say_path(files)
     elif output != "table":
         print_objects(output, katib_trial(found.experiment, trial), [trial.name])
     else:

@@ -56,6 +56,14 @@ def put(data: bytes) -> None:
         sys.stdout.buffer.write(data)
 
 
+def say_path(path: Path) -> None:
+    """A path in a line of its own: as it is for other programs, whatever bytes it has, escaped on a terminal. Raises OSError as `say`."""
+    if sys.stdout.isatty():
+        say(str(path))
+    else:
+        put(os.fsencode(path) + b"\n")
+
+
 @contextlib.contextmanager
 def _output() -> Iterator[None]:
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from katuna.cli.options import run_argument
-from katuna.cli.output import say, write_file
+from katuna.cli.output import say_path, write_file
 from katuna.errors import KatunaError
 
 
@@ -36,4 +36,4 @@ def command(run: str | None, target: Path | None) -> None:
             write_file(target, page.encode())
     except OSError as error:
         raise KatunaError(f"{target} cannot be written: {error.strerror or error}; --to FILE writes it elsewhere") from error
-    say(str(target))
+    say_path(target)
