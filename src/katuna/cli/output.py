@@ -57,8 +57,10 @@ def put(data: bytes) -> None:
 
 
 def say_path(path: Path) -> None:
-    """A path in a line of its own: as it is for other programs, whatever bytes it has, escaped on a terminal. Raises OSError as `say`."""
-    if sys.stdout.isatty():
+    """A path in a line of its own: for other programs with the bytes that it has, be they UTF-8 or not, but with nothing in it that a
+    terminal would obey, which a program may pass on. Raises OSError as `say` does."""
+    decoded = str(path).encode("utf-8", "ignore").decode()
+    if sys.stdout.isatty() or printable(decoded) != decoded:
         say(str(path))
     else:
         put(os.fsencode(path) + b"\n")
