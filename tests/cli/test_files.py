@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from katuna.runs.plan import RunOptions
 
 import katuna
 from katuna.errors import FilesMixed
 from katuna.launch import mirror, workspace
 from katuna.launch.local_options import LocalOptions
 from katuna.runs import conduct
+from katuna.runs.plan import RunOptions
 from searches import KATUNA, await_line, journal_events, objects, spawn, write_experiment
 from searches import katuna as command
 from toy_jobs import pytorchjob
@@ -237,9 +237,10 @@ def test_a_folder_too_large_to_be_mirrored_is_shared_and_the_first_trial_runs_al
     monkeypatch.setattr(mirror, "MOST_ENTRIES", 1)
     (here / "program.py").write_text("open('snapshot.pt', 'w').close(); print('accuracy=1')")
     with pytest.raises(FilesMixed, match=r"wrote .*snapshot\.pt, where all trials write .*`katuna resume toy --parallel 1`"):
-        katuna.tune(search(here), options=mirrored())
+        katuna.tune(search(here, parallelTrialCount=4), options=mirrored())
     run = katuna.load("toy")
     assert ways(run.path) == {"shared"}
+    assert len(run.trials) == 4
     assert [trial.state.value for trial in run.trials if trial.started_at] == ["Succeeded"]
     again = conduct.resume("toy", counts={"parallelTrialCount": 1})
     assert again.search.ended is not None

@@ -41,6 +41,8 @@ CODE, SHM_NAME = ".code", ".shm"
 TMP, SHM = "/tmp", "/dev/shm"  # noqa: S108
 SOCKETS = (".X11-unix", "nvidia-mps")
 """Below /tmp: what programs look for there to reach others."""
+SYSTEM = ("/dev", "/proc", "/sys")
+"""Folders in which everything changes all the time."""
 PROBE_TIMEOUT_S = 30.0
 
 
@@ -325,12 +327,14 @@ def _left(folder: Path, path: Path) -> tuple[str, int | None]:
 def stamps(folders: Sequence[Path], leave_out: Collection[Path], most: int = 200_000) -> Mapping[str, tuple[int, int, int]]:
     """Size, time and inode of the files in `folders`, of the first `most` at least."""
     found: dict[str, tuple[int, int, int]] = {}
+    left_out = {*leave_out, *map(Path, SYSTEM)}
     for top in folders:
         for base, inner, names in os.walk(top):
-            inner[:] = [each for each in inner if Path(base, each) not in leave_out and each != "__pycache__"]
+            inner[:] = [each for each in inner if Path(base, each) not in left_out and each != "__pycache__"]
             for name in names:
-                status = os.lstat(os.path.join(base, name))  # noqa: PTH118
-                found[os.path.join(base, name)] = (status.st_size, status.st_mtime_ns, status.st_ino)  # noqa: PTH118
+                with contextlib.suppress(OSError):
+                    status = os.lstat(os.path.join(base, name))  # noqa: PTH118
+                    found[os.path.join(base, name)] = (status.st_size, status.st_mtime_ns, status.st_ino)  # noqa: PTH118
             if len(found) > most:
                 return found
     return found
