@@ -152,7 +152,7 @@ def test_another_file_system_within_the_folder_is_still_seen(here: Path) -> None
 
 
 def test_a_mount_that_this_user_may_not_look_at_is_no_obstacle(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspace, "_mounted", lambda: [here / ("x" * 300)])
+    monkeypatch.setattr(workspace, "mounted", lambda: [here / ("x" * 300)])
     assert workspace.forecast(LocalOptions(cwd=str(here))) == ("layer", "")
 
 

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +27,7 @@ from katuna.launch.command import map_paths
 from katuna.launch.layers import Step
 from katuna.launch.local_options import LocalOptions
 from katuna.launch.mirror import TooMany, changed, check, mirror, read, settle
+from katuna.launch.outside import SHM, SOCKETS, TMP, caches, foreign, is_there, mounted, tops, within
 from katuna.launch.plan import Planned
 from katuna.launch.volumes import PodVolumes, is_ours, make_private, memory_places, private_name
 from katuna.trees import remove
@@ -38,9 +38,6 @@ OWN = ".own"
 """Below the job's folder: what goes when the job has ended."""
 CODE, SHM_NAME = ".code", ".shm"
 """In a place in memory."""
-TMP, SHM = "/tmp", "/dev/shm"  # noqa: S108
-SOCKETS = (".X11-unix", "nvidia-mps")
-"""Below /tmp: what programs look for there to reach others."""
 SYSTEM = ("/dev", "/proc", "/sys")
 """Folders in which everything changes all the time."""
 PROBE_TIMEOUT_S = 30.0
@@ -120,7 +117,13 @@ class Files:
                 timeout=PROBE_TIMEOUT_S,
                 check=False,
             )
-            return "" if done.returncode == 0 else done.stderr.strip().rpartition("\n")[2] or "the kernel refuses them"
+            if done.returncode:
+                return done.stderr.strip().rpartition("\n")[2] or "the kernel refuses them"
+            real = [self._run.parent, *map(self._options.here, self._options.claims.values())]
+            others = foreign(self._folders, real) if "user" in done.stdout else None
+            return (
+                f"{others} is not your own user's and group's alone, and a layer refuses what is written to it" if others else ""
+            )
         except (OSError, subprocess.SubprocessError) as error:
             if isinstance(error, OSError) and is_shortage(error):
                 raise
@@ -184,14 +187,14 @@ class Files:
         if not any(Path(TMP).is_relative_to(each) for each in folders):
             (own / "tmp").mkdir(parents=True, exist_ok=True)
             first.append(("own", TMP, str(own / "tmp")))
-            for top in _tops([*folders, folder, *volumes, *needed, *self._programs()]):
+            for top in tops([*folders, folder, *volumes, *needed, *self._programs()]):
                 if str(top) not in over and top.is_dir():
                     over[str(top)] = _layer(top, own / "tops" / top.name, own / f"inner-{top.name}", [])
         if shm := _shared_memory(folder):
             first.append(("own", SHM, str(shm)))
-        real = [folder, *volumes, *_caches(), *(Path(TMP, each) for each in SOCKETS)]
-        hidden = {*_within(map(Path.resolve, real), [*over, *(step[1] for step in first)]), *_within(_mounted(), over)}
-        rest = [*over.values(), *(("keep", str(each)) for each in hidden if str(each) not in over and _is_there(each))]
+        real = [folder, *volumes, *caches(), *(Path(TMP, each) for each in SOCKETS)]
+        hidden = {*within(map(Path.resolve, real), [*over, *(step[1] for step in first)]), *within(mounted(), over)}
+        rest = [*over.values(), *(("keep", str(each)) for each in hidden if str(each) not in over and is_there(each))]
         return (*first, *sorted(rest, key=lambda step: (step[1].count("/"), step[0] == "keep")))
 
     def _programs(self) -> list[Path]:
@@ -351,12 +354,6 @@ def _names(name: str, folders: Sequence[Path]) -> list[str]:
     return [f"{name}.{number}" if number else name for number in range(len(folders))]
 
 
-def _tops(paths: Sequence[Path]) -> list[Path]:
-    """The entries of /tmp that the paths lie below."""
-    below = [each.relative_to(TMP).parts for each in map(Path.resolve, paths) if each.is_relative_to(TMP)]
-    return [Path(TMP, each) for each in dict.fromkeys(parts[0] for parts in below if parts)]
-
-
 def _shared_memory(folder: Path) -> Path | None:
     """What stands for /dev/shm in all containers of the job in `folder`; None where there is none."""
     hidden = next((each for each in memory_places(folder) if each.parent == Path(SHM)), None)
@@ -367,46 +364,15 @@ def _shared_memory(folder: Path) -> Path | None:
     return hidden / SHM_NAME
 
 
-def _caches() -> list[Path]:
-    """Where downloads belong, which all share."""
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    return [Path.home() / ".cache", *([Path(named)] if named.startswith("/") else [])]
-
-
 def _with_tmp(planned: Planned, env: Mapping[str, str], tmp: str) -> Mapping[str, str]:
     """The environment of a container whose /tmp is its own. What PyTorch compiles it would keep there, and compile again in each trial."""
-    more = {"TMPDIR": tmp, "TORCHINDUCTOR_CACHE_DIR": str(_caches()[-1] / "katuna" / "torchinductor")}
+    more = {"TMPDIR": tmp, "TORCHINDUCTOR_CACHE_DIR": str(caches()[-1] / "katuna" / "torchinductor")}
     asked = dict(planned.container.env)
     if (tmp == TMP and "TMPDIR" not in env) or "TMPDIR" in asked:
         del more["TMPDIR"]
     if "TORCHINDUCTOR_CACHE_DIR" in env:
         del more["TORCHINDUCTOR_CACHE_DIR"]
     return {**env, **more}
-
-
-def _mounted() -> Iterator[Path]:
-    """Where other file systems are mounted: a layer would hide what they hold."""
-    try:
-        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except FileNotFoundError:
-        return
-    for line in lines:
-        yield Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split(" ")[4]))
-
-
-def _within(paths: Iterable[Path], folders: Iterable[str]) -> list[Path]:
-    """Those below one of the folders."""
-    tops = [Path(folder) for folder in folders]
-    return [path for path in paths if any(path != top and path.is_relative_to(top) for top in tops)]
-
-
-def _is_there(path: Path) -> bool:
-    """False for what this user may not look at too: other people's mounts are in the list."""
-    try:
-        path.lstat()
-    except OSError:
-        return False
-    return True
 
 
 def _remove_empty(folder: Path) -> None:
