@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import yaml
@@ -132,6 +136,106 @@ def test_claims_and_the_trials_folder_are_real_and_data_is_only_read(here: Path)
     (run,) = (path for path in (here / "runs").iterdir() if not path.name.startswith("."))
     assert (run / "model.bin").read_text() == "model"
     assert (run / "work" / "data" / "rows.csv").read_text() == "changed"
+
+
+@pytest.fixture
+def outside() -> Iterator[Path]:
+    """A folder below /tmp that the run has nothing to do with."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="katuna-outside-") as folder:
+        yield Path(folder)
+
+
+def train(here: Path, *options: str, pod: dict[str, object] | None = None, **container: object) -> Path:
+    """A job to its end; its run folder."""
+    (here / "job.yaml").write_text(yaml.safe_dump(pytorchjob("", pod=pod or {}, container=container)))
+    done = command("train", "job.yaml", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = (path for path in (here / "runs").iterdir() if (path / "job.yaml").exists())
+    assert ways(run) == {"layer"}
+    return run
+
+
+@pytest.mark.parametrize("place", ["/tmp", "/dev/shm"])  # noqa: S108
+def test_inputs_below_tmp_that_a_command_names_are_seen_and_stay_as_they_are(here: Path, place: str) -> None:
+    """By an argument, a variable, a link at the top of the folder, --data; a folder, a small file, a large one."""
+    mark = f"katuna-named-{uuid4()}"
+    with contextlib.ExitStack() as places:
+        argument, variable, linked, data = (
+            Path(places.enter_context(tempfile.TemporaryDirectory(dir=place, prefix=mark))) for _ in range(4)
+        )
+        for each in (argument, variable, linked, data):
+            (each / "in.txt").write_text(each.name)
+        small, large = Path(place, f"{mark}-small"), Path(place, f"{mark}-large")
+        for file, size in ((small, 5), (large, 2 << 20)):
+            places.callback(file.unlink)
+            file.write_bytes(bytes(size))
+        (here / "data").symlink_to(linked)
+        (here / "program.py").write_text(
+            "import os, sys, pathlib\n"
+            "inputs = [pathlib.Path(place) for place in (sys.argv[1][6:], os.environ['PLACE'], 'data', os.environ['KATUNA_DATA'])]\n"
+            "print('seen', *[(place / 'in.txt').read_text() for place in inputs])\n"
+            "for place in inputs: (place / 'in.txt').write_text('mine')\n"
+            "print('sizes', *[len(pathlib.Path(name).read_bytes()) for name in sys.argv[2:]])\n"
+            "pathlib.Path(sys.argv[2]).write_text('mine')\n"
+            f"print('rest', sorted(name for name in os.listdir({place!r}) if 'unnamed' in name))\n"
+        )
+        unnamed = Path(place, f"{mark}-unnamed")
+        places.callback(unnamed.unlink)
+        unnamed.touch()
+        run = train(
+            here,
+            f"--data={data}",
+            command=["python", "program.py", f"--out={argument}", str(small), str(large)],
+            env=[{"name": "PLACE", "value": f"{variable}"}],
+        )
+        said = (run / "log").read_text()
+        assert f"seen {argument.name} {variable.name} {linked.name} {data.name}" in said
+        assert f"sizes 5 {2 << 20}\nrest []" in said
+        assert [(each / "in.txt").read_text() for each in (argument, variable, linked, data)] == [
+            *(argument.name, variable.name, linked.name, data.name)
+        ]
+        assert small.read_bytes() == bytes(5)
+
+
+def test_a_trainer_reads_its_data_through_a_link_to_below_tmp(here: Path, outside: Path) -> None:
+    rows = "".join(f"{size},{size % 7},{3 * size}\n" for size in range(40))
+    (outside / "houses.csv").write_text(f"size,age,price\n{rows}")
+    (here / "houses.csv").symlink_to(outside / "houses.csv")
+    trainer = Path(__file__).parents[2] / "trainers" / "tabular.py"
+    words = ["python", str(trainer), "--data=houses.csv", "--target=price", "--task=regression", "--epochs=1", "--device=cpu"]
+    assert "epoch=1 " in (train(here, command=words) / "log").read_text()
+
+
+def test_a_claim_right_below_tmp_is_real(here: Path, outside: Path) -> None:
+    (here / "program.py").write_text("import sys; open(sys.argv[1] + '/out.txt', 'w').close()")
+    train(
+        here,
+        f"--claim=shared={outside}",
+        pod={"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "shared"}}]},
+        command=["python", "program.py", "/claimed"],
+        volumeMounts=[{"name": "v", "mountPath": "/claimed"}],
+    )
+    assert (outside / "out.txt").exists()
+
+
+def test_a_trial_comes_upon_no_other_run_but_one_that_it_is_told_of(here: Path) -> None:
+    for name in ("earlier", "other"):
+        (here / "runs" / name).mkdir(parents=True)
+        (here / "runs" / name / "model.pt").write_text(name)
+    (here / "program.py").write_text(
+        "import glob, os, pathlib, sys\n"
+        "print('found', *sorted(glob.glob('**/*.pt', recursive=True)), pathlib.Path(sys.argv[2]).read_text())\n"
+        "pathlib.Path(sys.argv[2]).write_text('mine')\n"
+        "pathlib.Path('mine.pt').touch()\n"
+        "print('accuracy=1')\n"
+    )
+    words = ["python", "program.py", "${trialParameters.lr}", "runs/earlier/model.pt"]
+    done = command("tune", str(write_experiment(here, command=words, parallelTrialCount=1)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    logs = {path.read_text().splitlines()[0] for path in (here / "runs" / "toy").glob("trials/*/log")}
+    assert logs == {"found runs/earlier/model.pt earlier"}
+    assert ways(here / "runs" / "toy") == {"layer"}
+    assert (here / "runs" / "earlier" / "model.pt").read_text() == "earlier"
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="mounting a file system needs root and unshare")

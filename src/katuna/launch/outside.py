@@ -3,6 +3,7 @@ way of that."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -10,11 +11,13 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from katuna.launch.mirror import SMALL_BYTES
+from katuna.launch.process import Command
+
 TMP, SHM = "/tmp", "/dev/shm"  # noqa: S108
 SOCKETS = (".X11-unix", "nvidia-mps")
 """Below /tmp: what programs look for there to reach others."""
-
-
+_BETWEEN = re.compile(r"[\s:;,=|&<>(){}'\"\[\]]+")
 LOOKED_AT = 20_000
 """How many files and folders are looked at for an owner."""
 
@@ -40,10 +43,36 @@ def foreign(folders: Sequence[Path], leave_out: Collection[Path]) -> str | None:
     return None
 
 
-def tops(paths: Sequence[Path]) -> list[Path]:
-    """The entries of /tmp that the paths lie below."""
-    below = [each.relative_to(TMP).parts for each in map(Path.resolve, paths) if each.is_relative_to(TMP)]
-    return [Path(TMP, each) for each in dict.fromkeys(parts[0] for parts in below if parts)]
+def named(command: Command, folders: Sequence[Path]) -> list[Path]:
+    """Paths that the command's words and variables may mean, and where the links at the top of the folders lead: any of them may be
+    missing, or be no path at all."""
+    found = [Path(command.folder, part) for word in (*command.argv, *command.env.values()) for part in _parts(word)]
+    for folder in folders:
+        with contextlib.suppress(OSError), os.scandir(folder) as inner:
+            found += [Path(folder, os.readlink(each)) for each in inner if each.is_symlink()]  # noqa: PTH115
+    return found
+
+
+def _parts(word: str) -> set[str]:
+    """`--data=/tmp/a b:/tmp/c` may name `/tmp/a b:/tmp/c`, `/tmp/a`, `/tmp/c`."""
+    return {part for part in (word, word.partition("=")[2], *_BETWEEN.split(word)) if "/" in part}
+
+
+def entries(place: str, paths: Iterable[Path]) -> list[Path]:
+    """What there is directly below `place` and has one of the paths in it, as it is written or as links lead."""
+    found = {}
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError):
+            for each in (Path(os.path.normpath(path)), path.resolve()):
+                if each.is_relative_to(place) and each != Path(place):
+                    entry = Path(place, each.relative_to(place).parts[0])
+                    found[entry] = entry.exists()
+    return [entry for entry, is_there in found.items() if is_there]
+
+
+def is_small(path: Path) -> bool:
+    """Whether it is a file that may be copied for each container."""
+    return path.is_file() and path.stat().st_size <= SMALL_BYTES and os.access(path, os.R_OK)
 
 
 def caches() -> list[Path]:

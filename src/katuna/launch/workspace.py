@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from katuna.launch.command import map_paths
 from katuna.launch.layers import Step
 from katuna.launch.local_options import LocalOptions
 from katuna.launch.mirror import TooMany, changed, check, mirror, read, settle
-from katuna.launch.outside import SHM, SOCKETS, TMP, caches, foreign, is_there, mounted, tops, within
+from katuna.launch.outside import SHM, SOCKETS, TMP, caches, entries, foreign, is_small, is_there, mounted, named, within
 from katuna.launch.plan import Planned
 from katuna.launch.volumes import PodVolumes, is_ours, make_private, memory_places, private_name
 from katuna.trees import remove
@@ -164,9 +165,9 @@ class Files:
 
     def _layered(self, folder: Path, planned: Planned, name: str, own: Path, folders: Sequence[Path]) -> Planned:
         volumes = PodVolumes(folder, planned.replica, self._options)
-        view = self._layers(folder, name, own, folders, volumes.elsewhere(), needed=[planned.command.folder])
-        env = _with_tmp(planned, planned.command.env, TMP)
-        return replace(planned, files=self.way, command=replace(planned.command, view=view, env=env))
+        command = replace(planned.command, env=_with_tmp(planned, planned.command.env, TMP))
+        view = self._layers(folder, name, own, folders, volumes.elsewhere(), needed=[command.folder, *named(command, folders)])
+        return replace(planned, files=self.way, command=replace(command, view=view))
 
     def _layers(
         self,
@@ -177,25 +178,51 @@ class Files:
         volumes: Sequence[Path] = (),
         needed: Sequence[Path] = (),
     ) -> tuple[Step, ...]:
-        """A view in which `folders` are layers over what is there, /tmp and /dev/shm are the job's, and what others are to see stays
-        as it is: the job's folder, volumes, caches, file systems that are mounted within."""
-        first: list[Step] = []
+        """A view in which `folders` are layers over what is there, /tmp, /dev/shm and the folder of all runs begin empty but for what is
+        used and `needed`, and what others are to see stays as it is: the job's folder, volumes, caches, file systems that are mounted
+        within."""
         over: dict[str, Step] = {}
         for number, (each, place) in enumerate(zip(folders, _names(name, folders), strict=True)):
             code = [self._code() / str(self._index(each))] if self._index(each) is not None else []
             over[str(each)] = _layer(each, folder / place, own / f"inner-{number}", code)
+        real = [path.resolve() for path in (folder, *volumes, *caches(), *(Path(TMP, each) for each in SOCKETS))]
+        emptied = self._emptied(folder, own, folders)
+        hidden = {*within(real, [*over, *emptied])}
+        used = [*folders, folder, *volumes, *needed, *self._programs()]
+        apart = {*real, self._run, self._run.resolve(), *memory_places(folder), *memory_places(self._run)}
+        for number, (place, instead) in enumerate(emptied.items()):
+            for entry in entries(place, used):
+                if str(entry) in over or entry in apart:
+                    continue
+                if entry.is_dir():
+                    over[str(entry)] = _layer(
+                        entry, own / f"tops-{number}" / entry.name, own / f"inner-{number}-{entry.name}", []
+                    )
+                elif not is_small(entry):
+                    hidden.add(entry)
+                elif not os.path.lexists(instead / entry.name):
+                    shutil.copy2(entry, instead / entry.name)
+        hidden |= {
+            each for each in within(mounted(), over) if str(each) not in emptied and not within([each], self._home(folders))
+        }
+        keeps = [("keep", str(each)) for each in hidden if str(each) not in over and is_there(each)]
+        owns = [("own", place, str(instead)) for place, instead in emptied.items()]
+        return tuple(sorted([*owns, *over.values(), *keeps], key=lambda step: (step[1].count("/"), step[0] == "keep")))
+
+    def _emptied(self, folder: Path, own: Path, folders: Sequence[Path]) -> dict[str, Path]:
+        """What begins empty for the job in `folder`, and what stands for it."""
+        found = dict.fromkeys(self._home(folders), own / "runs")
         if not any(Path(TMP).is_relative_to(each) for each in folders):
-            (own / "tmp").mkdir(parents=True, exist_ok=True)
-            first.append(("own", TMP, str(own / "tmp")))
-            for top in tops([*folders, folder, *volumes, *needed, *self._programs()]):
-                if str(top) not in over and top.is_dir():
-                    over[str(top)] = _layer(top, own / "tops" / top.name, own / f"inner-{top.name}", [])
-        if shm := _shared_memory(folder):
-            first.append(("own", SHM, str(shm)))
-        real = [folder, *volumes, *caches(), *(Path(TMP, each) for each in SOCKETS)]
-        hidden = {*within(map(Path.resolve, real), [*over, *(step[1] for step in first)]), *within(mounted(), over)}
-        rest = [*over.values(), *(("keep", str(each)) for each in hidden if str(each) not in over and is_there(each))]
-        return (*first, *sorted(rest, key=lambda step: (step[1].count("/"), step[0] == "keep")))
+            found[TMP] = own / "tmp"
+        for instead in found.values():
+            instead.mkdir(parents=True, exist_ok=True)
+        shm = _shared_memory(folder)
+        return {**found, SHM: shm} if shm else found
+
+    def _home(self, folders: Sequence[Path]) -> list[str]:
+        """The folder of all runs, where a container would come upon what others have written there."""
+        home = self._run.parent.resolve()
+        return [str(home)] if within([home], map(str, folders)) else []
 
     def _programs(self) -> list[Path]:
         """What a command runs and reads besides its folders."""
