@@ -261,16 +261,46 @@ def test_a_mount_that_this_user_may_not_look_at_is_no_obstacle(here: Path, monke
 
 
 def test_a_search_goes_on_without_the_script_that_it_keeps(here: Path) -> None:
-    slow = "import time, sys; lr = float(sys.argv[1]); print(f'accuracy={1 - lr:.6f}', flush=True); time.sleep(1)"
-    (here / "program.py").write_text(slow)
-    planned = conduct.plan([search(here, parallelTrialCount=1)])
-    asked = iter([0, 0, 0, *[1] * 100_000])
-    run = conduct.start(planned, interruptions=lambda: next(asked))
-    assert run.search.ended is None
+    interrupted(here, "import time, sys; lr = float(sys.argv[1]); print(f'accuracy={1 - lr:.6f}', flush=True); time.sleep(1)")
     (here / "program.py").unlink()
     done = command("resume")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 succeeded" in done.stdout
+
+
+def interrupted(here: Path, program: str) -> None:
+    """A search of which one trial at most has run."""
+    (here / "program.py").write_text(program)
+    planned = conduct.plan([search(here, parallelTrialCount=1)])
+    asked = iter([0, 0, 0, *[1] * 100_000])
+    assert conduct.start(planned, interruptions=lambda: next(asked)).search.ended is None
+
+
+def test_a_project_that_was_moved_goes_on_once_there_is_a_link(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(here, "import time; print('accuracy=1', flush=True); time.sleep(1)")
+    moved = here.with_name("moved")
+    here.rename(moved)
+    monkeypatch.chdir(moved)
+    (moved / "program.py").write_text("print('accuracy=2')")
+    refused = command("resume", "toy")
+    assert refused.returncode == 2
+    assert f"'{here}', the folder that the run was started in, is gone" in refused.stderr
+    assert f"ln -s NEW {here}" in refused.stderr
+    here.symlink_to(moved)
+    done = command("resume", "toy")
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = {line for log in (moved / "runs" / "toy").glob("trials/*/log") for line in log.read_text().splitlines()}
+    assert {line for line in said if line.startswith("accuracy")} == {"accuracy=1"}
+
+
+def test_the_folder_of_the_best_is_printed_byte_for_byte(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = here / os.fsdecode(b"b\xfd")
+    place.mkdir()
+    (place / "program.py").write_text("import sys; open('left', 'w').close(); print(f'accuracy={sys.argv[1]}')")
+    monkeypatch.chdir(place)
+    assert command("tune", str(search(place))).returncode == 0
+    done = subprocess.run([*KATUNA, "best", "-o", "files"], capture_output=True, check=True)
+    assert Path(os.fsdecode(done.stdout.removesuffix(b"\n")), "left").exists()
 
 
 def test_a_job_that_goes_on_finds_its_files_as_it_left_them(here: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import click
 
 from katuna.cli.options import run_argument
@@ -34,7 +37,8 @@ def command(run: str | None, output: str) -> None:
             raise KatunaError(
                 f"{trial.name} left no files of its own; `katuna show {found.folder.handle}/{trial.number}` shows it"
             )
-        click.echo(printable(str(files)))
+        # Another program gets the very bytes of the path, a person what a terminal can show.
+        click.echo(printable(str(files)) if sys.stdout.isatty() else os.fsencode(files))
     elif output != "table":
         print_objects(output, katib_trial(found.experiment, trial), [trial.name])
     else:
