@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import yaml
@@ -134,6 +138,106 @@ def test_claims_and_the_trials_folder_are_real_and_data_is_only_read(here: Path)
     assert (run / "work" / "data" / "rows.csv").read_text() == "changed"
 
 
+@pytest.fixture
+def outside() -> Iterator[Path]:
+    """A folder below /tmp that the run has nothing to do with."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="katuna-outside-") as folder:
+        yield Path(folder)
+
+
+def train(here: Path, *options: str, pod: dict[str, object] | None = None, **container: object) -> Path:
+    """A job to its end; its run folder."""
+    (here / "job.yaml").write_text(yaml.safe_dump(pytorchjob("", pod=pod or {}, container=container)))
+    done = command("train", "job.yaml", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = (path for path in (here / "runs").iterdir() if (path / "job.yaml").exists())
+    assert ways(run) == {"layer"}
+    return run
+
+
+@pytest.mark.parametrize("place", ["/tmp", "/dev/shm"])  # noqa: S108
+def test_inputs_below_tmp_that_a_command_names_are_seen_and_stay_as_they_are(here: Path, place: str) -> None:
+    """By an argument, a variable, a link at the top of the folder, --data; a folder, a small file, a large one."""
+    mark = f"katuna-named-{uuid4()}"
+    with contextlib.ExitStack() as places:
+        argument, variable, linked, data = (
+            Path(places.enter_context(tempfile.TemporaryDirectory(dir=place, prefix=mark))) for _ in range(4)
+        )
+        for each in (argument, variable, linked, data):
+            (each / "in.txt").write_text(each.name)
+        small, large = Path(place, f"{mark}-small"), Path(place, f"{mark}-large")
+        for file, size in ((small, 5), (large, 2 << 20)):
+            places.callback(file.unlink)
+            file.write_bytes(bytes(size))
+        (here / "data").symlink_to(linked)
+        (here / "program.py").write_text(
+            "import os, sys, pathlib\n"
+            "inputs = [pathlib.Path(place) for place in (sys.argv[1][6:], os.environ['PLACE'], 'data', os.environ['KATUNA_DATA'])]\n"
+            "print('seen', *[(place / 'in.txt').read_text() for place in inputs])\n"
+            "for place in inputs: (place / 'in.txt').write_text('mine')\n"
+            "print('sizes', *[len(pathlib.Path(name).read_bytes()) for name in sys.argv[2:]])\n"
+            "pathlib.Path(sys.argv[2]).write_text('mine')\n"
+            f"print('rest', sorted(name for name in os.listdir({place!r}) if 'unnamed' in name))\n"
+        )
+        unnamed = Path(place, f"{mark}-unnamed")
+        places.callback(unnamed.unlink)
+        unnamed.touch()
+        run = train(
+            here,
+            f"--data={data}",
+            command=["python", "program.py", f"--out={argument}", str(small), str(large)],
+            env=[{"name": "PLACE", "value": f"{variable}"}],
+        )
+        said = (run / "log").read_text()
+        assert f"seen {argument.name} {variable.name} {linked.name} {data.name}" in said
+        assert f"sizes 5 {2 << 20}\nrest []" in said
+        assert [(each / "in.txt").read_text() for each in (argument, variable, linked, data)] == [
+            *(argument.name, variable.name, linked.name, data.name)
+        ]
+        assert small.read_bytes() == bytes(5)
+
+
+def test_a_trainer_reads_its_data_through_a_link_to_below_tmp(here: Path, outside: Path) -> None:
+    rows = "".join(f"{size},{size % 7},{3 * size}\n" for size in range(40))
+    (outside / "houses.csv").write_text(f"size,age,price\n{rows}")
+    (here / "houses.csv").symlink_to(outside / "houses.csv")
+    trainer = Path(__file__).parents[2] / "trainers" / "tabular.py"
+    words = ["python", str(trainer), "--data=houses.csv", "--target=price", "--task=regression", "--epochs=1", "--device=cpu"]
+    assert "epoch=1 " in (train(here, command=words) / "log").read_text()
+
+
+def test_a_claim_right_below_tmp_is_real(here: Path, outside: Path) -> None:
+    (here / "program.py").write_text("import sys; open(sys.argv[1] + '/out.txt', 'w').close()")
+    train(
+        here,
+        f"--claim=shared={outside}",
+        pod={"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "shared"}}]},
+        command=["python", "program.py", "/claimed"],
+        volumeMounts=[{"name": "v", "mountPath": "/claimed"}],
+    )
+    assert (outside / "out.txt").exists()
+
+
+def test_a_trial_comes_upon_no_other_run_but_one_that_it_is_told_of(here: Path) -> None:
+    for name in ("earlier", "other"):
+        (here / "runs" / name).mkdir(parents=True)
+        (here / "runs" / name / "model.pt").write_text(name)
+    (here / "program.py").write_text(
+        "import glob, os, pathlib, sys\n"
+        "print('found', *sorted(glob.glob('**/*.pt', recursive=True)), pathlib.Path(sys.argv[2]).read_text())\n"
+        "pathlib.Path(sys.argv[2]).write_text('mine')\n"
+        "pathlib.Path('mine.pt').touch()\n"
+        "print('accuracy=1')\n"
+    )
+    words = ["python", "program.py", "${trialParameters.lr}", "runs/earlier/model.pt"]
+    done = command("tune", str(write_experiment(here, command=words, parallelTrialCount=1)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    logs = {path.read_text().splitlines()[0] for path in (here / "runs" / "toy").glob("trials/*/log")}
+    assert logs == {"found runs/earlier/model.pt earlier"}
+    assert ways(here / "runs" / "toy") == {"layer"}
+    assert (here / "runs" / "earlier" / "model.pt").read_text() == "earlier"
+
+
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="mounting a file system needs root and unshare")
 def test_another_file_system_within_the_folder_is_still_seen(here: Path) -> None:
     (here / "disk").mkdir()
@@ -152,21 +256,51 @@ def test_another_file_system_within_the_folder_is_still_seen(here: Path) -> None
 
 
 def test_a_mount_that_this_user_may_not_look_at_is_no_obstacle(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspace, "_mounted", lambda: [here / ("x" * 300)])
+    monkeypatch.setattr(workspace, "mounted", lambda: [here / ("x" * 300)])
     assert workspace.forecast(LocalOptions(cwd=str(here))) == ("layer", "")
 
 
 def test_a_search_goes_on_without_the_script_that_it_keeps(here: Path) -> None:
-    slow = "import time, sys; lr = float(sys.argv[1]); print(f'accuracy={1 - lr:.6f}', flush=True); time.sleep(1)"
-    (here / "program.py").write_text(slow)
-    planned = conduct.plan([search(here, parallelTrialCount=1)])
-    asked = iter([0, 0, 0, *[1] * 100_000])
-    run = conduct.start(planned, interruptions=lambda: next(asked))
-    assert run.search.ended is None
+    interrupted(here, "import time, sys; lr = float(sys.argv[1]); print(f'accuracy={1 - lr:.6f}', flush=True); time.sleep(1)")
     (here / "program.py").unlink()
     done = command("resume")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 succeeded" in done.stdout
+
+
+def interrupted(here: Path, program: str) -> None:
+    """A search of which one trial at most has run."""
+    (here / "program.py").write_text(program)
+    planned = conduct.plan([search(here, parallelTrialCount=1)])
+    asked = iter([0, 0, 0, *[1] * 100_000])
+    assert conduct.start(planned, interruptions=lambda: next(asked)).search.ended is None
+
+
+def test_a_project_that_was_moved_goes_on_once_there_is_a_link(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(here, "import time; print('accuracy=1', flush=True); time.sleep(1)")
+    moved = here.with_name("moved")
+    here.rename(moved)
+    monkeypatch.chdir(moved)
+    (moved / "program.py").write_text("print('accuracy=2')")
+    refused = command("resume", "toy")
+    assert refused.returncode == 2
+    assert f"'{here}', the folder that the run was started in, is gone" in refused.stderr
+    assert f"ln -s NEW {here}" in refused.stderr
+    here.symlink_to(moved)
+    done = command("resume", "toy")
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = {line for log in (moved / "runs" / "toy").glob("trials/*/log") for line in log.read_text().splitlines()}
+    assert {line for line in said if line.startswith("accuracy")} == {"accuracy=1"}
+
+
+def test_the_folder_of_the_best_is_printed_byte_for_byte(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = here / os.fsdecode(b"b\xfd")
+    place.mkdir()
+    (place / "program.py").write_text("import sys; open('left', 'w').close(); print(f'accuracy={sys.argv[1]}')")
+    monkeypatch.chdir(place)
+    assert command("tune", str(search(place))).returncode == 0
+    done = subprocess.run([*KATUNA, "best", "-o", "files"], capture_output=True, check=True)
+    assert Path(os.fsdecode(done.stdout.removesuffix(b"\n")), "left").exists()
 
 
 def test_a_job_that_goes_on_finds_its_files_as_it_left_them(here: Path) -> None:
@@ -237,9 +371,10 @@ def test_a_folder_too_large_to_be_mirrored_is_shared_and_the_first_trial_runs_al
     monkeypatch.setattr(mirror, "MOST_ENTRIES", 1)
     (here / "program.py").write_text("open('snapshot.pt', 'w').close(); print('accuracy=1')")
     with pytest.raises(FilesMixed, match=r"wrote .*snapshot\.pt, where all trials write .*`katuna resume toy --parallel 1`"):
-        katuna.tune(search(here), options=mirrored())
+        katuna.tune(search(here, parallelTrialCount=4), options=mirrored())
     run = katuna.load("toy")
     assert ways(run.path) == {"shared"}
+    assert len(run.trials) == 4
     assert [trial.state.value for trial in run.trials if trial.started_at] == ["Succeeded"]
     again = conduct.resume("toy", counts={"parallelTrialCount": 1})
     assert again.search.ended is not None

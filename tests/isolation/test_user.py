@@ -64,6 +64,22 @@ def test_an_ordinary_users_trials_have_the_values_that_they_have_alone(site: Sit
     check(site, QUICK, "layer", parallel=4)
 
 
+@pytest.mark.parametrize("site", ["/tmp"], indirect=True)  # noqa: S108
+@pytest.mark.usefixtures("_namespaces")
+@pytest.mark.parametrize(("mode", "way"), [(0o666, "mirrored"), (0o644, "layer")])
+def test_who_may_write_files_of_another_group_has_mirrored_trees(site: Site, mode: int, way: str) -> None:
+    """In a layer that would fail with EOVERFLOW."""
+    path = site.add("teams.txt", "team")
+    os.chown(path, 0, 0)
+    path.chmod(mode)
+    site.add("job.yaml", site.job("python", "-c", f"open('teams.txt', 'r{'+' if way == 'mirrored' else ''}').read()"))
+    done = site.katuna("train", "job.yaml", "--map=/opt/store=./linked store", "--map=/opt/app=./app")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ways(site.runs / "hostile") == {way}
+    assert ("teams.txt is not your own user's and group's alone" in done.stdout) == (way == "mirrored")
+    assert path.read_text() == "team"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["warm", "cold"])
 @pytest.mark.usefixtures("_namespaces")

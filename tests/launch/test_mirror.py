@@ -194,11 +194,11 @@ def test_nothing_of_a_place_in_memory_is_copied(root: Path, trial: Path, tmp_pat
 
 def test_what_is_large_and_not_the_users_own_is_linked_as_a_whole(root: Path, trial: Path) -> None:
     write(root / "env" / "pyvenv.cfg")
-    for name in (".git", "sub/.hg", ".svn", "web/node_modules"):
+    for name in (".git/objects", "lib/.git/modules/a/b/objects", "web/node_modules"):
         write(root / name / "deep" / "file")
     write(root / "src" / "__pycache__" / "x.pyc")
     found = made(root, trial)
-    assert sorted(found.whole) == [".git", ".svn", "env", "sub/.hg", "web/node_modules"]
+    assert sorted(found.whole) == [".git/objects", "env", "lib/.git/modules/a/b/objects", "web/node_modules"]
     assert (trial / "work" / "env").readlink() == root / "env"
     assert not (trial / "work" / "src" / "__pycache__").exists()
     assert found.copied == {}
@@ -272,7 +272,7 @@ def test_names_that_are_not_utf8_are_kept_and_remembered(root: Path, trial: Path
 
 def test_the_mirror_travels_as_json(root: Path, trial: Path) -> None:
     write(root / "a" / "b")
-    write(root / ".git" / "x")
+    write(root / "node_modules" / "x")
     (root / "link").symlink_to("a")
     found = made(root, trial)
     assert Mirror.from_json(json.loads(json.dumps(found.as_json()))) == found
@@ -367,9 +367,9 @@ def test_as_many_files_as_there_may_be_are_mirrored(root: Path, trial: Path) -> 
 @pytest.mark.usefixtures("few")
 def test_what_is_linked_as_a_whole_or_left_out_does_not_count(root: Path, trial: Path) -> None:
     for number in range(20):
-        write(root / ".git" / str(number))
+        write(root / "node_modules" / str(number))
         write(root / "runs" / str(number))
-    assert made(root, trial, leave_out=(root / "runs",)).whole == (".git",)
+    assert made(root, trial, leave_out=(root / "runs",)).whole == ("node_modules",)
 
 
 def test_too_many_bytes_are_refused(root: Path, trial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -577,6 +577,43 @@ def test_writes_through_a_link_are_found(root: Path, trial: Path) -> None:
     os.utime(root / "data" / "replaced", ns=(kept.st_atime_ns, kept.st_mtime_ns))
     (root / "data" / "removed").unlink()
     assert changed(found) == ["data/removed", "data/replaced", "data/touched", "data/written"]
+
+
+def test_writes_into_a_folder_that_is_linked_as_a_whole_are_found(root: Path, trial: Path) -> None:
+    for name in ("env/pyvenv.cfg", "env/lib/a.py", "env/lib/b.py", "node_modules/x", ".git/objects/00/x", ".git/index"):
+        write(root / name, size=SMALL_BYTES + 1)
+        os.utime(root / name, ns=(1, 1))
+    found = made(root, trial)
+    write(root / ".git" / "objects" / "00" / "y")
+    write(root / ".git" / "index")
+    write(trial / "work" / "env" / "lib" / "__pycache__" / "a.pyc")
+    assert changed(found) == []
+    write(trial / "work" / "env" / "lib" / "a.py")
+    write(trial / "work" / "node_modules" / "y")
+    assert changed(read(trial / "work.json")) == ["env/lib/a.py", "node_modules/y"]
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not here")
+def test_a_commit_in_the_mirror_is_none_in_the_users_repository(root: Path, trial: Path) -> None:
+    def git(folder: Path, *words: str) -> str:
+        who = ("-c", "user.name=n", "-c", "user.email=n@example.com")
+        return subprocess.run(["git", "-C", folder, *who, *words], check=True, capture_output=True, text=True).stdout  # noqa: S607
+
+    git(root, "init", "-q")
+    write(root / "train.py")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "first")
+    found, work = made(root, trial), trial / "work"
+    assert git(work, "rev-parse", "HEAD") == git(root, "rev-parse", "HEAD")
+    assert git(work, "status", "--porcelain") == ""
+    write(work / "train.py", "edited")
+    git(work, "commit", "-qam", "second")
+    git(work, "tag", "trial")
+    git(work, "gc", "-q", "--prune=now")
+    assert len(git(work, "log", "--oneline").splitlines()) == 2
+    assert len(git(root, "log", "--oneline").splitlines()) == 1
+    assert (git(root, "tag"), git(root, "status", "--porcelain")) == ("", "")
+    assert changed(found) == []
 
 
 def test_what_a_trial_left_is_what_is_new_or_differs(root: Path, trial: Path) -> None:

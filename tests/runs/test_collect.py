@@ -208,6 +208,13 @@ def test_too_much_to_look_at_names_the_folder(folder: Path, monkeypatch: pytest.
         collect([folder])
 
 
+@pytest.mark.parametrize("weights", [{"/a": 9, "/b": 1}, {"/usr/lib": 1, "/usr/bin": 1, "/srv": 1}, {"/": 30, "/a": 1}])
+def test_the_root_of_all_has_a_heaviest_part_too(weights: dict[str, int]) -> None:
+    heaviest = {"/a": 9, "/usr": 2, "/": 31}
+    place, weight = module._heaviest(["/"], weights)
+    assert heaviest[place] == weight
+
+
 def test_it_is_quick(folder: Path) -> None:
     write(folder, ".gitignore", text="*.log\n/build/\n")
     write(folder, *(f"part{number % 10}/module{number}.py" for number in range(200)), text="x = 1\n" * 500)
@@ -234,6 +241,27 @@ def test_git_says_which_commit_and_whether_the_tree_is_dirty(folder: Path) -> No
     assert git_state(folder) == (commit, True)
     write(folder, "sub/train.py", text="x = 2\n")
     assert git_state(folder / "sub", [folder / "runs"]) == (commit, True)
+
+
+@needs_git
+def test_what_is_edited_in_a_submodule_is_an_edit(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    for each in (folder, other):
+        each.mkdir(exist_ok=True)
+        git(each, "init", "-q")
+        write(each, "part.py")
+        git(each, "add", "-A")
+        git(each, "commit", "-qm", "first")
+    git(folder, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(other), "lib")
+    git(folder, "commit", "-qm", "second")
+    assert git_state(folder)[1] is False
+    trap = tmp_path / "trap"
+    trap.write_text(f"#!/bin/sh\ntouch {tmp_path}/sprung\n")
+    trap.chmod(0o755)
+    git(folder / "lib", "config", "core.fsmonitor", str(trap))
+    write(folder, "lib/part.py", text="x = 2\n")
+    assert git_state(folder)[1] is True
+    assert not (tmp_path / "sprung").exists()
 
 
 @needs_git

@@ -766,6 +766,22 @@ def test_budgets_can_be_edited_as_katib_lets_them(
         assert words in str(refused.value)
 
 
+def test_how_many_run_at_a_time_may_change_while_trials_have_still_to_run() -> None:
+    experiment = make_experiment(max_trials=2)
+    lives = [opened(), *a_life(0, {"lr": "0.1"}, 0.5), *a_life(1, {"lr": "0.1"}, 0.5)]
+    unfinished, finished = (fold(lives[:count], experiment.objective) for count in (-1, None))
+    assert (len(unfinished.trials), unfinished.finished) == (2, 1)
+    check_edit(experiment, unfinished, {"parallelTrialCount": 1})
+    check_edit(experiment, unfinished, {"parallelTrialCount": 1, "maxTrialCount": 2})
+    for search, counts in (
+        (finished, {"parallelTrialCount": 1}),
+        (unfinished, {"maxFailedTrialCount": 1}),
+        (unfinished, {"parallelTrialCount": 1, "maxTrialCount": 1}),
+    ):
+        with pytest.raises(InputRefused, match="leaves some to do"):
+            check_edit(experiment, search, counts)
+
+
 def test_an_edit_is_checked_against_the_budget_as_it_was_last_edited() -> None:
     experiment = make_experiment(max_trials=4)
     search = fold([opened(), Edited(1.0, {"maxTrialCount": 9})], experiment.objective)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -87,6 +88,10 @@ def problems(
         return
     absent = ("does not exist here", _MAP_HINT.format(container.working_dir))
     why, hint = foresee(str(given.folder), False) or (FINE if given.folder.is_dir() else absent)
+    if why and not container.working_dir:
+        message = f"{where}: {str(told.folder)!r}, the folder that the run was started in, is gone"
+        yield message, f"put it back, or leave a link there to where it is now: ln -s NEW {shlex.quote(str(told.folder))}"
+        return
     if why:
         yield f"{where}: workingDir {str(told.folder)!r} {why}", hint
         return

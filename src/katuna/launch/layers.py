@@ -60,8 +60,10 @@ def trees(view: Sequence[Step], path: str) -> Iterator[str]:
         yield tree + path[len(step[1]) :]
 
 
-def enter(view: Sequence[Step]) -> None:
-    """Makes the view this process's own. Only for a process with one thread. Raises OSError, whose `filename` says at which step."""
+def enter(view: Sequence[Step]) -> bool:
+    """Makes the view this process's own. Only for a process with one thread. Raises OSError, whose `filename` says at which step.
+
+    Whether it needed a user namespace, in which files of other users and groups cannot be written to through a layer (EOVERFLOW)."""
     with_user = any(_join(step[1]) for step in view if step[0] == "net")
     mounts = [step for step in view if step[0] in MOUNTS]
     is_lone = ("lone",) in view
@@ -81,6 +83,7 @@ def enter(view: Sequence[Step]) -> None:
         _bring_up("lo")
     if with_user:
         _drop_capabilities()
+    return with_user
 
 
 def _join(place: str) -> bool:
@@ -178,8 +181,8 @@ if __name__ == "__main__":
     # Tries a view, for whoever has to know before anything runs: `python -I -S layers.py WORD...`. It is kept, for others to join, until
     # the standard input ends.
     try:
-        enter(steps(sys.argv[1:]))
+        is_user = enter(steps(sys.argv[1:]))
     except OSError as error:
         sys.exit(f"{error.filename}: {error.strerror}")
-    os.write(1, b"ready")
+    os.write(1, b"ready, for one user" if is_user else b"ready")
     os.read(0, 1)

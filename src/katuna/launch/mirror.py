@@ -13,11 +13,13 @@ import fcntl
 import itertools
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -35,7 +37,9 @@ COUNTED_AT_MOST = 10 * MOST_ENTRIES
 """The scan goes on to here, so that the folder that has the most is named and not the first one that it came to."""
 
 CACHES = ("__pycache__",)
-LINKED_WHOLE = (".git", ".hg", ".svn", "node_modules")
+LINKED_WHOLE = ("node_modules",)
+GIT, OBJECTS = ".git", re.compile(r"(?:.*/)?\.git/(?:modules/.+/)?objects")
+"""git replaces its files and never writes into them, but for small ones; in the folder of its objects it only adds some."""
 VENV_MARK = "pyvenv.cfg"
 FICLONE = 0x40049409
 PATH_MAX = os.pathconf("/", "PC_PATH_MAX")
@@ -71,6 +75,8 @@ class Mirror:
     """Links of the user's own, and where each leads in `work`."""
     whole: tuple[str, ...] = ()
     """Folders that are a link to the user's, and what may not be looked at."""
+    made_ns: int = 0
+    """When it was made first, as file systems tell the time."""
     folders: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
     """What was about to be added for a trial that begins again; a crash may have left half of it."""
@@ -83,7 +89,8 @@ class Mirror:
         """The inverse of `as_json`."""
         copied, linked = ({path: Stamp(*stamp) for path, stamp in data[name].items()} for name in ("copied", "linked"))
         whole, folders, unfinished = (tuple(data[name]) for name in ("whole", "folders", "unfinished"))
-        return cls(Path(data["root"]), Path(data["work"]), copied, linked, dict(data["links"]), whole, folders, unfinished)
+        root, work, made_ns = Path(data["root"]), Path(data["work"]), data.get("made_ns", time.time_ns())
+        return cls(root, work, copied, linked, dict(data["links"]), whole, made_ns, folders, unfinished)
 
 
 def mirror(root: Path, work: Path, *, code: Path | None, leave_out: Collection[Path], state: Path) -> Mirror:
@@ -96,7 +103,7 @@ def mirror(root: Path, work: Path, *, code: Path | None, leave_out: Collection[P
     """
     root, work = root.resolve(), work.parent.resolve() / work.name
     before = _load(state) if work.is_dir() and not work.is_symlink() else None
-    known = replace(before, root=root, work=work) if before else Mirror(root, work)
+    known = replace(before, root=root, work=work) if before else Mirror(root, work, made_ns=time.time_ns())
     found = _found(known, code, leave_out)
     new = _missing(found, known) if before else found
     clones = _cloned_devices(new, work.parent)
@@ -112,17 +119,30 @@ def mirror(root: Path, work: Path, *, code: Path | None, leave_out: Collection[P
 
 
 def changed(mirror: Mirror) -> list[str]:
-    """The linked files whose real file is gone, or has another size, time or inode than when it was linked; sorted.
+    """The linked files whose real file is gone, or has another size, time or inode than when it was linked, and those in a folder that is
+    linked as a whole that were written since; sorted.
 
-    Files in a folder that is linked as a whole are not looked at, nor what the user's own links lead to.
+    What was removed from such a folder is not found, nor what has changed behind the user's own links. Not looked at is what git has,
+    and `__pycache__`.
     """
     found = []
     for path, stamp in mirror.linked.items():
         with contextlib.suppress(OSError):
-            if _stamp((mirror.root / path).lstat()) == stamp:
+            if GIT in path.split("/") or _stamp((mirror.root / path).lstat()) == stamp:
                 continue
         found.append(path)
+    for path in mirror.whole:
+        found += [] if OBJECTS.fullmatch(path) else _written_since(mirror.made_ns, mirror.root, path)
     return sorted(found)
+
+
+def _written_since(moment_ns: int, root: Path, path: str) -> Iterator[str]:
+    for base, inner, names in os.walk(root / path):
+        inner[:] = [each for each in inner if each not in CACHES]
+        for name in names:
+            with contextlib.suppress(OSError):
+                if os.lstat(os.path.join(base, name)).st_mtime_ns > moment_ns:  # noqa: PTH118
+                    yield os.path.relpath(os.path.join(base, name), root)  # noqa: PTH118
 
 
 def written(mirror: Mirror) -> list[tuple[str, int]]:
@@ -281,7 +301,8 @@ def _entry(item: os.DirEntry[str], path: str, root: str, *, is_code: bool) -> _E
     except OSError as error:
         return None if error.errno in GONE else _Entry(_Kind.WHOLE, item.path)
     if stat.S_ISDIR(status.st_mode) and item.name not in CACHES:
-        return _Entry(_Kind.WHOLE if item.name in LINKED_WHOLE or PLACE.fullmatch(item.name) else _Kind.FOLDER, item.path, status)
+        is_whole = item.name in LINKED_WHOLE or OBJECTS.fullmatch(path) is not None or PLACE.fullmatch(item.name) is not None
+        return _Entry(_Kind.WHOLE if is_whole else _Kind.FOLDER, item.path, status)
     if stat.S_ISREG(status.st_mode):
         return _Entry(_Kind.COPIED if is_code or status.st_size <= SMALL_BYTES else _Kind.LARGE, item.path, status)
     return None

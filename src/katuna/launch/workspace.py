@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from katuna.launch import layers
 from katuna.launch.layers import Step
 from katuna.launch.local_options import LocalOptions
 from katuna.launch.mirror import TooMany, changed, check, mirror, read, settle
+from katuna.launch.outside import SHM, SOCKETS, TMP, caches, entries, foreign, is_small, is_there, mounted, named, within
 from katuna.launch.plan import Planned
 from katuna.launch.volumes import PodVolumes, is_ours, make_private, memory_places, private_name
 from katuna.manifest.own_paths import map_paths
@@ -38,9 +39,8 @@ OWN = ".own"
 """Below the job's folder: what goes when the job has ended."""
 CODE, SHM_NAME = ".code", ".shm"
 """In a place in memory."""
-TMP, SHM = "/tmp", "/dev/shm"  # noqa: S108
-SOCKETS = (".X11-unix", "nvidia-mps")
-"""Below /tmp: what programs look for there to reach others."""
+SYSTEM = ("/dev", "/proc", "/sys")
+"""Folders in which everything changes all the time."""
 PROBE_TIMEOUT_S = 30.0
 
 
@@ -118,7 +118,13 @@ class Files:
                 timeout=PROBE_TIMEOUT_S,
                 check=False,
             )
-            return "" if done.returncode == 0 else done.stderr.strip().rpartition("\n")[2] or "the kernel refuses them"
+            if done.returncode:
+                return done.stderr.strip().rpartition("\n")[2] or "the kernel refuses them"
+            real = [self._run.parent, *map(self._options.here, self._options.claims.values())]
+            others = foreign(self._folders, real) if "user" in done.stdout else None
+            return (
+                f"{others} is not your own user's and group's alone, and a layer refuses what is written to it" if others else ""
+            )
         except (OSError, subprocess.SubprocessError) as error:
             if isinstance(error, OSError) and is_shortage(error):
                 raise
@@ -159,9 +165,9 @@ class Files:
 
     def _layered(self, folder: Path, planned: Planned, name: str, own: Path, folders: Sequence[Path]) -> Planned:
         volumes = PodVolumes(folder, planned.replica, self._options)
-        view = self._layers(folder, name, own, folders, volumes.elsewhere(), needed=[planned.command.folder])
-        env = _with_tmp(planned, planned.command.env, TMP)
-        return replace(planned, files=self.way, command=replace(planned.command, view=view, env=env))
+        command = replace(planned.command, env=_with_tmp(planned, planned.command.env, TMP))
+        view = self._layers(folder, name, own, folders, volumes.elsewhere(), needed=[command.folder, *named(command, folders)])
+        return replace(planned, files=self.way, command=replace(command, view=view))
 
     def _layers(
         self,
@@ -172,25 +178,51 @@ class Files:
         volumes: Sequence[Path] = (),
         needed: Sequence[Path] = (),
     ) -> tuple[Step, ...]:
-        """A view in which `folders` are layers over what is there, /tmp and /dev/shm are the job's, and what others are to see stays
-        as it is: the job's folder, volumes, caches, file systems that are mounted within."""
-        first: list[Step] = []
+        """A view in which `folders` are layers over what is there, /tmp, /dev/shm and the folder of all runs begin empty but for what is
+        used and `needed`, and what others are to see stays as it is: the job's folder, volumes, caches, file systems that are mounted
+        within."""
         over: dict[str, Step] = {}
         for number, (each, place) in enumerate(zip(folders, _names(name, folders), strict=True)):
             code = [self._code() / str(self._index(each))] if self._index(each) is not None else []
             over[str(each)] = _layer(each, folder / place, own / f"inner-{number}", code)
+        real = [path.resolve() for path in (folder, *volumes, *caches(), *(Path(TMP, each) for each in SOCKETS))]
+        emptied = self._emptied(folder, own, folders)
+        hidden = {*within(real, [*over, *emptied])}
+        used = [*folders, folder, *volumes, *needed, *self._programs()]
+        apart = {*real, self._run, self._run.resolve(), *memory_places(folder), *memory_places(self._run)}
+        for number, (place, instead) in enumerate(emptied.items()):
+            for entry in entries(place, used):
+                if str(entry) in over or entry in apart:
+                    continue
+                if entry.is_dir():
+                    over[str(entry)] = _layer(
+                        entry, own / f"tops-{number}" / entry.name, own / f"inner-{number}-{entry.name}", []
+                    )
+                elif not is_small(entry):
+                    hidden.add(entry)
+                elif not os.path.lexists(instead / entry.name):
+                    shutil.copy2(entry, instead / entry.name)
+        hidden |= {
+            each for each in within(mounted(), over) if str(each) not in emptied and not within([each], self._home(folders))
+        }
+        keeps = [("keep", str(each)) for each in hidden if str(each) not in over and is_there(each)]
+        owns = [("own", place, str(instead)) for place, instead in emptied.items()]
+        return tuple(sorted([*owns, *over.values(), *keeps], key=lambda step: (step[1].count("/"), step[0] == "keep")))
+
+    def _emptied(self, folder: Path, own: Path, folders: Sequence[Path]) -> dict[str, Path]:
+        """What begins empty for the job in `folder`, and what stands for it."""
+        found = dict.fromkeys(self._home(folders), own / "runs")
         if not any(Path(TMP).is_relative_to(each) for each in folders):
-            (own / "tmp").mkdir(parents=True, exist_ok=True)
-            first.append(("own", TMP, str(own / "tmp")))
-            for top in _tops([*folders, folder, *volumes, *needed, *self._programs()]):
-                if str(top) not in over and top.is_dir():
-                    over[str(top)] = _layer(top, own / "tops" / top.name, own / f"inner-{top.name}", [])
-        if shm := _shared_memory(folder):
-            first.append(("own", SHM, str(shm)))
-        real = [folder, *volumes, *_caches(), *(Path(TMP, each) for each in SOCKETS)]
-        hidden = {*_within(map(Path.resolve, real), [*over, *(step[1] for step in first)]), *_within(_mounted(), over)}
-        rest = [*over.values(), *(("keep", str(each)) for each in hidden if str(each) not in over and _is_there(each))]
-        return (*first, *sorted(rest, key=lambda step: (step[1].count("/"), step[0] == "keep")))
+            found[TMP] = own / "tmp"
+        for instead in found.values():
+            instead.mkdir(parents=True, exist_ok=True)
+        shm = _shared_memory(folder)
+        return {**found, SHM: shm} if shm else found
+
+    def _home(self, folders: Sequence[Path]) -> list[str]:
+        """The folder of all runs, where a container would come upon what others have written there."""
+        home = self._run.parent.resolve()
+        return [str(home)] if within([home], map(str, folders)) else []
 
     def _programs(self) -> list[Path]:
         """What a command runs and reads besides its folders."""
@@ -325,12 +357,14 @@ def _left(folder: Path, path: Path) -> tuple[str, int | None]:
 def stamps(folders: Sequence[Path], leave_out: Collection[Path], most: int = 200_000) -> Mapping[str, tuple[int, int, int]]:
     """Size, time and inode of the files in `folders`, of the first `most` at least."""
     found: dict[str, tuple[int, int, int]] = {}
+    left_out = {*leave_out, *map(Path, SYSTEM)}
     for top in folders:
         for base, inner, names in os.walk(top):
-            inner[:] = [each for each in inner if Path(base, each) not in leave_out and each != "__pycache__"]
+            inner[:] = [each for each in inner if Path(base, each) not in left_out and each != "__pycache__"]
             for name in names:
-                status = os.lstat(os.path.join(base, name))  # noqa: PTH118
-                found[os.path.join(base, name)] = (status.st_size, status.st_mtime_ns, status.st_ino)  # noqa: PTH118
+                with contextlib.suppress(OSError):
+                    status = os.lstat(os.path.join(base, name))  # noqa: PTH118
+                    found[os.path.join(base, name)] = (status.st_size, status.st_mtime_ns, status.st_ino)  # noqa: PTH118
             if len(found) > most:
                 return found
     return found
@@ -347,12 +381,6 @@ def _names(name: str, folders: Sequence[Path]) -> list[str]:
     return [f"{name}.{number}" if number else name for number in range(len(folders))]
 
 
-def _tops(paths: Sequence[Path]) -> list[Path]:
-    """The entries of /tmp that the paths lie below."""
-    below = [each.relative_to(TMP).parts for each in map(Path.resolve, paths) if each.is_relative_to(TMP)]
-    return [Path(TMP, each) for each in dict.fromkeys(parts[0] for parts in below if parts)]
-
-
 def _shared_memory(folder: Path) -> Path | None:
     """What stands for /dev/shm in all containers of the job in `folder`; None where there is none."""
     hidden = next((each for each in memory_places(folder) if each.parent == Path(SHM)), None)
@@ -363,46 +391,15 @@ def _shared_memory(folder: Path) -> Path | None:
     return hidden / SHM_NAME
 
 
-def _caches() -> list[Path]:
-    """Where downloads belong, which all share."""
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    return [Path.home() / ".cache", *([Path(named)] if named.startswith("/") else [])]
-
-
 def _with_tmp(planned: Planned, env: Mapping[str, str], tmp: str) -> Mapping[str, str]:
     """The environment of a container whose /tmp is its own. What PyTorch compiles it would keep there, and compile again in each trial."""
-    more = {"TMPDIR": tmp, "TORCHINDUCTOR_CACHE_DIR": str(_caches()[-1] / "katuna" / "torchinductor")}
+    more = {"TMPDIR": tmp, "TORCHINDUCTOR_CACHE_DIR": str(caches()[-1] / "katuna" / "torchinductor")}
     asked = dict(planned.container.env)
     if (tmp == TMP and "TMPDIR" not in env) or "TMPDIR" in asked:
         del more["TMPDIR"]
     if "TORCHINDUCTOR_CACHE_DIR" in env:
         del more["TORCHINDUCTOR_CACHE_DIR"]
     return {**env, **more}
-
-
-def _mounted() -> Iterator[Path]:
-    """Where other file systems are mounted: a layer would hide what they hold."""
-    try:
-        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except FileNotFoundError:
-        return
-    for line in lines:
-        yield Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split(" ")[4]))
-
-
-def _within(paths: Iterable[Path], folders: Iterable[str]) -> list[Path]:
-    """Those below one of the folders."""
-    tops = [Path(folder) for folder in folders]
-    return [path for path in paths if any(path != top and path.is_relative_to(top) for top in tops)]
-
-
-def _is_there(path: Path) -> bool:
-    """False for what this user may not look at too: other people's mounts are in the list."""
-    try:
-        path.lstat()
-    except OSError:
-        return False
-    return True
 
 
 def _remove_empty(folder: Path) -> None:

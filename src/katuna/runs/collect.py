@@ -201,7 +201,8 @@ def _is_text(content: bytes, name: str) -> bool:
 
 
 def _above(path: str) -> str:
-    return path.rpartition("/")[0] or "/"
+    """The folder that an absolute path lies in; "" of the root."""
+    return path.rpartition("/")[0] or ("/" if path != "/" else "")
 
 
 def _heaviest(tops: Sequence[str], weights: Mapping[str, int]) -> tuple[str, int]:
@@ -229,7 +230,7 @@ def git_state(folder: Path, leave_out: Sequence[Path] = ()) -> tuple[str, bool |
     commit = _git(top, "rev-parse", "--verify", "--quiet", "HEAD")
     inside = [path.relative_to(top) for path in map(Path.resolve, leave_out) if top in path.parents]
     without = [f":(exclude,top,literal){path}" for path in inside]
-    status = _git(top, "status", "--porcelain", "--untracked-files=normal", "--ignore-submodules=dirty", "--", ":(top)", *without)
+    status = _git(top, "status", "--porcelain", "--untracked-files=normal", "--ignore-submodules=none", "--", ":(top)", *without)
     return (commit or "").strip(), None if status is None else bool(status)
 
 

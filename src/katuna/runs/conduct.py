@@ -54,6 +54,7 @@ def plan(
     that the Experiment cannot be run with.
     """
     options = options or RunOptions()
+    options = replace(options, local=replace(options.local, cwd=str(options.local.here("."))))
     sources = read_sources(paths)
     loaded, experiment = read_experiment(sources, options, name)
     if options.keep is not None and experiment.algorithm == "pbt":

@@ -64,7 +64,8 @@ def files_of(options: LocalOptions, folder: RunDir, code: Code | None) -> Files:
 
     if code is None or options.files == "shared":
         return Files(options, folder.path)
-    kept = Kept([Path(root.path) for root in code.roots], code.paths, lambda target: unpack(folder, code, target))
+    # Where a folder was moved and a link is in its place, the link leads to the folder whose code it is.
+    kept = Kept([Path(root.path).resolve() for root in code.roots], code.paths, lambda target: unpack(folder, code, target))
     return Files(options, folder.path, kept)
 
 

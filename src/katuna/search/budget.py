@@ -101,9 +101,10 @@ def edited(experiment: Experiment, search: Search) -> Experiment:
 
 
 def check_edit(experiment: Experiment, search: Search, counts: Mapping[str, int]) -> None:
-    """Whether `counts` (Katib's names of the three to their new values) may be set now: Katib's rules (katib.md 1.7).
+    """Whether `counts` (Katib's names of the three to their new values) may be set now: Katib's rules (katib.md 1.7), but for one.
 
-    What changes nothing is allowed at any time. Raises InputRefused.
+    What changes nothing is allowed at any time, and parallelTrialCount alone while trials that were asked for have still to run: Katib,
+    which goes on with such trials all at once, would refuse that. Raises InputRefused.
     """
     now = edited(experiment, search)
     if all(getattr(now, _FIELDS[name]) == count for name, count in counts.items()):
@@ -112,6 +113,9 @@ def check_edit(experiment: Experiment, search: Search, counts: Mapping[str, int]
     _check_counts(wanted)
     _check_restart(now, search)
     most = wanted["maxTrialCount"]
+    is_pace = {name for name in counts if getattr(now, _FIELDS[name]) != counts[name]} == {"parallelTrialCount"}
+    if is_pace and any(not trial.state.is_final or cut_short(trial) for trial in search.trials.values()):
+        return
     if most is not None and most <= len(search.trials):
         raise InputRefused(
             f"spec.maxTrialCount: {most} is not more than the {len(search.trials)} trials that the search has asked for; "
