@@ -241,9 +241,10 @@ def test_a_trial_comes_upon_no_other_run_but_one_that_it_is_told_of(here: Path) 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="mounting a file system needs root and unshare")
 def test_another_file_system_within_the_folder_is_still_seen(here: Path) -> None:
     (here / "disk").mkdir()
-    (here / "program.py").write_text("print(f\"accuracy={len(open('disk/inside.txt').read())}\")")
+    (here / "program.py").write_text("print(f\"accuracy={len(open('disk/inside.bin').read())}\")")
     search(here)
-    mounted = 'mount -t tmpfs none disk && echo -n four > disk/inside.txt && exec "$@"'
+    # No text, which would be among the kept code.
+    mounted = 'mount -t tmpfs none disk && head -c 4 /dev/zero > disk/inside.bin && exec "$@"'
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", mounted, "sh", *KATUNA, "tune", "experiment.yaml"],  # noqa: S607
         capture_output=True,
@@ -253,6 +254,25 @@ def test_another_file_system_within_the_folder_is_still_seen(here: Path) -> None
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "accuracy=4 in" in done.stdout
+
+
+def test_downloads_in_the_cache_are_for_all(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    (here / ".cache").mkdir()
+    (here / "program.py").write_text("import pathlib; pathlib.Path.home().joinpath('.cache', 'download').touch()")
+    run = train(here, command=["python", "program.py"])
+    assert (here / ".cache" / "download").exists()
+    assert not (run / "work" / ".cache" / "download").exists()
+
+
+def test_sockets_below_tmp_that_programs_look_for_are_real(here: Path, outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {".X11-unix", "nvidia-mps"} == set(workspace.SOCKETS)
+    monkeypatch.setattr(workspace, "SOCKETS", (outside.name,))
+    hidden = f"'/t' + 'mp/{outside.name}/reached'"
+    run = katuna.tune(write_experiment(here, f"open({hidden}, 'w').close(); print('accuracy=1')"))
+    assert ways(run.path) == {"layer"}
+    assert (outside / "reached").exists()
 
 
 def test_a_mount_that_this_user_may_not_look_at_is_no_obstacle(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from as_nobody import NOBODY
-from harness import HOSTILE, IN_A_TREE, QUICK, TWO, Site, alone, values, ways, wrong
+from harness import HOSTILE, IN_A_TREE, QUICK, TWO, Site, alone, starts, values, ways, wrong
 
 HERE = Path(__file__).parent
 AS_NOBODY = (sys.executable, HERE / "as_nobody.py")
@@ -78,6 +78,17 @@ def test_who_may_write_files_of_another_group_has_mirrored_trees(site: Site, mod
     assert ways(site.runs / "hostile") == {way}
     assert ("teams.txt is not your own user's and group's alone" in done.stdout) == (way == "mirrored")
     assert path.read_text() == "team"
+
+
+@pytest.mark.parametrize("site", ["/tmp"], indirect=True)  # noqa: S108
+@pytest.mark.usefixtures("_namespaces")
+def test_a_layer_gives_an_ordinary_users_program_no_capability(site: Site) -> None:
+    """A forked process would keep what its user namespace gave it."""
+    site.add("program.py", "print([line for line in open('/proc/self/status') if line.startswith(('CapEff', 'CapPrm'))])")
+    run = site.train("python", "program.py")
+    assert {(start["start"], start["files"]) for start in starts(run)} == {("warm", "layer")}
+    caps = [f"{name}:\t{0:016x}\n" for name in ("CapPrm", "CapEff")]
+    assert (run / "log").read_text() == f"{caps}\n"
 
 
 @pytest.mark.slow
