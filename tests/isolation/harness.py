@@ -310,7 +310,7 @@ def wrong(found: Values, right: Values) -> dict[str, dict[str, tuple[str | None,
 
 def starts(run: Path) -> list[Mapping[str, Any]]:
     """The record of each start of a process: how, and with which files."""
-    return [each["process"] for each in journal_events(run) if each["event"] in ("Started", "ContainerStarted")]
+    return [each["process"] for each in journal_events(run) if each["event"] == "ContainerStarted"]
 
 
 def ways(run: Path) -> set[str]:
