@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from katuna.runs.journal import read
-from katuna.search.trials import Asked, Ended, Exited, Opened, Reported, Started
+from katuna.search.trials import Asked, Ended, Exited, Opened, Reported, Started, Told
 from searches import SCORES, katuna, write_experiment
 
 CHANGES = (
@@ -133,7 +133,7 @@ def check_one(folder: Path, call: Call, fault: str) -> str:
             )
     journal = folder / "runs" / "toy" / "journal.jsonl"
     if journal.exists():
-        kinds = [type(event) for event, _ in read(journal) if not isinstance(event, Reported)]
+        kinds = [type(event) for event, _ in read(journal) if not isinstance(event, Reported | Told)]
         assert kinds == ORDER[: len(kinds)], told
     go_on = ("resume", "toy") if journal.exists() else ("tune", "experiment.yaml")
     again = katuna(*go_on, cwd=folder, env={"KATUNA_HOME": str(folder / "runs")})
