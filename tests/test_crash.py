@@ -95,15 +95,20 @@ HELD = (0, 2)
 """Those of each five kills for which a trial waits."""
 
 
+def holding(folder: Path) -> Path:
+    """The folder of the file `hold`. Not the working folder: the search would keep the file as code, and show it to trials for
+    ever; not the folder of all runs, of which a trial sees its own run alone."""
+    return folder.with_name(f"{folder.name}-holding")
+
+
 def run_killed(folder: Path, home: Path, mark: str, chance: random.Random, kills: int) -> Path:
     """Runs a search to its end, killing katuna's process group `kills` times, and returns the run folder. Of each five kills
     two are sure to hit a trial that runs (however slow the machine is), two come at a seeded moment once trials run, and the
     fifth while katuna is still on its way there."""
     run = home / "toy"
     environment = {"KATUNA_HOME": str(home)}
-    # No file of the working folder: the search would keep it, and show it to trials for ever.
-    hold = home / "hold"
-    home.mkdir(exist_ok=True)
+    hold = holding(folder) / "hold"
+    hold.parent.mkdir(exist_ok=True)
     for kill in range(kills):
         if kill % 5 in HELD:
             hold.touch()
@@ -143,7 +148,7 @@ def run_whole(folder: Path, home: Path) -> Path:
 def check_killed_search(folder: Path, program: str, algorithm: str, kills: int, trials: int, **changes: Any) -> Path:
     """A search of `trials` trials that is killed `kills` times: each trial once, and one at a time as without a kill."""
     mark = f"mark-{uuid.uuid4()}"
-    environment = {"MARK": mark, "CHECKPOINTS": "/checkpoints", "HOLD": str(folder / "killed")}
+    environment = {"MARK": mark, "CHECKPOINTS": "/checkpoints", "HOLD": str(holding(folder))}
     settings = settings_for(algorithm, maxTrialCount=trials, env=environment, **changes)
     write_experiment(folder, program, **settings)
     run = run_killed(folder, folder / "killed", mark, random.Random(f"{algorithm}/{kills}"), kills)

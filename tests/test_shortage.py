@@ -272,11 +272,10 @@ def test_a_job_that_runs_out_of_files_pauses_and_is_resumed(
 
 AS_USER = """
 import os, resource, sys
-from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import as_nobody
 as_nobody.NOBODY = int(sys.argv[2])
-as_nobody.show(Path(sys.base_prefix).resolve())
+as_nobody.show(as_nobody.installation())
 as_nobody.become_nobody()
 resource.setrlimit(resource.RLIMIT_NPROC, (int(sys.argv[3]), resource.getrlimit(resource.RLIMIT_NPROC)[1]))
 os.chdir(sys.argv[4])

@@ -16,10 +16,26 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+# The Worker fails when the Master's guard is gone, and so its success known: a failure before that would be the job's.
+MASTER_SUCCEEDS = """
+import os, sys, time
+from pathlib import Path
+guard = Path("/dev/shm/guard")
+if os.environ["RANK"] == "0":
+    guard.with_suffix(".new").write_text(str(os.getppid()))
+    guard.with_suffix(".new").rename(guard)
+    print("accuracy=0.5")
+    sys.exit()
+while not guard.exists() or Path("/proc", guard.read_text()).exists():
+    time.sleep(0.01)
+print("lost")
+sys.exit(1)
+"""
+
+
 def test_a_search_tells_of_every_replica_of_its_trials(tmp_path: Path) -> None:
     """The Master's success is the trial's, whatever a Worker does; what the Worker did is told all the same."""
-    program = "import os, sys\nprint('accuracy=0.5' if os.environ['RANK'] == '0' else 'lost')\nsys.exit(int(os.environ['RANK']))"
-    job = pytorchjob(program, "${trialParameters.lr}", workers=1)
+    job = pytorchjob(MASTER_SUCCEEDS, "${trialParameters.lr}", workers=1)
     del job["metadata"]
     experiment = yaml.safe_load(experiment_yaml(maxTrialCount=1, parallelTrialCount=1))
     experiment["spec"]["trialTemplate"] |= {"trialSpec": job, "primaryContainerName": "pytorch"}

@@ -1,7 +1,7 @@
 """`python as_nobody.py COMMAND...`, run by root, executes the command as an ordinary user, nobody, without any privilege.
 
-Where this Python lies in a folder that is root's alone, as /root/.pyenv, that user has to see it all the same: then a mount, which only
-the command sees, shows nothing of that folder but the interpreter.
+Where this Python, its environment or katuna's sources lie in a folder that is root's alone, as /root/.pyenv, that user has to see them
+all the same: then a mount, which only the command sees, shows nothing else of that folder.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 NOBODY = 65534
@@ -26,19 +27,27 @@ def mount(source: str, target: Path, kind: str, flags: int, options: str = "") -
         raise OSError(ctypes.get_errno(), f"mount {target}")
 
 
-def show(python: Path) -> None:
-    """The folder of the interpreter, in the place of the folder on the way to it that others may not pass through."""
-    folder = closed(python)
-    if folder is None:
+def show(places: Iterable[Path]) -> None:
+    """The places, each in the stead of the folder on the way to it that others may not pass through."""
+    shut = {place: folder for place in places if (folder := closed(place))}
+    if not shut:
         return
     if libc.unshare(CLONE_NEWNS) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
     mount("none", Path("/"), "none", MS_REC | MS_PRIVATE)
-    shown = os.open(python, os.O_PATH)
-    mount("none", folder, "tmpfs", 0, "mode=0755")
-    python.mkdir(parents=True)
-    mount(f"/proc/self/fd/{shown}", python, "none", MS_BIND)
-    os.close(shown)
+    shown = {place: os.open(place, os.O_PATH) for place in shut}
+    for folder in set(shut.values()):
+        mount("none", folder, "tmpfs", 0, "mode=0755")
+    for place, opened in shown.items():
+        place.mkdir(parents=True, exist_ok=True)
+        mount(f"/proc/self/fd/{opened}", place, "none", MS_BIND)
+        os.close(opened)
+
+
+def installation() -> list[Path]:
+    """This interpreter, its environment, and katuna's sources, which the environment names where katuna is installed to be edited."""
+    places = {Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), Path(__file__).resolve().parents[2]}
+    return [place for place in places if not any(place != each and place.is_relative_to(each) for each in places)]
 
 
 def become_nobody() -> None:
@@ -49,6 +58,6 @@ def become_nobody() -> None:
 
 if __name__ == "__main__":
     os.umask(0o022)
-    show(Path(sys.base_prefix).resolve())
+    show(installation())
     become_nobody()
     os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606

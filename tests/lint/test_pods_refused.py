@@ -399,7 +399,7 @@ RUNTIMES: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "another framework": ({"policy": {"numNodes": 2, "mpi": {}}}, "spec.runtimeRef", "no-torch-policy", "mlPolicy.torch"),
     "no framework": ({"policy": {"numNodes": 2}}, "spec.runtimeRef", "no-torch-policy", "mlPolicy: {torch: {}}"),
     "nothing in it": ({"spec": None}, "spec.runtimeRef", "no-runtime", "correct the runtime"),
-    "too many nodes": ({"policy": {"numNodes": 10**9, "torch": {}}}, "spec.runtimeRef", "several-pods", "--set"),
+    "too many nodes": ({"policy": {"numNodes": 10**9, "torch": {}}}, "spec.runtimeRef", "several-pods", "smaller number"),
     "another group": ({"reference": {"apiGroup": "kubeflow.org"}}, "spec.runtimeRef.apiGroup", "unknown-value", "trainer.kubeflow.org"),
 }  # fmt: skip
 
