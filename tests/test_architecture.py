@@ -26,7 +26,7 @@ LAYERS: dict[str, set[str]] = {
     "lint": {"manifest", "metrics"},
     "jobs": {"manifest"},
     "search": {"manifest", "jobs"},
-    "launch": {"manifest", "jobs", "search", "metrics"},
+    "launch": {"manifest", "jobs", "search"},
     "report": {"manifest", "search", "jobs"},
     "runs": {"manifest", "lint", "jobs", "search", "metrics", "launch", "report"},
     "cli": {"manifest", "lint", "jobs", "search", "metrics", "launch", "report", "runs"},

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import katuna
-from katuna.launch.volumes import METRICS
+from katuna.launch.needs import METRICS
 from katuna.lint.load import Source, load_experiment
 from katuna.manifest.experiment import Experiment
 from katuna.metric_line import number

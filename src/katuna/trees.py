@@ -9,6 +9,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 PATH_MAX = os.pathconf("/", "PC_PATH_MAX")
 PLACE = re.compile(r"katuna-[0-9a-f]{32}")
@@ -71,3 +72,8 @@ def remove(folder: Path) -> None:
     for each in reversed(found):
         with contextlib.suppress(FileNotFoundError):
             each.rmdir()
+
+
+def plain(path: Path) -> BinaryIO:
+    """A log to read: no link to elsewhere and no pipe, whatever its trial has made of it. Raises OSError."""
+    return os.fdopen(open_plain(path, os.O_RDONLY), "rb")

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from katuna.launch.local import LocalLauncher
+from katuna.launch.needs import METRICS, Needs
 from katuna.manifest.experiment import Collector
 from katuna.metrics.collect import Collecting
-from katuna.search.contracts import LaunchEvent, TrialRequest
+from katuna.runs.measured import Measured
+from katuna.search.contracts import Launcher, LaunchEvent, TrialRequest
 from katuna.search.trials import Exited
 
 PATIENCE_S = 60.0
@@ -19,6 +21,9 @@ PATIENCE_S = 60.0
 class WallClock:
     def now(self) -> float:
         return time.time()
+
+    def elapsed(self) -> float:
+        return time.monotonic()
 
 
 def a_job(*argv: str, name: str = "t", container: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
@@ -37,13 +42,33 @@ def a_request(number: int, *argv: str, **more: Any) -> TrialRequest:
     return TrialRequest(number, f"t{number}", a_job(*argv, name=f"t{number}", **more))
 
 
-def a_launcher(folder: Path, collector: Collector = Collector(), **options: Any) -> LocalLauncher:  # noqa: B008
-    """Trials' folders below `folder`, the objective `accuracy`."""
-    return LocalLauncher(lambda name: folder / name, "main", Collecting(("accuracy", "loss"), collector), WallClock(), **options)
+class ALauncher(Measured):
+    """This machine's launcher with the metrics of a collector, as a run has it: trials' folders below `folder`, the objective
+    `accuracy`. `jobs` is the launcher without the metrics."""
+
+    def __init__(self, folder: Path, collector: Collector, checkpoints: str = "", **options: Any) -> None:
+        def trial_dir(name: str) -> Path:
+            return folder / name
+
+        asked = Collecting(("accuracy", "loss"), collector)
+        needs = Needs(checkpoints, asked.places, asked.variables, asked.python_path, asked.port)
+        self.jobs = LocalLauncher(trial_dir, "main", WallClock(), needs=needs, **options)
+        self.preflight = self.jobs.preflight
+        super().__init__(
+            self.jobs,
+            lambda name, output: asked.source(trial_dir(name) / METRICS, output.log, output.start),
+            trial_dir,
+            WallClock(),
+            "accuracy",
+        )
+
+
+def a_launcher(folder: Path, collector: Collector = Collector(), **options: Any) -> ALauncher:  # noqa: B008
+    return ALauncher(folder, collector, **options)
 
 
 def run_one(
-    launcher: LocalLauncher, request: TrialRequest, meanwhile: Callable[[LaunchEvent], None] | None = None
+    launcher: Launcher, request: TrialRequest, meanwhile: Callable[[LaunchEvent], None] | None = None
 ) -> list[LaunchEvent]:
     """All events of a trial, to its Exited."""
     launcher.start(request)

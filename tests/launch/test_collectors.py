@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launch_jobs import a_launcher, a_request, run_one, the_end
+from launch_jobs import ALauncher, a_launcher, a_request, run_one, the_end
 
-from katuna.launch.local import LocalLauncher
 from katuna.launch.local_options import LocalOptions
 from katuna.launch.ports import free_port
 from katuna.manifest.experiment import Collector
@@ -160,7 +159,7 @@ def test_it_goes_before_the_maps_of_the_options(tmp_path: Path) -> None:
 
 def test_a_file_at_the_root_has_no_folder_of_its_own() -> None:
     collecting = Collecting(("accuracy",), Collector("File", path="/metrics.log", format="TEXT"))
-    assert collecting.here(Path("/trial")) == {"/metrics.log": Path("/trial/metrics.log")}
+    assert collecting.places == {"/metrics.log": "metrics.log"}
 
 
 @pytest.mark.parametrize("kind", ["TEXT", "JSON", "TensorFlowEvent"])
@@ -201,7 +200,7 @@ def test_another_process_at_the_port_is_not_taken_for_the_trial(tmp_path: Path) 
 def test_searches_of_two_processes_share_a_port_one_after_the_other(tmp_path: Path) -> None:
     """Two launchers are as good as two processes: a lease is a name that one socket can have."""
     setting = Setting("PrometheusMetric", tmp_path)
-    other: LocalLauncher = a_launcher(tmp_path / "other", setting.collector)
+    other: ALauncher = a_launcher(tmp_path / "other", setting.collector)
     setting.launcher.start(setting.trial(0, "0.5", "hang"))
     while not any(isinstance(event, Reported) for event in setting.launcher.poll(1.0)):
         pass

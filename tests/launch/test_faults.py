@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launch_jobs import PATIENCE_S, a_launcher, a_request, carriers, run_one, the_end, until
+from launch_jobs import PATIENCE_S, ALauncher, a_launcher, a_request, carriers, run_one, the_end, until
 
 from factories import make_trial
-from katuna.launch.local import LocalLauncher
 from katuna.launch.process import LOCK_NAME
 from katuna.search.contracts import LaunchEvent
 from katuna.search.trials import Exited, Reported, Started
@@ -40,7 +39,7 @@ else:
 
 
 @pytest.fixture
-def launcher(tmp_path: Path) -> Iterator[LocalLauncher]:
+def launcher(tmp_path: Path) -> Iterator[ALauncher]:
     launcher = a_launcher(tmp_path)
     yield launcher
     launcher.close(0)
@@ -58,33 +57,33 @@ def python(code: str) -> tuple[str, ...]:
     return ("python", "-S", "-c", code)
 
 
-def end_of(launcher: LocalLauncher, *argv: str, **spec: object) -> Exited:
+def end_of(launcher: ALauncher, *argv: str, **spec: object) -> Exited:
     return the_end(run_one(launcher, a_request(0, *argv, **spec)))
 
 
 # Ends
 
 
-def test_exits_1_with_a_traceback(launcher: LocalLauncher) -> None:
+def test_exits_1_with_a_traceback(launcher: ALauncher) -> None:
     end = end_of(launcher, *python("import time\nraise ValueError('no such data')"))
     assert (end.code, end.reason) == (1, "Error")
     assert "exited with code 1" in end.message
     assert "ValueError: no such data" in end.message
 
 
-def test_is_killed_by_signal_9(launcher: LocalLauncher) -> None:
+def test_is_killed_by_signal_9(launcher: ALauncher) -> None:
     end = end_of(launcher, "sh", "-c", "echo accuracy=0.5; kill -9 $$")
     assert (end.code, end.reason) == (137, "Error")
     assert "SIGKILL (signal 9); perhaps out of memory" in end.message
 
 
-def test_a_shell_that_passes_a_signal_on_as_its_exit_code(launcher: LocalLauncher) -> None:
+def test_a_shell_that_passes_a_signal_on_as_its_exit_code(launcher: ALauncher) -> None:
     end = end_of(launcher, "sh", "-c", "sh -c 'kill -11 $$'; exit $?")
     assert (end.code, end.reason) == (139, "Error")
     assert "SIGSEGV" in end.message
 
 
-def test_hangs_until_its_deadline(launcher: LocalLauncher) -> None:
+def test_hangs_until_its_deadline(launcher: ALauncher) -> None:
     events = run_one(launcher, a_request(0, "sh", "-c", "echo accuracy=0.5; sleep 600", activeDeadlineSeconds=1))
     end = the_end(events)
     assert (end.code, end.reason) == (143, "DeadlineExceeded")
@@ -92,18 +91,18 @@ def test_hangs_until_its_deadline(launcher: LocalLauncher) -> None:
     assert 0.9 <= end.at - events[0].at < PATIENCE_S
 
 
-def test_is_past_its_deadline_though_it_then_exits_0(launcher: LocalLauncher) -> None:
+def test_is_past_its_deadline_though_it_then_exits_0(launcher: ALauncher) -> None:
     end = end_of(launcher, "sh", "-c", "trap 'exit 0' TERM; sleep 600 & wait", activeDeadlineSeconds=1)
     assert (end.code, end.reason) == (143, "DeadlineExceeded")
 
 
-def test_the_deadline_covers_all_attempts(launcher: LocalLauncher) -> None:
+def test_the_deadline_covers_all_attempts(launcher: ALauncher) -> None:
     events = run_one(launcher, a_request(0, "sh", "-c", "sleep 0.4; exit 1", activeDeadlineSeconds=1, backoffLimit=50))
     assert the_end(events).reason == "DeadlineExceeded"
     assert 1 < sum(isinstance(event, Started) for event in events) < 5
 
 
-def test_the_command_does_not_exist(launcher: LocalLauncher) -> None:
+def test_the_command_does_not_exist(launcher: ALauncher) -> None:
     end = end_of(launcher, "/opt/app/train", "--lr=0.1")
     assert (end.code, end.reason) == (None, "StartError")
     assert "container 'main'" in end.message
@@ -111,7 +110,7 @@ def test_the_command_does_not_exist(launcher: LocalLauncher) -> None:
     assert "--map /opt/app=" in end.message
 
 
-def test_the_command_is_not_executable_after_all(launcher: LocalLauncher, tmp_path: Path) -> None:
+def test_the_command_is_not_executable_after_all(launcher: ALauncher, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.write_text("#!/no/such/interpreter\n")
     broken.chmod(0o755)
@@ -120,14 +119,14 @@ def test_the_command_is_not_executable_after_all(launcher: LocalLauncher, tmp_pa
     assert f"'{broken}' cannot be run: No such file" in end.message
 
 
-def test_the_log_cannot_be_written(launcher: LocalLauncher, tmp_path: Path) -> None:
+def test_the_log_cannot_be_written(launcher: ALauncher, tmp_path: Path) -> None:
     (tmp_path / "t0" / "log").mkdir(parents=True)
     end = end_of(launcher, "true")
     assert (end.code, end.reason) == (None, "StartError")
     assert f"{tmp_path / 't0' / 'log'}: it is no regular file" in end.message
 
 
-def test_the_folder_cannot_be_made(launcher: LocalLauncher, tmp_path: Path) -> None:
+def test_the_folder_cannot_be_made(launcher: ALauncher, tmp_path: Path) -> None:
     (tmp_path / "t0").write_text("in the way")
     end = end_of(launcher, "true")
     assert (end.code, end.reason) == (None, "StartError")
@@ -141,7 +140,7 @@ def reported(events: list[LaunchEvent]) -> list[str]:
     return [report.value for event in events if isinstance(event, Reported) for report in event.reports]
 
 
-def test_prints_nan(launcher: LocalLauncher) -> None:
+def test_prints_nan(launcher: ALauncher) -> None:
     events = run_one(launcher, a_request(0, "sh", "-c", "echo accuracy=nan; echo accuracy=1e400"))
     assert reported(events) == ["nan", "1e400"]
     end = the_end(events)
@@ -149,7 +148,7 @@ def test_prints_nan(launcher: LocalLauncher) -> None:
     assert end.nearest == ("accuracy=nan",)
 
 
-def test_prints_10_mb_without_a_newline(launcher: LocalLauncher, tmp_path: Path) -> None:
+def test_prints_10_mb_without_a_newline(launcher: ALauncher, tmp_path: Path) -> None:
     code = "import sys; sys.stdout.write('x' * 10_000_000); print('\\naccuracy=0.5'); sys.exit(3)"
     events = run_one(launcher, a_request(0, *python(code)))
     assert reported(events) == ["0.5"]
@@ -157,13 +156,13 @@ def test_prints_10_mb_without_a_newline(launcher: LocalLauncher, tmp_path: Path)
     assert (tmp_path / "t0" / "log").stat().st_size > 10_000_000
 
 
-def test_prints_a_long_line_and_dies_in_it(launcher: LocalLauncher) -> None:
+def test_prints_a_long_line_and_dies_in_it(launcher: ALauncher) -> None:
     events = run_one(launcher, a_request(0, *python("import os; os.write(1, b'y' * 3_000_000 + b' accuracy=0.25'); os._exit(1)")))
     assert reported(events) == ["0.25"]
     assert len(the_end(events).message) < 1000
 
 
-def test_prints_invalid_utf8_and_terminal_escapes(launcher: LocalLauncher) -> None:
+def test_prints_invalid_utf8_and_terminal_escapes(launcher: ALauncher) -> None:
     code = (
         r"import os; os.write(1, b'\xff\xfe\x00 accuracy=0.5 \x80\n\x1b]0;owned\x07<script>alert(1)</script>\r\n'); os._exit(1)"
     )
@@ -174,12 +173,12 @@ def test_prints_invalid_utf8_and_terminal_escapes(launcher: LocalLauncher) -> No
     assert "\\x1b]0;owned\\x07" in message
 
 
-def test_writes_to_stderr_in_the_same_order(launcher: LocalLauncher, tmp_path: Path) -> None:
+def test_writes_to_stderr_in_the_same_order(launcher: ALauncher, tmp_path: Path) -> None:
     run_one(launcher, a_request(0, "sh", "-c", "echo 1; echo 2 >&2; echo 3"))
     assert (tmp_path / "t0" / "log").read_text() == "1\n2\n3\n"
 
 
-def test_reads_nothing_from_katunas_terminal(launcher: LocalLauncher) -> None:
+def test_reads_nothing_from_katunas_terminal(launcher: ALauncher) -> None:
     events = run_one(launcher, a_request(0, "sh", "-c", "read line; echo accuracy=${#line}"))
     assert reported(events) == ["0"]
 
@@ -187,7 +186,7 @@ def test_reads_nothing_from_katunas_terminal(launcher: LocalLauncher) -> None:
 # Descendants
 
 
-def test_a_child_that_outlives_the_trial_is_ended_and_told(launcher: LocalLauncher, mark: str) -> None:
+def test_a_child_that_outlives_the_trial_is_ended_and_told(launcher: ALauncher, mark: str) -> None:
     end = end_of(launcher, "sh", "-c", f"sh -c 'sleep 600; echo {mark}' & echo accuracy=0.5")
     assert (end.code, end.reason) == (0, "Completed")
     assert re.fullmatch(r"\d process(es that outlived it were| that outlived it was) ended", end.message)
@@ -195,19 +194,19 @@ def test_a_child_that_outlives_the_trial_is_ended_and_told(launcher: LocalLaunch
 
 
 @linux
-def test_no_descendant_escapes_by_forking_twice(launcher: LocalLauncher, mark: str) -> None:
+def test_no_descendant_escapes_by_forking_twice(launcher: ALauncher, mark: str) -> None:
     end = end_of(launcher, *python(FORKS_TWICE), mark)
     assert end.code == 0
     assert "outlived" in end.message
     assert carriers(mark) == []
 
 
-def test_helpers_that_end_by_themselves_are_no_leftovers(launcher: LocalLauncher) -> None:
+def test_helpers_that_end_by_themselves_are_no_leftovers(launcher: ALauncher) -> None:
     end = end_of(launcher, "sh", "-c", "sleep 0.05 & echo accuracy=0.5")
     assert (end.reason, end.message) == ("Completed", "")
 
 
-def test_what_ignores_sigterm_is_killed(launcher: LocalLauncher, mark: str) -> None:
+def test_what_ignores_sigterm_is_killed(launcher: ALauncher, mark: str) -> None:
     def stop(event: object) -> None:
         if isinstance(event, Reported):
             launcher.stop(0, 0.3)
@@ -218,7 +217,7 @@ def test_what_ignores_sigterm_is_killed(launcher: LocalLauncher, mark: str) -> N
     assert carriers(mark) == []
 
 
-def test_close_leaves_nothing(launcher: LocalLauncher, mark: str) -> None:
+def test_close_leaves_nothing(launcher: ALauncher, mark: str) -> None:
     for number in range(3):
         launcher.start(a_request(number, *python("print('accuracy=1', flush=True)" + FORKS_TWICE + "time.sleep(600)"), mark))
     while len(carriers(mark)) < 6:
@@ -273,7 +272,7 @@ def test_attach_waits_for_the_guard_of_a_dead_katuna(tmp_path: Path, mark: str) 
 
 
 @linux
-def test_sigkill_of_the_guard_ends_the_trial_and_its_children(launcher: LocalLauncher, mark: str) -> None:
+def test_sigkill_of_the_guard_ends_the_trial_and_its_children(launcher: ALauncher, mark: str) -> None:
     def kill_guard(event: object) -> None:
         if isinstance(event, Started):
             guard.append(event.process["guard"])
@@ -306,7 +305,7 @@ def test_attach_ends_what_was_left_when_guard_and_katuna_were_killed(tmp_path: P
     launcher.close()
 
 
-def test_a_stop_that_comes_before_the_guard_has_started_is_carried_out(launcher: LocalLauncher, mark: str) -> None:
+def test_a_stop_that_comes_before_the_guard_has_started_is_carried_out(launcher: ALauncher, mark: str) -> None:
     launcher.start(a_request(0, "sh", "-c", f"sleep 600; echo {mark}"))
     # Starts the guard and does not wait for it: the stop is in the socket behind the Spec before anybody reads.
     assert launcher.poll(0) == []
@@ -351,7 +350,7 @@ time.sleep(600)
 
 
 @linux
-def test_a_trial_inherits_no_file_of_katunas(launcher: LocalLauncher, tmp_path: Path) -> None:
+def test_a_trial_inherits_no_file_of_katunas(launcher: ALauncher, tmp_path: Path) -> None:
     run_one(launcher, a_request(0, *python("import os; print(sorted(int(fd) for fd in os.listdir('/proc/self/fd')))")))
     # 3 is the listing itself.
     assert (tmp_path / "t0" / "log").read_text() == "[0, 1, 2, 3]\n"

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launch_jobs import WallClock, a_launcher, a_request
+from launch_jobs import ALauncher, WallClock, a_launcher, a_request
 
 from contracts.launcher_contract import Behaviour, LauncherContract
 from fakes import FakeLauncher, Script, VirtualClock
-from katuna.launch.local import LocalLauncher
 from katuna.metric_line import Report
 from katuna.search.contracts import Clock, Launcher, TrialRequest
 
@@ -19,7 +18,7 @@ class TestLocalLauncher(LauncherContract):
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path: Path) -> Iterator[None]:
         self.folder = tmp_path
-        self.launchers: list[LocalLauncher] = []
+        self.launchers: list[ALauncher] = []
         yield
         for launcher in self.launchers:
             launcher.close(0)

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from launch_jobs import PATIENCE_S, a_job, a_launcher, a_request, run_one, the_end, until
+from launch_jobs import PATIENCE_S, ALauncher, a_job, a_launcher, a_request, run_one, the_end, until
 
 from katuna.launch import guard
-from katuna.launch.local import LocalLauncher
 from katuna.launch.local_options import LocalOptions
 from katuna.manifest.experiment import Collector
 from katuna.manifest.yamltext import Source, parse
@@ -16,7 +15,7 @@ from katuna.search.contracts import TrialRequest
 from katuna.search.trials import Exited, Reported, Started
 
 
-def environment(folder: Path, launcher: LocalLauncher, **container: object) -> dict[str, str]:
+def environment(folder: Path, launcher: ALauncher, **container: object) -> dict[str, str]:
     run_one(launcher, a_request(0, "env", "-0", container=container))
     launcher.close()
     return dict(line.split("=", 1) for line in (folder / "t0" / "log").read_text().split("\0") if line)

@@ -23,15 +23,15 @@ from katuna.launch.jobrun import JobRun
 from katuna.launch.leftovers import end_left, release
 from katuna.launch.local_options import LocalOptions
 from katuna.launch.meeting import Stores
+from katuna.launch.needs import Needs, copy_folder
 from katuna.launch.plan import Place, plan, preflight
 from katuna.launch.process import ColdStarter, Starter, await_any, claim
-from katuna.launch.volumes import RECORD, PodVolumes, Volumes, copy_folder, private_name
+from katuna.launch.volumes import RECORD, PodVolumes, private_name
 from katuna.launch.warm.starter import UNSAID, WarmStarter
 from katuna.launch.workspace import Files
 from katuna.manifest.build import job_from_manifest
 from katuna.manifest.experiment import Collector
 from katuna.manifest.job import MASTER_PORT, Job
-from katuna.metrics.collect import Collecting
 from katuna.search.contracts import TrialRequest
 from katuna.search.trials import Exited, Reported, Started, Told
 from toy_jobs import pytorchjob
@@ -113,11 +113,11 @@ def test_checkpoints_that_the_trainer_is_not_told_of_are_refused(tmp_path: Path)
 
 
 def test_nothing_is_made_where_nothing_is_asked_for(tmp_path: Path) -> None:
-    volumes = Volumes(Collecting(("loss",)))
-    volumes.begin(tmp_path, None)
-    volumes.begin_attempt(tmp_path)
+    needs = Needs()
+    needs.begin(tmp_path, None)
+    needs.begin_attempt(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    assert volumes.maps(tmp_path) == {}
+    assert needs.maps(tmp_path) == {}
 
 
 # Copies

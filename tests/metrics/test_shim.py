@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from katuna.launch.needs import METRICS, Needs
 from katuna.manifest.experiment import Collector
 from katuna.metric_line import Report
 from katuna.metrics.collect import PUSH_FILE, Collecting
-from katuna.metrics.shim import FOLDER
+from katuna.metrics.shim import FILE_VARIABLE, FOLDER
 
 COLLECTING = Collecting(("loss", "accuracy"), Collector("Push"))
 
@@ -46,9 +47,15 @@ def real(tmp_path: Path) -> Path:
     return tmp_path / "site"
 
 
+def environment(folder: Path, python_path: str) -> dict[str, str]:
+    """The variables of a trial whose folder for metrics is `folder`."""
+    variables = {name: str(folder / place) for name, place in COLLECTING.variables.items()}
+    return {**variables, "PYTHONPATH": ":".join(filter(None, (COLLECTING.python_path, python_path)))}
+
+
 def said_by(code: str, folder: Path, site: Path | None = None, **env: str) -> tuple[str, list[Report]]:
     """What a trial prints, and what it reports."""
-    given = {"KATIB_TRIAL_NAME": "t0", **COLLECTING.environment(folder, str(site or "")), **env}
+    given = {"KATIB_TRIAL_NAME": "t0", **environment(folder, str(site or "")), **env}
     done = subprocess.run(
         # Without this environment's own packages: kubeflow may be among them.
         [sys.executable, "-S", "-W", "error", "-c", code],
@@ -212,15 +219,18 @@ for _ in range(2):
 def test_the_sdk_itself_behind_it(tmp_path: Path) -> None:
     pytest.importorskip("kubeflow.katib")
     code = "import kubeflow.katib as k; k.report_metrics({'loss': 1}); print(k.search.double(min=1, max=2).parameter_type, k.KatibClient.__name__)"
-    environ = {"KATIB_TRIAL_NAME": "t0", "PATH": os.environ["PATH"], **COLLECTING.environment(tmp_path, "")}
+    environ = {"KATIB_TRIAL_NAME": "t0", "PATH": os.environ["PATH"], **environment(tmp_path, "")}
     done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True, timeout=100)
     assert done.stdout == "double KatibClient\n"
     assert "loss" in (tmp_path / PUSH_FILE).read_text()
 
 
 def test_the_jobs_own_python_path_stays(tmp_path: Path) -> None:
-    assert COLLECTING.environment(tmp_path, "/a:/b")["PYTHONPATH"] == f"{FOLDER}:/a:/b"
-    assert Collecting(("loss",)).environment(tmp_path, "/a") == {}
+    needs = Needs(variables=COLLECTING.variables, python_path=COLLECTING.python_path)
+    pushed = str(tmp_path / METRICS / PUSH_FILE)
+    assert needs.environment(tmp_path, "/a:/b") == {FILE_VARIABLE: pushed, "PYTHONPATH": f"{FOLDER}:/a:/b"}
+    assert Needs().environment(tmp_path, "/a:/b") == {}
+    assert Collecting(("loss",)).python_path == ""
 
 
 def test_it_needs_no_new_python() -> None:

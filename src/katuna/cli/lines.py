@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from katuna.metrics.follow import behind_hole
-from katuna.metrics.tail import plain
+from katuna.trees import plain
 
 READ_BYTES = 65536
 COUNTED_BYTES = 1 << 25

@@ -333,8 +333,8 @@ def _end(run: Training, ended: Ended) -> Iterator[str]:
 
 
 def _last_words(run: Training, failed: ContainerExited) -> Iterator[str]:
+    from katuna.launch.log import last_lines, latest_attempt
     from katuna.launch.plan import rank_of
-    from katuna.metrics.tail import last_lines, latest_attempt
 
     log = next(log for log in logs_of(run.job, run.path) if (log.pod, log.container) == (failed.pod, failed.container))
     replica = next(each for each in run.job.replicas if each.pod_name == failed.pod)

@@ -133,6 +133,8 @@ class JobRun:
 
     def attempts(self) -> int:
         """How often that container has been started."""
+        if not self._parts:
+            return 0
         part = self._first()
         return self._attempts.get((part.pod, part.name), 0)
 
@@ -147,10 +149,9 @@ class JobRun:
         first = self._first() if self._parts else None
         return first.ended_at if first and first.process and not first.was_read else None
 
-    def was_read(self) -> list[JobEvent | Noted]:
-        """All that it printed was read, or is not wanted any more: as `poll`, with its end."""
+    def was_read(self) -> None:
+        """All that it printed was read, or is not wanted any more: the next `poll` tells its end."""
         self._first().was_read = True
-        return self.poll()
 
     def poll(self) -> list[JobEvent | Noted]:
         """What has happened since; call it at least every tenth of a second. Raises StoreFailed in a shortage; then only `stop` and

@@ -1,4 +1,4 @@
-"""The launcher of this machine: trials as jobs of guarded processes, their logs followed, their ends told as one event each."""
+"""The launcher of this machine: each trial is a job of guarded processes, and its end is told as one event."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from katuna.errors import LOCAL, FilesMixed, Finding, KatunaError, LaunchFailed, StoreFailed, is_shortage
-from katuna.jobs.lifecycle import STOPPED, ContainerExited, ContainerStarted, JobEnded, JobEvent
+from katuna.jobs.lifecycle import STOPPED, ContainerStarted, JobEnded, JobEvent
 from katuna.launch.command import option_problems, texts
 from katuna.launch.devices import DevicePool, Lease, cuda_devices
 from katuna.launch.ending import Ending
@@ -19,24 +19,21 @@ from katuna.launch.jobrun import JobRun
 from katuna.launch.leftovers import release
 from katuna.launch.local_options import LocalOptions
 from katuna.launch.meeting import Stores
+from katuna.launch.needs import Needs
 from katuna.launch.plan import Place, Planned, at_a_time, gpus, job_problems, trial_cpus, trial_place
 from katuna.launch.ports import check_unused
 from katuna.launch.process import ColdStarter, Starter, await_any
-from katuna.launch.storage import blame, room_for, store_failed
-from katuna.launch.volumes import METRICS, Volumes
+from katuna.launch.storage import room_for, store_failed
 from katuna.launch.workspace import Files
 from katuna.manifest.build import job_from_manifest
 from katuna.manifest.dump import to_yaml
 from katuna.manifest.experiment import Manifest
 from katuna.manifest.job import Job
-from katuna.metric_line import Report
-from katuna.metrics.collect import Collecting, MetricSource
-from katuna.search.contracts import Clock, LaunchEvent, TrialRequest
-from katuna.search.trials import Exited, Noted, Reported, Started, Trial
+from katuna.search.contracts import CLOSE_GRACE_S, Clock, LaunchEvent, Output, TrialRequest
+from katuna.search.trials import Exited, Noted, Started, Trial
 
 LOOK_S = 0.1
-"""How often growing logs, and devices that others have, are looked at."""
-CLOSE_GRACE_S = 10.0
+"""How often devices and ports that others have are looked at."""
 SLOW_START_S = 1.0
 """After how long without a process a person is told what takes so long: the imports of the server of warm starts."""
 UNRESPONSIVE_S = 10.0
@@ -51,11 +48,9 @@ class _Run:
         self.folder = folder
         self.stopping = False
         self.failed = False
-        self.measured = False
         self.job: Job | None = None
         self.jobrun: JobRun | None = None
         self.lease: Lease | None = None
-        self.source: MetricSource | None = None
         self.last_at = 0.0
         self.is_waiting = False
 
@@ -65,12 +60,10 @@ class _Run:
         return self.last_at
 
     def release(self) -> None:
-        """Lets go of the devices and the log; only when no process is left."""
+        """Lets go of the devices; only when no process is left."""
         if self.lease is not None:
             self.lease.close()
         self.lease = None
-        if self.source is not None:
-            self.source.close()
 
     def is_main(self, pod: str, container: str) -> bool:
         """Whether this is the container whose output has the trial's metrics."""
@@ -80,10 +73,9 @@ class _Run:
 
 
 class LocalLauncher:
-    """Implements `contracts.Launcher`; see there. A trial that needs devices waits, without Started, until they are free.
+    """Implements `contracts.JobLauncher`; see there. A trial that needs devices, or a port, waits without Started until they are free.
 
-    So does one whose metrics are served at a port that a trial has. `trial_dir` gives a trial's folder by its name. `checkpoints`
-    is the container's folder that a trial finds its parent's checkpoints in, "" where the search has no parents. `parallel` is how
+    `trial_dir` gives a trial's folder by its name. `needs` is what each trial needs beside its job. `parallel` is how
     many trials share the CPUs. `devices` and `environ` are this machine's and this process's unless given. `starter` and `files`, which
     `close` closes, start an interpreter for each process, and share the folders, unless given. `manifest` is the file in a trial's folder
     that gets its job.
@@ -93,10 +85,9 @@ class LocalLauncher:
         self,
         trial_dir: Callable[[str], Path],
         primary_container: str,
-        collecting: Collecting,
         clock: Clock,
         *,
-        checkpoints: str = "",
+        needs: Needs | None = None,
         options: LocalOptions | None = None,
         parallel: int = 1,
         beside: Sequence[Manifest] = (),
@@ -108,9 +99,7 @@ class LocalLauncher:
     ) -> None:
         self._trial_dir = trial_dir
         self._primary = primary_container
-        self._collecting = collecting
-        self._objective = collecting.metrics[0]
-        self._volumes = Volumes(collecting, checkpoints)
+        self._needs = needs or Needs()
         self._clock = clock
         self._options = options or LocalOptions()
         self._cpus = trial_cpus(parallel)
@@ -120,6 +109,7 @@ class LocalLauncher:
         self._runs: dict[int, _Run] = {}
         self._ready: list[LaunchEvent] = []
         self._failure: StoreFailed | FilesMixed | None = None
+        self._closing = False
         self._starter: Starter = starter or ColdStarter()
         self._files = files or Files(replace(self._options, files="shared"), Path())
         self._stores = Stores(self._environ)
@@ -147,17 +137,17 @@ class LocalLauncher:
                 for reason in job_problems(job, self._place(request), self._pool().devices):
                     note(request, *reason)
                 mapped = [text for replica in job.replicas for text in texts(job, replica, self._options, self._environ)]
-                for reason in self._volumes.problems(mapped):
+                for reason in self._needs.problems(mapped):
                     note(request, *reason)
-                if self._collecting.port and self._options.private_network:
-                    port = self._collecting.port
+                port = self._needs.port
+                if port and self._options.private_network:
                     note(
                         request,
                         f"--private-network: the metrics that a trial serves at port {port} cannot be read from outside of its network",
                         "leave the option out, or take another metricsCollectorSpec",
                     )
-                elif self._collecting.port:
-                    check_unused(self._collecting.port)
+                elif port:
+                    check_unused(port)
             except KatunaError as error:
                 note(request, str(error))
         if jobs:
@@ -185,19 +175,27 @@ class LocalLauncher:
             left_s = give_up - time.monotonic()
             if self._ready or self._failure or left_s <= 0:
                 break
-            behind = any(run.source and not run.source.at_end for run in self._runs.values())
-            await_any(self._filenos(), 0 if behind else min(left_s, LOOK_S) if self._runs else left_s)
+            await_any(self._filenos(), min(left_s, LOOK_S) if self._runs else left_s)
         if self._failure and not self._ready:
             raise self._failure
         events, self._ready = self._ready, []
         return events
 
+    def output(self, number: int) -> Output | None:
+        run = self._runs.get(number)
+        if run is None or run.jobrun is None or not run.jobrun.attempts():
+            return None
+        return Output(run.folder / "log", run.jobrun.log_start(), run.jobrun.unread_since)
+
+    def was_read(self, number: int) -> None:
+        run = self._runs.get(number)
+        if run is not None and run.jobrun is not None:
+            run.jobrun.was_read()
+
     def stop(self, number: int, grace_s: float) -> None:
         run = self._runs.get(number)
         if run is None:
             return
-        if run.source is not None and not run.stopping:
-            run.source.hurry()
         run.stopping = True
         if run.jobrun is not None:
             run.jobrun.stop(grace_s)
@@ -208,6 +206,7 @@ class LocalLauncher:
         """Ends whatever still runs, asked first and made to after `grace_s`. Call it again with 0 to hurry, as after a second Ctrl-C."""
         for number in list(self._runs):
             self.stop(number, grace_s)
+        self._closing = True
         give_up = time.monotonic() + grace_s + UNRESPONSIVE_S
         while self._runs and time.monotonic() < give_up:
             await_any(self._filenos(), LOOK_S)
@@ -220,6 +219,7 @@ class LocalLauncher:
         self._files.close()
         self._ready.clear()
         self._failure = None
+        self._closing = False
 
     def _filenos(self) -> list[int]:
         return [fileno for run in self._runs.values() if run.jobrun for fileno in run.jobrun.filenos()]
@@ -254,7 +254,7 @@ class LocalLauncher:
             self._given_up(run, "")
 
     def _wanted(self, job: Job) -> str:
-        count, port = gpus(job, self._options), self._collecting.port
+        count, port = gpus(job, self._options), self._needs.port
         return " and ".join(
             [*([f"{count} GPU{'' if count == 1 else 's'}"] if count else []), *([f"port {port}"] if port else [])]
         )
@@ -282,7 +282,7 @@ class LocalLauncher:
             raise LaunchFailed(f"{message} ({hint})" if hint else message)
         run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / self._manifest).write_text(to_yaml(run.request.manifest), encoding="utf-8")
-        self._volumes.begin(run.folder, self._trial_dir(run.request.parent) if run.request.parent else None)
+        self._needs.begin(run.folder, self._trial_dir(run.request.parent) if run.request.parent else None)
         self._slow_at = self._slow_at or time.monotonic() + SLOW_START_S
         run.jobrun = JobRun(
             run.job,
@@ -317,22 +317,22 @@ class LocalLauncher:
             )
 
     def _prepared(self, run: _Run, planned: Planned) -> Planned:
-        """Each time before a container starts: the metrics of an attempt are read from its beginning on."""
+        """Before each start of a container: the training container of an attempt finds its places empty."""
         if not run.is_main(planned.replica.pod_name, planned.container.name):
             return planned
-        if self._collecting.port:
-            check_unused(self._collecting.port)
-        self._volumes.begin_attempt(run.folder)
+        if self._needs.port:
+            check_unused(self._needs.port)
+        self._needs.begin_attempt(run.folder)
         env = planned.command.env
-        more = self._collecting.environment(run.folder.absolute() / METRICS, env.get("PYTHONPATH", ""))
+        more = self._needs.environment(run.folder.absolute(), env.get("PYTHONPATH", ""))
         return replace(planned, command=replace(planned.command, env={**env, **more}))
 
     def _observe(self, run: _Run, jobrun: JobRun) -> Iterator[LaunchEvent]:
-        """A bounded amount of what a trial says; its end once all else was told, or it was told to end itself."""
+        """What has happened to a trial's containers, and its end."""
+        if (run.failed or self._closing) and jobrun.unread_since is not None:
+            jobrun.was_read()
         events = jobrun.poll()
         if run.failed:
-            if jobrun.unread_since is not None:
-                jobrun.was_read()
             if jobrun.over:
                 self._given_up(run, "")
             return
@@ -347,52 +347,26 @@ class LocalLauncher:
                 run.request.number,
                 "Python starts, once for all replicas: a few seconds (--cold: once for each)",
             )
-        if run.source is None or jobrun.over:
-            return
-        ended_at = jobrun.unread_since
-        yield from self._reported(run, run.source.read(), self._clock.now() if ended_at is None else ended_at)
-        if ended_at is not None and (run.source.at_end or run.stopping):
-            for event in jobrun.was_read():
-                yield from self._told(run, jobrun, event)
 
     def _told(self, run: _Run, jobrun: JobRun, event: JobEvent | Noted) -> Iterator[LaunchEvent]:
-        if isinstance(event, Noted | ContainerStarted):
+        if not isinstance(event, JobEnded):
             yield replace(event, at=run.at(event.at))
         if isinstance(event, ContainerStarted) and run.is_main(event.pod, event.container):
-            if run.source is not None:
-                run.source.close()
-            run.measured = False
-            run.source = self._collecting.source(run.folder / METRICS, run.folder / "log", jobrun.log_start())
-            if run.stopping:
-                run.source.hurry()
             yield Started(run.at(event.at), run.request.number, jobrun.attempts(), event.process)
-        elif isinstance(event, ContainerExited):
-            # What was not read to its end ends in half a line.
-            if run.source is not None and run.source.at_end and run.is_main(event.pod, event.container):
-                yield from self._reported(run, run.source.finish(), event.at)
-            yield replace(event, at=run.at(event.at))
-            if event.code is not None and not run.stopping and not (event.code == 0 and (run.measured or not self._objective)):
-                blame(run.folder, f"trial {run.request.name}" if self._objective else f"pod {event.pod}", event.message)
         elif isinstance(event, JobEnded):
             yield self._exited(run, replace(jobrun.ending, message=event.message), event.at)
             self._see_what_the_first_wrote(run)
-
-    def _reported(self, run: _Run, reports: Sequence[Report], at: float) -> Iterator[LaunchEvent]:
-        if reports:
-            run.measured = run.measured or any(report.metric == self._objective for report in reports)
-            yield Reported(run.at(at), run.request.number, tuple(reports))
 
     def _given_up(self, run: _Run, why: str) -> Exited:
         if run.jobrun is None:
             return self._exited(run, Ending(None, "StartError", why), self._clock.now())
         run.jobrun.kill()
-        return self._exited(run, Ending(128 + signal.SIGKILL, "LogUnreadable", why), self._clock.now())
+        return self._exited(run, Ending(128 + signal.SIGKILL, "Error", why), self._clock.now())
 
     def _exited(self, run: _Run, end: Ending, at: float) -> Exited:
         run.release()
         del self._runs[run.request.number]
-        nearest, warnings = (run.source.nearest, run.source.warnings) if run.source else ((), ())
-        return Exited(run.at(at), run.request.number, end.code, end.reason, end.message, nearest, warnings)
+        return Exited(run.at(at), run.request.number, end.code, end.reason, end.message)
 
     # From a manifest to a job in its place
 
@@ -401,16 +375,16 @@ class LocalLauncher:
 
     def _place(self, request: TrialRequest) -> Place:
         folder = self._trial_dir(request.name).absolute()
-        own = self._volumes.maps(folder)
+        own = self._needs.maps(folder)
         kept = self._files.kept.files if self._files.kept else ()
         return trial_place(folder, self._options, self._environ, own, self._cpus, kept)
 
     def _leases(self, job: Job) -> int:
-        return gpus(job, self._options) + bool(self._collecting.port)
+        return gpus(job, self._options) + bool(self._needs.port)
 
     def _lease(self, job: Job) -> Lease | None:
         wanted = gpus(job, self._options)
-        port = DevicePool((f"port-{self._collecting.port}",)).lease(1) if self._collecting.port else Lease((), ())
+        port = DevicePool((f"port-{self._needs.port}",)).lease(1) if self._needs.port else Lease((), ())
         if port is None:
             return None
         with contextlib.ExitStack() as unless_whole:

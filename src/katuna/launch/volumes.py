@@ -14,7 +14,7 @@ import os
 import posixpath
 import shutil
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,92 +22,10 @@ from katuna.errors import LaunchFailed
 from katuna.launch.command import FINE, Foresee
 from katuna.launch.local_options import LocalOptions
 from katuna.manifest.diagnostic import listed
-from katuna.manifest.experiment import Experiment
 from katuna.manifest.hidden import Hidden, Text, revealed
 from katuna.manifest.job import Container, Mount, Replica, Volume
-from katuna.manifest.own_paths import unnamed
 from katuna.manifest.volumes import DEFAULT_MODE, HeldFiles, HostPath
-from katuna.metrics.collect import Collecting
 from katuna.trees import PATH_MAX, open_plain
-
-METRICS, CHECKPOINTS = "metrics", "checkpoints"
-
-
-@dataclass(frozen=True)
-class Volumes:
-    """`checkpoints` is the container's path of them, "" where the search hands none from trial to trial.
-
-    Below the trial's folder, `metrics` is empty whenever an attempt begins, as a new pod's is; `checkpoints` is a copy of the
-    parent's, or empty, when the trial begins, and an attempt finds there what the one before left.
-    """
-
-    collecting: Collecting
-    checkpoints: str = ""
-
-    @classmethod
-    def of(cls, experiment: Experiment) -> Volumes:
-        """Those of an Experiment's trials."""
-        handed = experiment.settings.get("suggestion_trial_dir", "") if experiment.algorithm == "pbt" else ""
-        return cls(Collecting.of(experiment), handed)
-
-    @property
-    def has_metrics_folder(self) -> bool:
-        return self.collecting.collector.kind not in ("StdOut", "PrometheusMetric")
-
-    def maps(self, trial: Path) -> Mapping[str, str]:
-        """Paths of the container to where they lie when `trial` is the trial's folder."""
-        here = {path: str(place) for path, place in self.collecting.here(trial / METRICS).items()}
-        return {**here, **({posixpath.normpath(self.checkpoints): str(trial / CHECKPOINTS)} if self.checkpoints else {})}
-
-    def problems(self, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
-        """Which paths the trial cannot learn of, as (message, hint): they occur in none of the `texts` that paths are mapped in."""
-        given = list(texts)
-        for what, path in (("checkpoints", self.checkpoints), ("metrics", next(iter(self.collecting.paths), ""))):
-            if found := unnamed(what, path, given):
-                yield found
-
-    def begin(self, trial: Path, parent: Path | None) -> None:
-        """Before the first attempt of `trial`, which `parent` hands its checkpoints to. Raises LaunchFailed and OSError."""
-        if not self.checkpoints:
-            return
-        _remove(trial / CHECKPOINTS)
-        if parent is None:
-            (trial / CHECKPOINTS).mkdir()
-            return
-        source = parent / CHECKPOINTS
-        if not source.is_dir():
-            raise LaunchFailed(f"the trial begins with the checkpoints of {parent.name}, and there is no folder {source}")
-        copy_folder(source, trial / CHECKPOINTS)
-
-    def begin_attempt(self, trial: Path) -> None:
-        """Raises OSError."""
-        if self.has_metrics_folder:
-            _remove(trial / METRICS)
-            (trial / METRICS).mkdir()
-
-
-def copy_folder(source: Path, target: Path) -> None:
-    """Copies folders and files. A link to something within `source` leads to its copy; other links, pipes and the like are left out."""
-    root = os.path.realpath(source)
-    for folder, folders, files in os.walk(source):
-        place = target / Path(folder).relative_to(source)
-        place.mkdir()
-        for name in (*folders, *files):
-            path = Path(folder, name)
-            if path.is_symlink():
-                real = os.path.realpath(path)
-                if os.path.commonpath([root, real]) == root:
-                    (place / name).symlink_to(os.path.relpath(real, os.path.realpath(folder)))
-            elif path.is_file():
-                shutil.copy2(path, place / name)
-
-
-def _remove(folder: Path) -> None:
-    if folder.is_dir() and not folder.is_symlink():
-        shutil.rmtree(folder)
-    else:
-        folder.unlink(missing_ok=True)
-
 
 # The volumes of a pod
 

@@ -123,7 +123,7 @@ def check_own_paths(spec: Mapping[str, Any], job: Job) -> Iterator[Remark]:
     asked = Collector(
         collector["collector"].get("kind", ""), path=collector.get("source", {}).get("fileSystemPath", {}).get("path", "")
     )
-    places: list[tuple[str, str, Path]] = [("metrics", next(iter(Collecting((), asked).paths), ""), (*FILE_SYSTEM, "path"))]
+    places: list[tuple[str, str, Path]] = [("metrics", next(iter(Collecting((), asked).places), ""), (*FILE_SYSTEM, "path"))]
     for index, setting in enumerate(algorithm.get("algorithmSettings", []) if algorithm.get("algorithmName") == "pbt" else ()):
         if setting.get("name") == "suggestion_trial_dir":
             places.append(("checkpoints", setting.get("value", ""), ("spec", "algorithm", "algorithmSettings", index, "value")))

@@ -60,33 +60,31 @@ class Collecting:
         return cls(experiment.objective.metrics, experiment.collector)
 
     @property
-    def paths(self) -> tuple[str, ...]:
-        """The container's paths, the most general first, that each trial shall have for itself: a folder, and the file in it."""
+    def places(self) -> Mapping[str, str]:
+        """The container's paths that each trial shall have for itself, the most general first, with where they lie in the trial's
+        folder for its metrics: a folder, and the file in it."""
         path = posixpath.normpath(self.collector.path)
         if self.collector.kind == "TensorFlowEvent":
-            return (path,)
+            return {path: ""}
         if self.collector.kind == "File":
-            folder = posixpath.dirname(path)
-            return (folder, path) if folder.strip("/") else (path,)
-        return ()
+            folder, name = posixpath.split(path)
+            return {**({folder: ""} if folder.strip("/") else {}), path: name}
+        return {}
 
     @property
     def port(self) -> int:
         """The port of this machine that a trial shall have for itself; 0 for none."""
         return self.collector.port if self.collector.kind == "PrometheusMetric" else 0
 
-    def here(self, folder: Path) -> dict[str, Path]:
-        """Where `paths` lie when `folder` is the trial's for its metrics."""
-        *above, last = self.paths or ("",)
-        if self.collector.kind == "File":
-            return {**dict.fromkeys(above, folder), last: folder / posixpath.basename(last)}
-        return {last: folder} if last else {}
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """Variables of a trial that hold a path, with where that lies in the trial's folder for its metrics."""
+        return {FILE_VARIABLE: PUSH_FILE} if self.collector.kind == "Push" else {}
 
-    def environment(self, folder: Path, path: str) -> Mapping[str, str]:
-        """Variables that a trial needs so that its metrics arrive; `path` is the PYTHONPATH that it would have."""
-        if self.collector.kind != "Push":
-            return {}
-        return {FILE_VARIABLE: str(folder / PUSH_FILE), "PYTHONPATH": f"{FOLDER}:{path}" if path else str(FOLDER)}
+    @property
+    def python_path(self) -> str:
+        """The folder that a trial needs first on its PYTHONPATH so that its metrics arrive; "" for none."""
+        return str(FOLDER) if self.collector.kind == "Push" else ""
 
     def source(self, folder: Path, log: Path, offset: int) -> MetricSource:
         """The reader for an attempt whose output is `log` from byte `offset` on and whose metrics' folder is `folder`, empty yet."""
@@ -100,11 +98,11 @@ class Collecting:
             from katuna.metrics.scrape import Scraper
 
             return Scraper(self.collector.port, self.collector.path, metrics)
-        path = self.paths[-1]
+        path, place = list(self.places.items())[-1]
         if kind == "TensorFlowEvent":
             return EventFiles(folder, metrics, path)
         assert kind == "File", f"a collector {kind} is refused before anything runs"
         if self.collector.format == "JSON":
-            return JsonTail(self.here(folder)[path], metrics, katib_json, path)
+            return JsonTail(folder / place, metrics, katib_json, path)
         filters = [compile_filter(text) for text in self.collector.filters]
-        return LogTail(self.here(folder)[path], metrics, filters, stands_for=path)
+        return LogTail(folder / place, metrics, filters, stands_for=path)

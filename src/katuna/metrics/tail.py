@@ -6,22 +6,16 @@ beginning counts for the first piece alone.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from katuna.metric_line import DEFAULT_FILTER, Report, timestamp_us
 from katuna.metrics.follow import Follower
 from katuna.metrics.near import Sieve
 from katuna.metrics.reading import read_line
-from katuna.text import printable, shorten
-from katuna.trees import open_plain
 
 PIECE_BYTES = 8192
-ANEW = b"--- katuna: "
-"""A line that begins so stands in a log where its container has been started again."""
 
 
 class FileTail:
@@ -113,35 +107,3 @@ def _pieces(line: bytes) -> Iterator[bytes]:
         yield line[begin:cut]
         begin = cut
     yield line[begin:]
-
-
-def plain(path: Path) -> BinaryIO:
-    """A log to read: no link to elsewhere and no pipe, whatever its trial has made of it. Raises OSError."""
-    return os.fdopen(open_plain(path, os.O_RDONLY), "rb")
-
-
-def latest_attempt(path: Path) -> int:
-    """Where in a log the output of its container's latest start begins; 0 where that is not near its end."""
-    try:
-        with plain(path) as log:
-            begin = max(0, log.seek(0, 2) - 8 * PIECE_BYTES)
-            log.seek(begin)
-            text = log.read(8 * PIECE_BYTES)
-    except OSError:
-        return 0
-    place = text.rfind(b"\n" + ANEW)
-    return 0 if place < 0 else begin + text.index(b"\n", place + 1) + 1
-
-
-def last_lines(path: Path, offset: int = 0, count: int = 2, width: int = 200) -> list[str]:
-    """The last lines from byte `offset` on that hold a letter or digit, indented as there, with nothing in it that a terminal
-    would obey: the end of a failed trial's story."""
-    try:
-        with plain(path) as log:
-            size = log.seek(0, 2)
-            log.seek(max(offset, size - 8 * PIECE_BYTES))
-            text = log.read(8 * PIECE_BYTES).decode("utf-8", errors="replace")
-    except OSError:
-        return []
-    lines = [line for line in re.split(r"[\r\n]+", text) if any(character.isalnum() for character in line)]
-    return [shorten(printable(line.expandtabs().rstrip()[: width + 1]), width) for line in lines[-count:]]

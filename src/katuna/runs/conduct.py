@@ -278,7 +278,7 @@ def preflight(planned: Plan, files: Files | None = None) -> None:
             for choice in parameter.choices:
                 other = render(planned.experiment, name, {**point, parameter.name: choice})
                 requests.append(TrialRequest(0, name, other))
-    refuse_all((finding.message, finding.hint) for finding in launcher_for(planned, Path, files).preflight(requests))
+    refuse_all((finding.message, finding.hint) for finding in local_launcher(planned, Path, files).preflight(requests))
 
 
 def _as_given(planned: Plan) -> dict[str, bytes]:
@@ -373,20 +373,25 @@ def engine(
     )
 
 
-def launcher_for(planned: Plan, trial_dir: Callable[[str], Path], files: Files | None = None) -> LocalLauncher:
+def launcher_for(planned: Plan, trial_dir: Callable[[str], Path], files: Files | None = None) -> Launcher:
+    """What runs a plan's trials on this machine and reads their metrics; see `local_launcher`."""
+    from katuna.runs.measured import measured
+
+    return measured(local_launcher(planned, trial_dir, files), planned.experiment, trial_dir, SystemClock())
+
+
+def local_launcher(planned: Plan, trial_dir: Callable[[str], Path], files: Files | None = None) -> LocalLauncher:
     """What runs a plan's trials on this machine; `trial_dir` gives a trial's folder by its name, `files` what each has to itself."""
     from katuna.launch.local import LocalLauncher
-    from katuna.launch.volumes import Volumes
     from katuna.launch.warm.starter import WarmStarter
-    from katuna.metrics.collect import Collecting
+    from katuna.runs.measured import needs_of
 
     experiment = planned.experiment
     return LocalLauncher(
         trial_dir,
         experiment.template.primary_container,
-        Collecting.of(experiment),
         SystemClock(),
-        checkpoints=Volumes.of(experiment).checkpoints,
+        needs=needs_of(experiment),
         options=planned.options.local,
         parallel=experiment.parallel_trials,
         beside=planned.loaded.references,

@@ -209,7 +209,7 @@ class Run:
     def command(self, trial: Trial) -> str:
         """One shell line that runs a trial again as it was run, in a new folder (`launch.shell_line`)."""
         from katuna.launch.shell_line import again
-        from katuna.launch.volumes import Volumes
+        from katuna.runs.measured import needs_of
         from katuna.search.contracts import PARENT_LABEL
 
         parent = trial.labels.get(PARENT_LABEL)
@@ -217,7 +217,7 @@ class Run:
             self.job_of(trial),
             self.folder.trial(trial.name).absolute(),
             self.options.local,
-            Volumes.of(self.experiment),
+            needs_of(self.experiment),
             parent=self.folder.trial(parent).absolute() if parent else None,
             beside=self.folder.sources[1:],
             parallel=self.experiment.parallel_trials,

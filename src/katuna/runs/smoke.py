@@ -17,7 +17,6 @@ from typing import Any
 from katuna.errors import InputRefused
 from katuna.manifest.experiment import Experiment, Manifest, Objective, Parameter
 from katuna.metric_line import number
-from katuna.metrics.tail import plain
 from katuna.runs import conduct
 from katuna.runs.journal import Journal
 from katuna.runs.plan import Plan
@@ -25,6 +24,7 @@ from katuna.runs.run import Run, files_of
 from katuna.search.contracts import Launcher, LaunchEvent, NoSuggestion, Suggestion, TrialRequest
 from katuna.search.engine import Watcher
 from katuna.search.trials import Assignments, Trial, TrialState
+from katuna.trees import plain
 
 LAST_LINES = 5
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Protocol
 
 from katuna.manifest.experiment import Manifest
@@ -66,6 +67,10 @@ class TrialRequest:
 LaunchEvent = Started | Reported | Exited | Told
 
 
+CLOSE_GRACE_S = 10.0
+"""What trials have between SIGTERM and SIGKILL when their launcher is closed."""
+
+
 class Stopper(Protocol):
     """Which running trials to stop early. Rebuilt by showing it a journal's events again."""
 
@@ -107,9 +112,32 @@ class Launcher(Protocol):
     def stop(self, number: int, grace_s: float) -> None:
         """Ask the trial to end, then make it, `grace_s` later. Idempotent; returns at once; its Exited comes through poll."""
 
-    def close(self, grace_s: float = ...) -> None:
+    def close(self, grace_s: float = CLOSE_GRACE_S) -> None:
         """Ends whatever still runs. When it returns, no process that this launcher started is left. Idempotent; called again with
         a shorter grace period, as after an interruption of the first call, it hurries."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the training container prints in the latest attempt of a trial: the bytes of `log` from `start` on. `ended_at` is when the
+    container ended, None while it runs."""
+
+    log: Path
+    start: int
+    ended_at: float | None
+
+
+class JobLauncher(Launcher, Protocol):
+    """A launcher that reads no metrics: its events are a Launcher's but for Reported. `runs.measured` makes a Launcher of it.
+
+    It tells the end of a trial's training container, and starts that anew, only after `was_read`.
+    """
+
+    def output(self, number: int) -> Output | None:
+        """None for a trial whose training container has not been started, or that has ended."""
+
+    def was_read(self, number: int) -> None:
+        """All that the training container printed was read, or is not wanted: its end may be told."""
 
 
 class Store(Protocol):
