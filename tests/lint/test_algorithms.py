@@ -75,14 +75,7 @@ VALUES: list[tuple[str, str, str, str]] = [
     ("hyperband", "eta", "3 2.5", "1 1.9 0.5 x"),
     ("pbt", "n_population", "5 40", "4 x 5.0"),
     ("pbt", "truncation_threshold", "0 1 0.5", "1.1 -0.1 x"),
-    ("enas", "controller_hidden_size", "1", "0 1.5 None"),
-    ("enas", "controller_temperature", "0.1 None", "0 -1 none"),
-    ("enas", "controller_baseline_decay", "1 0.5", "0 1.1 None"),
     ("darts", "num_epochs", "1", "0 1.5"),
-    ("darts", "w_lr", "0 0.1", "-1 x"),
-    ("darts", "batch_size", "1 None", "0 none"),
-    ("darts", "num_workers", "0", "-1"),
-    ("darts", "print_step", "1", "0"),
 ]
 
 
@@ -297,25 +290,8 @@ def nas(algorithm: str, **changes: Any) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("algorithm", ["enas", "darts"])
-def test_nas_config_is_checked_in_full(algorithm: str) -> None:
+def test_a_nas_config_is_accepted(algorithm: str) -> None:
     assert list(nas(algorithm)) == []
-    wrong = [
-        {"parameters": OPERATION["parameters"]},
-        {"operationType": "reduction"},
-        {"operationType": "r", "parameters": [parameter("", {"min": "1", "max": "2"}, "int"), parameter("x", {}, "int")]},
-        {"operationType": "r", "parameters": [parameter("x", {}, "categorical"), parameter("y", {"min": "1"}, "")]},
-        {"operationType": "r", "parameters": [parameter("x", {"min": "1", "max": "2", "step": "0"})]},
-    ]
-    base = "spec.nasConfig.operations"
-    assert list(nas(algorithm, operations=wrong)) == [
-        ("missing-field", f"{base}[0].operationType"),
-        ("missing-field", f"{base}[1].parameters"),
-        ("missing-field", f"{base}[2].parameters[0].name"),
-        ("missing-field", f"{base}[2].parameters[1].feasibleSpace"),
-        ("empty-space", f"{base}[3].parameters[0].feasibleSpace.list"),
-        ("unknown-value", f"{base}[3].parameters[1].parameterType"),
-        ("bad-step", f"{base}[4].parameters[0].feasibleSpace.step"),
-    ]
 
 
 def test_enas_needs_its_graph() -> None:
@@ -325,9 +301,7 @@ def test_enas_needs_its_graph() -> None:
         assert list(nas("darts", graphConfig=rest)) == []
 
 
-def test_darts_gives_one_batch_and_needs_a_nas_config() -> None:
-    spec = spec_of("darts", {}, parameters=[], nasConfig={"operations": [OPERATION]}, maxTrialCount=10)
-    assert [(each.code, each.level, each.on) for each in remarks(spec)] == [("darts-second-batch", "warning", KATIB)]
+def test_darts_needs_a_nas_config() -> None:
     assert [each.code for each in remarks(spec_of("darts", {}))] == ["never-starts"]
 
 

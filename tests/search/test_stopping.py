@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from contracts.stopper_contract import MAXIMIZE, MINIMIZE, Play, StopperContract, curves
 from factories import make_experiment, make_trial
 from katuna.errors import InputRefused
-from katuna.manifest.algorithms import EARLY_STOPPING
 from katuna.manifest.experiment import EarlyStopping, Objective
+from katuna.manifest.settings import EARLY_STOPPING
 from katuna.metric_line import Report
 from katuna.search.contracts import Stopper
 from katuna.search.stopping import (

@@ -51,13 +51,57 @@ def one_of(*words: str) -> Check:
     return lambda text: "" if text in words else f"must be one of {listed(words)}"
 
 
-def or_none(check: Check) -> Check:
-    """`check`, and the word None, with which Katib switches some settings off."""
-    return lambda text: "" if text == "None" else check(text)
-
-
 def anything(text: str) -> str:  # noqa: ARG001
     return ""
+
+
+NUMBER = real(-math.inf)
+SEED = whole(0, 2**32 - 1)
+RANDOM_STATE = {"random_state": SEED}
+_GO_SEED = whole(-(2**63), 2**63 - 1)
+
+
+def _eta(text: str) -> str:
+    """hyperband cuts eta to a whole number to check it and then calculates with the text; 0 and less stand for 3."""
+    problem = NUMBER(text)
+    return problem or ("must be 2 or more" if 0 < float(text) < 2 else "")
+
+
+HYPERBAND: Mapping[str, Check] = {
+    "r_l": real(0),
+    "resource_name": anything,
+    "eta": _eta,
+    **RANDOM_STATE,
+}
+SKOPT: Mapping[str, Check] = {
+    "base_estimator": one_of("GP", "RF", "ET", "GBRT"),
+    "n_initial_points": whole(0),
+    "acq_func": one_of("gp_hedge", "LCB", "EI", "PI", "EIps", "PIps"),
+    "acq_optimizer": one_of("auto", "sampling", "lbfgs"),
+    **RANDOM_STATE,
+}
+PBT: Mapping[str, Check] = {
+    "suggestion_trial_dir": anything,
+    "n_population": whole(5),
+    "truncation_threshold": real(0, 1, with_least=True, with_most=True),
+    "resample_probability": real(0, 1, with_least=True, with_most=True),
+    **RANDOM_STATE,
+}
+HYPEROPT: Mapping[str, Check] = {"gamma": real(0, 1), "prior_weight": real(0), "n_EI_candidates": whole(1), **RANDOM_STATE}
+MULTIVARIATE: Mapping[str, Check] = {"n_startup_trials": whole(0), "n_ei_candidates": whole(0), **RANDOM_STATE}
+GOPTUNA: Mapping[str, Check] = {
+    "random_state": _GO_SEED,
+    "sigma": NUMBER,
+    "restart_strategy": one_of("none", "ipop", "bipop"),
+}
+_CONTROLLER = ("hidden_size", "temperature", "tanh_const", "entropy_weight", "baseline_decay", "learning_rate", "skip_target")
+ENAS = {f"controller_{name}": anything for name in (*_CONTROLLER, "skip_weight", "train_steps", "log_every_steps")}
+_WEIGHTS = ("w_lr", "w_lr_min", "w_momentum", "w_weight_decay", "w_grad_clip", "alpha_lr", "alpha_weight_decay")
+_CELLS = ("batch_size", "num_workers", "init_channels", "print_step", "num_nodes", "stem_multiplier")
+DARTS: Mapping[str, Check] = {"num_epochs": whole(1), **dict.fromkeys((*_WEIGHTS, *_CELLS), anything)}
+
+MEDIAN_STOP: Mapping[str, Check] = {"min_trials_required": whole(1), "start_step": whole(1)}
+EARLY_STOPPING: Mapping[str, Mapping[str, Check]] = {"medianstop": MEDIAN_STOP}
 
 
 def settings_of(spec: Mapping[str, Any]) -> dict[str, str]:

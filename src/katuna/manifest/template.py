@@ -18,9 +18,6 @@ TEMPLATE: Path = ("spec", "trialTemplate")
 TRIAL_PARAMETERS: Path = (*TEMPLATE, "trialParameters")
 METADATA_KEYS = ("Name", "Namespace", "Kind", "APIVersion", "Labels[KEY]", "Annotations[KEY]")
 
-NAS_ASSIGNMENTS = {"enas": ("architecture", "nn_config"), "darts": ("algorithm-settings", "search-space", "num-layers")}
-"""What a search over a nasConfig gives its trials, in the place of search parameters."""
-
 SHIPPED_CONFIG_MAP = ("trial-templates", "kubeflow")
 """A ConfigMap that Katib's own installation brings."""
 
@@ -147,7 +144,7 @@ def _check_parameters(spec: Mapping[str, Any], parameters: Sequence[Mapping[str,
             hint = f"did you mean {placeholder(meant)}?" if meant else ""
             yield Remark(TRIAL_PARAMETERS, f"{placeholder(left)} is not declared here", hint, code="undeclared-placeholder")
     if parameters:
-        yield from _check_all_used(spec, searched, parameters)
+        yield from _check_all_used(searched, parameters)
 
 
 def _check_look_alikes(template: Mapping[str, Any], text: str) -> Iterator[Remark]:
@@ -185,27 +182,14 @@ def texts(value: object, path: Path = ()) -> Iterator[tuple[Path, str]]:
             yield from texts(each, (*path, index))
 
 
-def _check_all_used(
-    spec: Mapping[str, Any], searched: Sequence[str], parameters: Sequence[Mapping[str, str]]
-) -> Iterator[Remark]:
-    """A trial is rendered only when every value that the algorithm gives is referred to, and no other."""
+def _check_all_used(searched: Sequence[str], parameters: Sequence[Mapping[str, str]]) -> Iterator[Remark]:
+    """A trial is rendered only when a trialParameter refers to every search parameter."""
     references = [parameter.get("reference", "") for parameter in parameters]
     for index, name in enumerate(searched):
         if name and name not in references and "" not in references and name not in searched[:index]:
             message = f"no trialParameter refers to the search parameter {shown(name)}: no trial would ever start"
             hint = "add it to trialTemplate.trialParameters and to the command"
             yield Remark(("spec", "parameters", index), message, hint, code="unused-parameter")
-    given = NAS_ASSIGNMENTS.get((spec.get("algorithm") or {}).get("algorithmName", ""))
-    if searched or given is None or "nasConfig" not in spec:
-        return
-    for index, reference in enumerate(references):
-        if reference and not METADATA_REFERENCE.search(reference) and reference not in given:
-            message = f"{shown(reference)} is nothing that the algorithm gives: no trial would ever start"
-            yield Remark((*TRIAL_PARAMETERS, index, "reference"), message, f"one of: {listed(given)}", code="unknown-reference")
-    for name in given:
-        if name not in references:
-            message = f"no trialParameter refers to {shown(name)}, which the algorithm gives: no trial would ever start"
-            yield Remark(TRIAL_PARAMETERS, message, "add it, and its placeholder to the command", code="unused-parameter")
 
 
 def _check_metadata_keys(parameters: Sequence[Mapping[str, str]], tested: Mapping[str, Any]) -> Iterator[Remark]:

@@ -17,9 +17,9 @@ from types import MappingProxyType
 from typing import Any
 
 from katuna.errors import InputRefused
-from katuna.manifest.algorithms import EARLY_STOPPING, Check, real, whole
 from katuna.manifest.diagnostic import did_you_mean, listed, shown
 from katuna.manifest.experiment import EarlyStopping, Experiment, Objective, ObjectiveType
+from katuna.manifest.settings import EARLY_STOPPING, Check, real, whole
 from katuna.metric_line import Report, is_diverged, number
 from katuna.search.contracts import Stopper
 from katuna.search.trials import Exited, Reported, Started, StopRule, Trial, TrialEvent, TrialState
