@@ -78,13 +78,8 @@ def find_runtime(spec: Mapping[str, Any], beside: Sequence[Manifest], namespace:
 
 
 def replicated_jobs(spec: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """The jobs of a runtime's spec, or of a patch's trainingRuntimeSpec."""
+    """The jobs of a runtime's spec."""
     return ((spec.get("template") or {}).get("spec") or {}).get("replicatedJobs") or []
-
-
-def pod_spec(job: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The pods' spec of a replicated job; empty where a patch says nothing of it."""
-    return (((job.get("template") or {}).get("spec") or {}).get("template") or {}).get("spec") or {}
 
 
 def resolve(spec: Mapping[str, Any], beside: Sequence[Manifest], namespace: str) -> Resolved:
@@ -99,7 +94,7 @@ def resolve(spec: Mapping[str, Any], beside: Sequence[Manifest], namespace: str)
         name = spec["runtimeRef"].get("name")
         raise RenderRefused(f"the runtime {name} has no job with the label {STEP}: trainer and a container named {NODE}")
     trainer = spec.get("trainer") or {}
-    template = _with_patches(_with_trainer(trains["template"]["spec"]["template"], trainer), spec, trains["name"])
+    template = _with_trainer(trains["template"]["spec"]["template"], trainer)
     policy, job = runtime["spec"].get("mlPolicy") or {}, trains["template"]["spec"]
     container = next(each for each in template["spec"]["containers"] if each.get("name") == NODE)
     return Resolved(
@@ -157,36 +152,5 @@ def _trained(container: Mapping[str, Any], trainer: Mapping[str, Any]) -> Mappin
     changed = {name: trainer[name] for name in ("image", "command", "args") if trainer.get(name)}
     if trainer.get("resourcesPerNode"):
         changed["resources"] = trainer["resourcesPerNode"]
-    return {**container, **changed, "env": _merged(container.get("env"), trainer.get("env"))}
-
-
-def _merged(below: Sequence[Mapping[str, Any]] | None, above: Sequence[Mapping[str, Any]] | None) -> list[Mapping[str, Any]]:
-    """Two lists of named entries; one of the upper takes the place of the lower one of its name."""
-    named = {str(each.get("name")): each for each in below or ()}
-    return list((named | {str(each.get("name")): each for each in above or ()}).values())
-
-
-def _with_patches(template: Template, spec: Mapping[str, Any], job: str) -> Template:
-    """The volumes, mounts and variables that spec.runtimePatches add to the pods that train."""
-    pod = dict(template["spec"])
-    for patch in spec.get("runtimePatches") or []:
-        for each in replicated_jobs(patch.get("trainingRuntimeSpec") or {}):
-            if each.get("name") == job:
-                _patch(pod, pod_spec(each))
-    return {**template, "spec": pod}
-
-
-def _patch(pod: dict[str, Any], added: Mapping[str, Any]) -> None:
-    if added.get("volumes"):
-        pod["volumes"] = _merged(pod.get("volumes"), added["volumes"])
-    if added.get("terminationGracePeriodSeconds") is not None:
-        pod["terminationGracePeriodSeconds"] = added["terminationGracePeriodSeconds"]
-    for field in ("containers", "initContainers"):
-        patches = {each.get("name"): each for each in added.get(field) or ()}
-        if patches:
-            pod[field] = [_patched(each, patches.get(each.get("name"), {})) for each in pod.get(field) or ()]
-
-
-def _patched(container: Mapping[str, Any], added: Mapping[str, Any]) -> Mapping[str, Any]:
-    mounts = [*(container.get("volumeMounts") or ()), *(added.get("volumeMounts") or ())]
-    return {**container, "env": _merged(container.get("env"), added.get("env")), "volumeMounts": mounts}
+    env = {str(each.get("name")): each for each in (*(container.get("env") or ()), *(trainer.get("env") or ()))}
+    return {**container, **changed, "env": list(env.values())}
