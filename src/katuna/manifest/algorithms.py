@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from katuna.errors import EVERYWHERE, KATIB, KATUNA
-from katuna.manifest.diagnostic import Path, Remark, did_you_mean, listed, shown, unlike_katib
+from katuna.manifest.diagnostic import Path, Remark, hint_of, listed, shown, unlike_katib
 from katuna.manifest.experiment import Parameter
 from katuna.manifest.settings import (
     DARTS,
@@ -274,9 +274,9 @@ def hyperband_rule(parameters: Sequence[Parameter], spec: Spec) -> Iterator[Rema
     path = setting_path(spec, "resource_name")
     resource = next((each for each in parameters if each.name == settings["resource_name"]), None)
     if resource is None:
-        meant = did_you_mean(settings["resource_name"], [each.name for each in parameters])
+        hint = hint_of(settings["resource_name"], [each.name for each in parameters])
         message = f"resource_name must be a parameter, not {shown(settings['resource_name'])}"
-        yield Remark(path, message, f"did you mean {meant}?" if meant else "", code="unknown-resource")
+        yield Remark(path, message, hint, code="unknown-resource")
     elif not resource.is_numeric and any(NUMBER(choice) for choice in resource.choices):
         remark = Remark(path, f"the resource must be a number, and {resource.name} is a list of words", code="bad-resource")
         yield from unlike_katib(remark, "gives trials numbers for it")
@@ -396,9 +396,7 @@ def check_algorithm_name(name: str, path: Path) -> Iterator[Remark]:
     if not name:
         yield Remark(path, "must be specified", f"algorithms: {listed(ALGORITHMS)}", code="missing-field")
     elif name not in ALGORITHMS:
-        meant = did_you_mean(name, ALGORITHMS)
-        known = f"algorithms: {listed(ALGORITHMS)}"
-        hint = f"did you mean {meant}? {known}" if meant else known
+        hint = f"{hint_of(name, ALGORITHMS)} algorithms: {listed(ALGORITHMS)}".strip()
         yield Remark(path, f"there is no algorithm {shown(name)}", hint, code="unknown-algorithm")
     elif not ALGORITHMS[name].here:
         message = f"{name} searches neural architectures, which katuna leaves to Katib on a cluster"

@@ -70,12 +70,17 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return near[0] if near else ""
 
 
+def hint_of(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """The hint that names the known word nearest to `word`, or `otherwise`."""
+    meant = did_you_mean(word, known)
+    return f"did you mean {meant}?" if meant else otherwise
+
+
 def one_of(path: Path, value: str, known: Sequence[str], about: Path = ()) -> Remark:
     """The remark on a text that must be one of `known`."""
     if not value:
         return Remark(path, "must be specified", f"one of: {listed(known)}", code="missing-field", about=about)
-    meant = did_you_mean(value, known)
-    hint = f"did you mean {meant}?" if meant else f"one of: {listed(known)}"
+    hint = hint_of(value, known, f"one of: {listed(known)}")
     return Remark(path, f"{shown(value)} is not known", hint, code="unknown-value", about=about)
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from katuna.errors import InputRefused
-from katuna.manifest.diagnostic import did_you_mean, listed, shown
+from katuna.manifest.diagnostic import hint_of, listed, shown
 from katuna.manifest.experiment import Manifest
-from katuna.manifest.fields import Type, resolved, type_of
+from katuna.manifest.fields import Type, child_type, resolved, type_of
 from katuna.manifest.yamltext import Source, parse
 
 _PATH = re.compile(r"[^.\[\]]+(\.[^.\[\]]+|\[[^\]]+\])*\Z")
@@ -93,10 +93,9 @@ class _Edit:
             if name not in fields and isinstance(resolved(child), dict):
                 raise self._unknown(name, list(fields), where)
         else:
-            known = {key.removesuffix("!"): each for key, each in wanted.items()}
-            if name not in known:
-                raise self._unknown(name, list(known), where)
-            child = known[name]
+            child, _ = child_type(wanted, name)
+            if child is None:
+                raise self._unknown(name, [key.removesuffix("!") for key in wanted], where)
         changed = self.put(fields.get(name), child, parts[1:], f"{where}.{name}" if where else name)
         if changed is None:
             fields.pop(name, None)
@@ -137,8 +136,7 @@ class _Edit:
         return value
 
     def _unknown(self, name: str, known: Sequence[str], where: str) -> InputRefused:
-        meant = did_you_mean(name, known)
-        hint = f"did you mean {meant}?" if meant else f"there are: {listed(sorted(known)[:12])}"
+        hint = hint_of(name, known, f"there are: {listed(sorted(known)[:12])}")
         return self._refused(f"there is no {name} in {where or 'the job'}; {hint}")
 
     def _refused(self, message: str) -> InputRefused:

@@ -96,6 +96,13 @@ def resolved(wanted: Type) -> Type:
     return wanted
 
 
+def child_type(fields: Mapping[str, Type], name: str) -> tuple[Type | None, bool]:
+    """The type of a field of an object or map, None for one that it does not have, and whether the schema demands the field."""
+    if "*" in fields:
+        return fields["*"], False
+    return fields.get(name, fields.get(f"{name}!")), f"{name}!" in fields
+
+
 def type_of(kind: str) -> Type:
     """The type of a kind ("apiVersion Kind"). Raises KeyError for one that is not known."""
     return _schema()["kinds"][kind]
@@ -118,18 +125,16 @@ def typed_values(manifest: Mapping[str, Any], kind: str) -> Iterator[Typed]:
 
 
 def _typed(value: Any, wanted: Type, path: Path, *, required: bool) -> Iterator[Typed]:
-    if isinstance(wanted, str) and wanted.startswith("#"):
-        wanted = _schema()["definitions"][wanted[1:]]
+    wanted = resolved(wanted)
     yield Typed(path, value, wanted, required)
     if isinstance(wanted, list) and isinstance(value, list):
         for index, item in enumerate(value):
             yield from _typed(item, wanted[0], (*path, index), required=True)
     elif isinstance(wanted, dict) and isinstance(value, dict):
         for name, child in value.items():
-            demanded = "*" in wanted or f"{name}!" in wanted
-            inner = wanted.get("*", wanted.get(f"{name}!" if demanded else name))
+            inner, demanded = child_type(wanted, name)
             if inner is not None:
-                yield from _typed(child, inner, (*path, name), required=demanded)
+                yield from _typed(child, inner, (*path, name), required=demanded or "*" in wanted)
 
 
 @cache
@@ -154,8 +159,7 @@ class _Walk:
     lost: set[Path] = field(default_factory=set)
 
     def visit(self, value: Any, wanted: Type, path: Path) -> Any:
-        if isinstance(wanted, str) and wanted.startswith("#"):
-            wanted = _schema()["definitions"][wanted[1:]]
+        wanted = resolved(wanted)
         if isinstance(wanted, list):
             return self._list(value, wanted[0], path)
         if isinstance(wanted, dict):
@@ -189,7 +193,7 @@ class _Walk:
         known: dict[str, Any] = {}
         demanded = [name[:-1] for name in wanted if name.endswith("!")]
         for name, child in value.items():
-            wanted_child = wanted.get("*", wanted.get(name, wanted.get(f"{name}!") if name in demanded else None))
+            wanted_child, _ = child_type(wanted, name)
             if wanted_child is None:
                 self._unknown(name, wanted, path)
             elif child is not None or wanted_child == "any":
@@ -231,15 +235,14 @@ class _Walk:
 def _holder(name: str, wanted: Mapping[str, Type]) -> str:
     """The field here whose object has a field `name`, or ""."""
     for holder, fields in wanted.items():
-        while isinstance(fields, str) and fields.startswith("#"):
-            fields = _schema()["definitions"][fields[1:]]  # noqa: PLW2901
-        if isinstance(fields, dict) and (name in fields or f"{name}!" in fields):
+        inner = resolved(fields)
+        if isinstance(inner, dict) and (name in inner or f"{name}!" in inner):
             return holder.removesuffix("!")
     return ""
 
 
 def _is_object(wanted: Type) -> bool:
-    return isinstance(wanted, dict) or (isinstance(wanted, str) and wanted.startswith("#"))
+    return isinstance(resolved(wanted), dict)
 
 
 def _is_number(value: Any) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from katuna.errors import KATIB
-from katuna.manifest.diagnostic import Path, Remark, did_you_mean, listed, shown
+from katuna.manifest.diagnostic import Path, Remark, hint_of, listed, shown
 
 Check = Callable[[str], str]
 """A setting's value text to what is wrong with it, "" for nothing."""
@@ -131,9 +131,7 @@ def check_settings(
     for index, setting in enumerate(settings):
         name, value = setting.get("name", ""), setting.get("value", "")
         if name not in checks:
-            meant = did_you_mean(name, checks)
-            known = f"settings: {listed(checks)}" if checks else "it has none"
-            hint = f"did you mean {meant}?" if meant else known
+            hint = hint_of(name, checks, f"settings: {listed(checks)}" if checks else "it has none")
             message = f"{owner} has no setting {shown(name)}"
             if lenient:
                 yield Remark((*path, index, "name"), f"{message} and ignores it", hint, "warning", code="setting-ignored")

@@ -9,7 +9,7 @@ from typing import Any
 
 from katuna.errors import EVERYWHERE, KATUNA, RenderRefused
 from katuna.manifest.defaults import KINDS_WITH_DEFAULTS
-from katuna.manifest.diagnostic import Path, Remark, did_you_mean, listed, shown, unlike_katib
+from katuna.manifest.diagnostic import Path, Remark, did_you_mean, hint_of, listed, shown, unlike_katib
 from katuna.manifest.experiment import Manifest
 from katuna.manifest.references import find
 from katuna.manifest.render import METADATA_REFERENCE, PLACEHOLDER, compact_json, parse_template, placeholder
@@ -78,8 +78,7 @@ def _check_required(template: Mapping[str, Any]) -> Iterator[Remark]:
 
 
 def _kind_hint(kind: object) -> str:
-    meant = did_you_mean(kind, KINDS_WITH_DEFAULTS) if isinstance(kind, str) else ""
-    return f"did you mean {meant}?" if meant else f"defaults exist for {listed(KINDS_WITH_DEFAULTS)}"
+    return hint_of(str(kind), KINDS_WITH_DEFAULTS, f"defaults exist for {listed(KINDS_WITH_DEFAULTS)}")
 
 
 def _source(template: Mapping[str, Any], config_maps: Sequence[Manifest]) -> tuple[str | None, list[Remark]]:
@@ -228,8 +227,7 @@ def _check_reference(reference: str, searched: Sequence[str], path: Path) -> Ite
             hint = f"after trialSpec. comes one of: {listed(METADATA_KEYS)}"
             yield Remark(path, f"{shown(reference)} is not a trial reference", hint, code="unknown-reference")
     elif reference not in searched:
-        meant = did_you_mean(reference, searched)
-        hint = f"did you mean {meant}?" if meant else f"parameters: {listed(filter(None, searched))}"
+        hint = hint_of(reference, searched, f"parameters: {listed(filter(None, searched))}")
         yield Remark(path, f"{shown(reference)} is not a name in spec.parameters", hint, code="unknown-reference")
 
 

@@ -23,32 +23,13 @@ RESERVED = ("PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER_ADD
 """Variables that the webhook refuses in spec.trainer.env."""
 BUILT_IN = "torch-distributed"
 
+_POD = {"spec": {"containers": [{"name": NODE, "image": "pytorch/pytorch:2.13.0-cuda13.0-cudnn9-runtime"}]}}
+_JOB = {"name": NODE, "template": {"metadata": {"labels": {STEP: "trainer"}}, "spec": {"template": _POD}}}
 _TORCH_DISTRIBUTED: Manifest = {
     "apiVersion": API,
     "kind": "ClusterTrainingRuntime",
     "metadata": {"name": BUILT_IN},
-    "spec": {
-        "mlPolicy": {"numNodes": 1, "torch": {}},
-        "template": {
-            "spec": {
-                "replicatedJobs": [
-                    {
-                        "name": NODE,
-                        "template": {
-                            "metadata": {"labels": {STEP: "trainer"}},
-                            "spec": {
-                                "template": {
-                                    "spec": {
-                                        "containers": [{"name": NODE, "image": "pytorch/pytorch:2.13.0-cuda13.0-cudnn9-runtime"}]
-                                    }
-                                }
-                            },
-                        },
-                    }
-                ]
-            }
-        },
-    },
+    "spec": {"mlPolicy": {"numNodes": 1, "torch": {}}, "template": {"spec": {"replicatedJobs": [_JOB]}}},
 }
 """The runtime that every installation brings."""
 

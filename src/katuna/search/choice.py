@@ -11,7 +11,7 @@ from typing import Any
 
 from katuna.errors import InputRefused
 from katuna.manifest.algorithms import ALGORITHMS, HERE, Algorithm
-from katuna.manifest.diagnostic import Remark, did_you_mean, listed, shown
+from katuna.manifest.diagnostic import Remark, hint_of, listed, shown
 from katuna.manifest.experiment import Experiment, Parameter
 from katuna.manifest.settings import Check
 from katuna.metric_line import Report
@@ -55,9 +55,8 @@ def with_algorithm(experiment: Experiment, algorithm: str | None, settings: Mapp
 def check_name(name: str) -> None:
     """Raises InputRefused for what is no algorithm here."""
     if name not in NAMES:
-        meant = did_you_mean(name, NAMES)
-        hint = f"did you mean {meant}? " if meant else ""
-        raise InputRefused(f"there is no algorithm {shown(name)} here; {hint}algorithms: {listed(NAMES)}")
+        hint = f"{hint_of(name, NAMES)} algorithms: {listed(NAMES)}".strip()
+        raise InputRefused(f"there is no algorithm {shown(name)} here; {hint}")
 
 
 def _algorithm(name: str) -> Algorithm:
