@@ -26,7 +26,6 @@ _LOOK_ALIKE = re.compile(
     re.IGNORECASE,
 )
 _METADATA_KEY = re.compile(r"(Name|Namespace|Kind|APIVersion|Labels|Annotations)\Z|(Labels|Annotations)\[.+]")
-_INDEXED = re.compile(r"(Labels|Annotations)\[(.+)]")
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def read_template(spec: Mapping[str, Any], config_maps: Sequence[Manifest]) -> t
     tested, object_remarks = _tested(text, is_yaml)
     remarks += object_remarks
     if tested is not None:
-        remarks += _check_metadata_keys(template.get("trialParameters", []), tested)
+        remarks += _check_text_around(template.get("trialParameters", []))
     return (None if tested is None else TemplateText(text, is_yaml, tested)), remarks
 
 
@@ -191,27 +190,14 @@ def _check_all_used(searched: Sequence[str], parameters: Sequence[Mapping[str, s
             yield Remark(("spec", "parameters", index), message, hint, code="unused-parameter")
 
 
-def _check_metadata_keys(parameters: Sequence[Mapping[str, str]], tested: Mapping[str, Any]) -> Iterator[Remark]:
-    """What the webhook lets pass and then cannot be rendered, or is not what it looks like."""
-    metadata = tested.get("metadata") or {}
+def _check_text_around(parameters: Sequence[Mapping[str, str]]) -> Iterator[Remark]:
     for index, parameter in enumerate(parameters):
         reference = parameter.get("reference", "")
         found = METADATA_REFERENCE.search(reference)
-        path: Path = (*TRIAL_PARAMETERS, index, "reference")
-        if not found or not _METADATA_KEY.match(found[1]):
-            continue
-        indexed = _INDEXED.match(found[1])
-        table = metadata.get(indexed[1].lower()) if indexed else {}
-        if found[1] in ("Labels", "Annotations"):
-            message = f"{shown(reference)} names no key: no trial would ever start"
-            yield Remark(path, message, f"write ${{trialSpec.{found[1]}[KEY]}}", code="no-metadata-key")
-        elif indexed and indexed[2] not in (table if isinstance(table, dict) else {}):
-            message = f"metadata.{indexed[1].lower()} of the template has no key {shown(indexed[2])}: no trial would ever start"
-            yield Remark(path, message, "write it there", code="no-metadata-key")
-        elif found[0] != reference:
+        if found and found[0] != reference:
             message = f"of {shown(reference)} only {found[0]} counts: the text around it is dropped"
             hint = "write that text around the placeholder in the template"
-            yield Remark(path, message, hint, "warning", code="text-around-reference")
+            yield Remark((*TRIAL_PARAMETERS, index, "reference"), message, hint, "warning", code="text-around-reference")
 
 
 def _nearest(name: str, text: str, names: set[str]) -> str:
