@@ -10,7 +10,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, overload
+from typing import Literal
 
 from katuna.manifest.hidden import Hidden, Text, revealed
 
@@ -252,19 +252,11 @@ def name_torchrun(words: Sequence[str]) -> bool:
     return any(word in _TORCHRUN or word.endswith("/torchrun") for word in words)
 
 
-@overload
-def expand(container: Container, environment: Mapping[str, str]) -> tuple[str, ...]: ...
-@overload
-def expand(container: Container, environment: Mapping[str, Text]) -> tuple[Text, ...]: ...
 def expand(container: Container, environment: Mapping[str, Text]) -> tuple[Text, ...]:
     """The container's argv, command then args, with `$(NAME)` replaced from `environment`. Empty without a command and args."""
     return tuple(expand_text(word, environment) for word in (*container.command, *container.args))
 
 
-@overload
-def expand_text(text: str, environment: Mapping[str, str]) -> str: ...
-@overload
-def expand_text(text: Text, environment: Mapping[str, Text]) -> Text: ...
 def expand_text(text: Text, environment: Mapping[str, Text]) -> Text:
     """Kubernetes' expansion: `$(NAME)` of a known variable is its value, of an unknown one stays, `$$` is one dollar. What a Hidden is
     part of is Hidden."""

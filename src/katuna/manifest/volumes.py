@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from types import MappingProxyType
@@ -78,28 +78,20 @@ def _read(volume: Mapping[str, Any], path: Path, beside: Sequence[Manifest], nam
         message = f"the volume {shown(name)} is of several kinds: {listed(given)}"
         return Remark(path, message, "keep one of them", code="one-source")
     kind = given[0] if given else "emptyDir"
-    source = volume.get(kind) or {}
     if kind in _SCRATCH:
         return Volume(name, "emptyDir")
-    if kind in _NAMED:
-        return _named(name, kind, source, (*path, kind), beside, namespace)
-    message = f"a volume of kind {kind} means nothing here"
-    return Remark((*path, kind), message, _MAP, "note", LOCAL, at_key=True, code="volumes-not-mounted")
-
-
-def _named(
-    name: str, kind: str, source: Mapping[str, Any], path: Path, beside: Sequence[Manifest], namespace: str
-) -> Volume | Remark:
-    """A volume whose source says in one field what it is."""
-    what = str(source.get(_NAMED[kind]) or "")
-    if not what:
+    path = (*path, kind)
+    if kind not in _NAMED:
+        message = f"a volume of kind {kind} means nothing here"
+        return Remark(path, message, _MAP, "note", LOCAL, at_key=True, code="volumes-not-mounted")
+    source = volume.get(kind) or {}
+    target = str(source.get(_NAMED[kind]) or "")
+    if not target:
         hint = f"the volume {shown(name)} has nothing to mount"
         return Remark((*path, _NAMED[kind]), "must be specified", hint, code="missing-field")
-    if kind == "hostPath":
-        return _host_path(name, what, source, path)
-    if kind == "persistentVolumeClaim":
-        return Volume(name, "persistentVolumeClaim", what)
-    return _files(HeldFiles(name, "configMap" if kind == "configMap" else "secret", what), source, path, beside, namespace)
+    if kind in ("configMap", "secret"):
+        return _files(HeldFiles(name, "configMap" if kind == "configMap" else "secret", target), source, path, beside, namespace)
+    return _host_path(name, target, source, path) if kind == "hostPath" else Volume(name, "persistentVolumeClaim", target)
 
 
 def _host_path(name: str, place: str, source: Mapping[str, Any], path: Path) -> Volume | Remark:
@@ -115,21 +107,23 @@ def _files(
     volume: HeldFiles, source: Mapping[str, Any], path: Path, beside: Sequence[Manifest], namespace: str
 ) -> Volume | Remark:
     """The volume with the files that its ConfigMap or Secret makes."""
-    for where, mode in _modes(source, path):
+    kind: Holder = "ConfigMap" if volume.kind == "configMap" else "Secret"
+    found = find(beside, kind, volume.source, namespace)
+    held = entries(found) if found else {}
+    usual = DEFAULT_MODE if source.get("defaultMode") is None else source["defaultMode"]
+    items: Sequence[Mapping[str, Any]] = (
+        [{"key": key, "path": key} for key in held] if source.get("items") is None else source["items"]
+    )
+    modes: list[Any] = [usual if each.get("mode") is None else each["mode"] for each in items]
+    places = [(*path, "defaultMode"), *((*path, "items", index, "mode") for index in range(len(items)))]
+    for where, mode in zip(places, [usual, *modes], strict=True):
         if not isinstance(mode, int) or not 0 <= mode <= 0o777:
             hint = "an octal number begins with 0 in YAML: 0644"
             return Remark(where, f"{shown(mode)} is no mode between 0 and 0777", hint, code="out-of-range")
-    kind: Holder = "ConfigMap" if volume.kind == "configMap" else "Secret"
-    found = find(beside, kind, volume.source, namespace)
     optional = bool(source.get("optional"))
     if found is None:
         return replace(volume, missing=not optional)
-    held = entries(found)
-    usual = _or(source.get("defaultMode"), DEFAULT_MODE)
-    chosen = [(key, key, usual) for key in held]
-    if source.get("items") is not None:
-        items = source["items"]
-        chosen = [(str(each.get("key", "")), str(each.get("path", "")), _or(each.get("mode"), usual)) for each in items]
+    chosen = [(str(each.get("key", "")), str(each.get("path", "")), mode) for each, mode in zip(items, modes, strict=True)]
     lacking = [key for key, _, _ in chosen if key not in held]
     if lacking and not optional:
         message, hint = f"the {kind} {volume.source} has no key {shown(lacking[0])}", f"it has: {listed(sorted(held))}"
@@ -139,19 +133,6 @@ def _files(
         return Remark((*path, "items"), f"{shown(outside)} is no path below the mount", "no '..', no '/' first", code="bad-path")
     made = [(key, posixpath.normpath(to), mode) for key, to, mode in chosen if key in held]
     return replace(volume, files={to: held[key] for key, to, _ in made}, modes={to: mode for _, to, mode in made})
-
-
-def _modes(source: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, Any]]:
-    """The modes that a volume writes, and where."""
-    if source.get("defaultMode") is not None:
-        yield (*path, "defaultMode"), source["defaultMode"]
-    for index, item in enumerate(source.get("items") or []):
-        if item.get("mode") is not None:
-            yield (*path, "items", index, "mode"), item["mode"]
-
-
-def _or(mode: Any, usual: int) -> int:
-    return usual if mode is None else int(mode)
 
 
 def _is_below(path: str) -> bool:
