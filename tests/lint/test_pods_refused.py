@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from katuna.errors import CLUSTERS, EVERYWHERE, LOCAL, Finding, RenderRefused, SpecRefused
+from katuna.jobs.environment import replica_environment
 from katuna.lint.load import Source, lint
 from katuna.lint.load_job import load_job
 from katuna.manifest.build import job_from_manifest
-from katuna.manifest.job import replica_environment
 from toy_jobs import pytorchjob
 
 MASTER = "spec.pytorchReplicaSpecs[Master]"

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from katuna.errors import RenderRefused
+from katuna.jobs.environment import injected_into, replica_environment, substitutions
 from katuna.manifest.build import job_from_manifest
 from katuna.manifest.hidden import Hidden, revealed
-from katuna.manifest.job import Container, Job, expand, expand_text, injected_into, replica_environment, substitutions
+from katuna.manifest.job import Container, Job, expand, expand_text
 from katuna.manifest.quantity import quantity
 from katuna.manifest.yamltext import Source, parse
 

@@ -143,7 +143,8 @@ def _rows(planned: Plan, each: Planned) -> Iterator[tuple[str, str]]:
 
 def _shown_env(planned: Plan, each: Planned) -> Iterator[tuple[str, str]]:
     """The variables that the job sets and those that controllers add, as they are here; nothing that a Secret holds."""
-    from katuna.manifest.job import LOOPBACK, MASTER_PORT, replica_environment
+    from katuna.jobs.environment import replica_environment
+    from katuna.manifest.job import LOOPBACK, MASTER_PORT
 
     marks = dict.fromkeys(each.container.secrets, "")
     for name, value in replica_environment(planned.job, each.replica, passed=marks, container=each.container):

@@ -5,17 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from katuna.manifest.job import (
-    LOOPBACK,
-    MASTER_PORT,
-    Container,
-    Job,
-    Replica,
-    expand,
-    injected_into,
-    replica_environment,
-    substitutions,
-)
+from katuna.jobs.environment import injected_into, replica_environment, substitutions
+from katuna.manifest.job import LOOPBACK, MASTER_PORT, Container, Job, Replica, expand
 
 
 def plan(job: Job, *, mapped: bool = True, port: int = MASTER_PORT) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from katuna.manifest.job import (
     Replica,
     RestartPolicy,
     expand_text,
+    expand_variables,
     unknown_references,
 )
 from katuna.manifest.quantity import quantity
@@ -85,10 +86,7 @@ class Pods:
         resources = container.get("resources") or {}
         limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
         cpu, memory = limits.get("cpu", requests.get("cpu")), limits.get("memory")
-        variables: dict[str, Text] = {}
-        for name, value in env.pairs:
-            variables[name] = expand_text(value, variables)
-        variables |= injected
+        variables = {**expand_variables(env.pairs), **injected}
         return Container(
             name=container["name"],
             image=container.get("image", ""),

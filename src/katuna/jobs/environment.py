@@ -1,0 +1,130 @@
+"""The environment of each container of a job: the Training Operator's and the kubelet's rules (training-operator.md 2.3 and 10.1)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from katuna.manifest.hidden import Hidden, Text
+from katuna.manifest.job import (
+    LOOPBACK,
+    MASTER_PORT,
+    Container,
+    Job,
+    Pairs,
+    Replica,
+    Variables,
+    expand_variables,
+    words_may_launch,
+)
+
+
+def replica_environment(
+    job: Job,
+    replica: Replica,
+    address: str = LOOPBACK,
+    port: int = MASTER_PORT,
+    passed: Mapping[str, str] | None = None,
+    container: Container | None = None,
+    here: Mapping[str, str] | None = None,
+) -> Variables:
+    """A container's variables in the operator's order, expanded, each name once with the value that wins.
+
+    The container's own entries come first, what controllers inject comes last and wins. `$(NAME)` in a value refers to
+    entries before it. `address` and `port` stand for the master's, and for the rendezvous' where a replica serves it; an address ""
+    leaves the cluster's names and ports. `passed` are
+    the calling shell's values for `container.secrets`; names it does not have are left out. `container` is the replica's own unless
+    given: one of its sidecars or init containers. `here` comes last of all: what differs on this machine, by default
+    `substitutions(job, replica)`; an empty one leaves the cluster's values.
+    """
+    chosen = replica.container if container is None else container
+    given: dict[str, Text] = {name: Hidden(passed[name]) for name in chosen.secrets if passed and name in passed}
+    environment = expand_variables(chosen.env, given)
+    hosts = _hosts(job)
+    injected = injected_into(job, replica, chosen)
+    for name, value in injected:
+        environment[name] = _local(name, value, hosts, address, port) if address else value
+    if injected:
+        environment |= {each.name: each.value for each in substitutions(job, replica)} if here is None else here
+    return tuple(environment.items())
+
+
+def injected_into(job: Job, replica: Replica, container: Container) -> Pairs:
+    """What controllers add to one container: nothing to init containers, and Kubeflow Trainer speaks of ranks to the one that trains
+    alone."""
+    if container in replica.init_containers:
+        return ()
+    if job.kind == "TrainJob" and container in replica.sidecars:
+        return tuple(pair for pair in replica.injected if not pair[0].startswith("PET_"))
+    return replica.injected
+
+
+def _hosts(job: Job) -> frozenset[str]:
+    """The names under which replicas find each other in a cluster: a Service's, alone or with its namespace's domain."""
+    services = f".{job.name}" if job.kind == "TrainJob" else ""
+    domains = ("", f".{job.namespace}", f".{job.namespace}.svc", f".{job.namespace}.svc.cluster.local")
+    return frozenset(f"{replica.pod_name}{services}{domain}" for replica in job.replicas for domain in domains)
+
+
+def _local(name: str, value: str, hosts: Collection[str], address: str, port: int) -> str:
+    if name.endswith("MASTER_PORT"):
+        return str(port)
+    if name == "PET_RDZV_ENDPOINT" and value.rpartition(":")[0] in hosts:
+        return f"{address}:{port}"
+    return address if name.endswith("MASTER_ADDR") and value in hosts else value
+
+
+@dataclass(frozen=True)
+class Substitution:
+    """A variable that this machine sets otherwise than the cluster, whose value is `instead_of` ("" for none), and why."""
+
+    name: str
+    value: str
+    instead_of: str
+    why: str
+
+
+def substitutions(job: Job, replica: Replica) -> tuple[Substitution, ...]:
+    """What torchrun has to be told otherwise where replicas share a host (training-operator.md 2.4, 10.1, 10.2)."""
+    injected = dict(replica.injected)
+    found = []
+    if "PET_STANDALONE" in injected:
+        why = "torchrun ends with an error on the operator's empty value"
+        found.append(Substitution("PET_STANDALONE", "1", injected["PET_STANDALONE"], why))
+        why = "a standalone torchrun waits for no other replica"
+        found.append(Substitution("PET_NNODES", "1", injected["PET_NNODES"], why))
+    elif injected.get("PET_RDZV_BACKEND") == "c10d" and sys.platform == "linux":
+        # Ranks follow the text of the address, then the pid: one loopback address a replica, all of one length, makes them follow
+        # the index. Only Linux answers on all of 127/8.
+        place = [each.pod_name for each in job.replicas].index(replica.pod_name)
+        if all(name != "PET_LOCAL_ADDR" for name, _ in replica.container.env):
+            own = f"127.0.{100 + place // 100}.{100 + place % 100}"
+            found.append(Substitution("PET_LOCAL_ADDR", own, "", "ranks follow the replicas' indices"))
+    processes = local_processes(job, replica)
+    if processes is not None:
+        found.append(processes)
+    return tuple(found)
+
+
+def local_processes(job: Job, replica: Replica) -> Substitution | None:
+    """A number of processes for `auto` and `cpu`, which torchrun takes for all CPUs of the host, in each replica. None where the
+    file's own value stands: a number, GPUs to count, a single replica that names no CPUs, a container that starts no torchrun.
+
+    Whole CPUs of the container are the number, at least 1; 1 where it names none.
+    """
+    asked = dict(replica.injected).get("PET_NPROC_PER_NODE", "")
+    container = replica.container
+    if (
+        asked not in ("auto", "cpu")
+        or (asked == "auto" and container.gpus)
+        or not words_may_launch((*container.command, *container.args))
+    ):
+        return None
+    if container.cpu is None and len(job.replicas) == 1:
+        return None
+    number = 1 if container.cpu is None else max(1, int(container.cpu))
+    why = (
+        "one process for each CPU that the container names" if container.cpu is not None else "replicas share this machine's CPUs"
+    )
+    return Substitution("PET_NPROC_PER_NODE", str(number), asked, why)
