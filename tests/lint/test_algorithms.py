@@ -9,9 +9,8 @@ import pytest
 
 from katuna.errors import EVERYWHERE, KATIB, KATUNA
 from katuna.lint.experiment_rules import parameter_of
-from katuna.manifest.algorithms import ALGORITHMS, HERE, katib_grid_size
+from katuna.manifest.algorithms import ALGORITHMS, HERE
 from katuna.manifest.diagnostic import Remark, path_text
-from katuna.manifest.experiment import Parameter
 
 LOG = {"min": "0.001", "max": "0.1", "distribution": "logUniform"}
 EVEN = {"min": "0.25", "max": "1", "step": "0.25", "distribution": "uniform"}
@@ -152,15 +151,6 @@ RULES: list[tuple[str, dict[str, str], dict[str, Any], str, str, tuple[str, ...]
         EVERYWHERE,
         "spec.parameters[0].feasibleSpace.distribution",
     ),
-    (
-        "multivariate-tpe",
-        {},
-        {"a": LOG | {"min": "1e-12"}},
-        "min-lifted",
-        "warning",
-        KATIB,
-        "spec.parameters[0].feasibleSpace.min",
-    ),
     ("multivariate-tpe", {}, {"b": NORMAL}, "never-starts", "error", KATIB, "spec.parameters[1].feasibleSpace.distribution"),
     (
         "multivariate-tpe",
@@ -200,7 +190,6 @@ RULES: list[tuple[str, dict[str, str], dict[str, Any], str, str, tuple[str, ...]
     ),
     ("cmaes", {}, {"objective": {"type": "maximize"}}, "cmaes-minimizes", "warning", KATIB, "spec.objective.type"),
     ("cmaes", {}, {"a": LOG}, "distribution-ignored", "warning", KATIB, "spec.parameters[0].feasibleSpace.distribution"),
-    ("cmaes", {}, {"a": EVEN | {"max": "1.15"}}, "beyond-max", "warning", KATIB, "spec.parameters[0].feasibleSpace.step"),
     ("cmaes", {"random_state": " 1"}, {}, "never-starts", "error", KATIB, "spec.algorithm.algorithmSettings[0].value"),
     ("cmaes", {"random_state": "１"}, {}, "never-starts", "error", KATIB, "spec.algorithm.algorithmSettings[0].value"),
     ("cmaes", {"sigma": " 0.1"}, {}, "never-starts", "error", KATIB, "spec.algorithm.algorithmSettings[0].value"),
@@ -257,26 +246,6 @@ def test_an_acquisition_that_needs_times_stalls_on_katib_and_is_not_applied_here
 def test_cmaes_needs_two_numbers() -> None:
     spec = spec_of("cmaes", {}, parameters=[parameter("a", EVEN), parameter("b", {"list": ["x", "y"]}, "categorical")])
     assert [(each.code, each.on) for each in remarks(spec)] == [("too-few-parameters", EVERYWHERE)]
-
-
-def test_katibs_grid_counts_as_numpy_does() -> None:
-    numpy = pytest.importorskip("numpy")
-    for low, high, step in [
-        (0.1, 0.7, 0.1),
-        (0.01, 0.05, 0.005),
-        (0.25, 1, 0.25),
-        (0, 1, 0.3),
-        (1e-5, 1e-4, 1e-5),
-        (0.6, 0.9, 0.1),
-    ]:
-        values = numpy.arange(low, high + step, step)
-        values = values[:-1] if values[-1] > high else values
-        assert katib_grid_size(Parameter("x", "double", str(low), str(high), str(step))) == len(values)
-
-
-def test_a_grid_that_loses_its_end_on_katib_says_so() -> None:
-    spec = spec_of("grid", {}, a=EVEN | {"min": "0.1", "max": "0.7", "step": "0.1"}, maxTrialCount=28)
-    assert [(each.code, each.on) for each in remarks(spec)] == [("grid-loses-end", KATIB), ("grid-too-small", KATIB)]
 
 
 OPERATION = {"operationType": "convolution", "parameters": [parameter("size", {"list": ["3", "5"]}, "categorical")]}

@@ -108,15 +108,12 @@ def grid_rule(parameters: Sequence[Parameter], spec: Spec) -> Iterator[Remark]:
         if parameter.is_numeric and parameter.distribution in ("normal", "logNormal"):
             message = f"grid knows no {parameter.distribution} distribution"
             yield Remark(_space(index, "distribution"), message, "leave it out: a grid is even", code="unsupported-distribution")
-        elif katib_grid_size(parameter) < parameter.size < math.inf:
-            message = f"Katib's grid adds its steps up in floating point and loses {parameter.on_grid(int(parameter.size) - 1)}"
-            yield _katib_warns(_space(index, "max"), message, "write a max half a step higher", code="grid-loses-end")
     yield from _grid_budget(parameters, spec.get("maxTrialCount"))
 
 
 def _grid_budget(parameters: Sequence[Parameter], most: int | None) -> Iterator[Remark]:
     here = math.prod(parameter.size for parameter in parameters)
-    katibs = math.prod(katib_grid_size(parameter) for parameter in parameters)
+    katibs = math.prod(len(parameter.choices) or parameter.size for parameter in parameters)
     path: Path = ("spec", "maxTrialCount")
     if most is None:
         message = "Katib does not notice that a grid is used up: without maxTrialCount the Experiment never ends"
@@ -128,21 +125,6 @@ def _grid_budget(parameters: Sequence[Parameter], most: int | None) -> Iterator[
     elif most > here:
         message = f"{most} is more than the {int(here)} combinations of the grid"
         yield Remark(path, message, f"write {int(here)} or less", code="grid-too-small")
-    elif most > katibs:
-        message = f"{most} is more than the {int(katibs)} combinations that Katib counts"
-        yield Remark(path, message, f"write {int(katibs)} or less", on=KATIB, code="grid-too-small")
-
-
-def katib_grid_size(parameter: Parameter) -> float:
-    """How many values Katib's grid has: of a list all, repeated ones too; those of a double are added up as numpy's arange adds."""
-    if not parameter.is_numeric:
-        return len(parameter.choices)
-    if parameter.type != "double" or not parameter.step:
-        return parameter.size
-    low, high = parameter.bounds
-    step = float(parameter.step)
-    count = math.ceil((high + step - low) / step)
-    return count - 1 if low + (count - 1) * ((low + step) - low) > high else count
 
 
 def multivariate_tpe_rule(parameters: Sequence[Parameter], spec: Spec) -> Iterator[Remark]:
@@ -154,9 +136,6 @@ def multivariate_tpe_rule(parameters: Sequence[Parameter], spec: Spec) -> Iterat
         elif parameter.distribution == "logUniform" and parameter.exact_step not in (None, 1):
             message = "Katib's multivariate-tpe ignores the step of a logUniform parameter"
             yield _katib_warns(_space(index, "step"), message, code="step-ignored")
-        elif parameter.distribution == "logUniform" and parameter.type == "double" and parameter.bounds[0] < 1e-10:
-            message = f"Katib's multivariate-tpe tries nothing below 1e-10, and min is {parameter.minimum}"
-            yield _katib_warns(_space(index, "min"), message, code="min-lifted")
     if _is_zero(settings_of(spec).get("n_ei_candidates", "")):
         remark = Remark(setting_path(spec, "n_ei_candidates"), "n_ei_candidates must be at least 1, not 0", code="bad-setting")
         yield from unlike_katib(remark, "gives no trial after the first random ones")
@@ -232,13 +211,6 @@ def cmaes_rule(parameters: Sequence[Parameter], spec: Spec) -> Iterator[Remark]:
         hint = "print the negative and minimize, or use another algorithm"
         yield _katib_warns(("spec", "objective", "type"), message, hint, code="cmaes-minimizes")
     yield from _draws_evenly("cmaes", parameters, steps=True)
-    for index, parameter in enumerate(parameters):
-        if parameter.type == "double" and parameter.step and parameter.distribution == "uniform":
-            low, high = parameter.bounds
-            places = (high - low) / float(parameter.step)
-            if places - math.floor(places + 1e-9) >= 0.5:
-                message = f"the range is no multiple of the step: Katib's cmaes goes beyond max, {parameter.maximum}"
-                yield _katib_warns(_space(index, "step"), message, code="beyond-max")
     for name in ("random_state", "sigma"):
         text = settings_of(spec).get(name, "")
         if not GOPTUNA[name](text) and not is_go_number(text):

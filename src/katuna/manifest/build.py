@@ -34,26 +34,16 @@ def job_from_manifest(
     Raises RenderRefused where substitution made a job that cannot run (a quantity that is none, a ConfigMap that is missing).
     """
     try:
-        return _build(manifest, primary_container, tuple(beside), trial, pass_env)
+        manifest = _without_nulls(manifest)
+        kind, metadata = manifest["kind"], manifest["metadata"]
+        namespace = str(metadata.get("namespace") or "default")
+        pods = Pods(name_here(metadata), namespace, primary_container or PRIMARY.get(kind, ""), tuple(beside), trial, pass_env)
+        return {"Job": _batch_job, "PyTorchJob": _pytorch_job, "TrainJob": _train_job}[kind](manifest["spec"], pods)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        message = f"the {manifest.get('kind')} {_name_of(manifest)} is not usable: {type(error).__name__} {error}"
+        metadata = manifest.get("metadata")
+        name = metadata.get("name", "") if isinstance(metadata, Mapping) else ""
+        message = f"the {manifest.get('kind')} {name} is not usable: {type(error).__name__} {error}"
         raise RenderRefused(message) from error
-
-
-def _name_of(manifest: Manifest) -> str:
-    metadata = manifest.get("metadata")
-    return str(metadata.get("name", "")) if isinstance(metadata, Mapping) else ""
-
-
-def _build(manifest: Manifest, primary: str, beside: tuple[Manifest, ...], trial: str, pass_env: Collection[str] | None) -> Job:
-    """See `job_from_manifest`; what is not of the shape that `load` has checked raises as Python does."""
-    manifest = _without_nulls(manifest)
-    kind, metadata = manifest["kind"], manifest["metadata"]
-    name = name_here(metadata)
-    namespace = str(metadata.get("namespace") or "default")
-    pods = Pods(name, namespace, primary or PRIMARY.get(kind, ""), beside, trial, pass_env)
-    make = {"Job": _batch_job, "PyTorchJob": _pytorch_job, "TrainJob": _train_job}[kind]
-    return make(manifest["spec"], pods)
 
 
 def name_here(metadata: Mapping[str, Any]) -> str:

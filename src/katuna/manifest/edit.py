@@ -41,30 +41,29 @@ def edited_manifest(manifest: Manifest, changes: Sequence[tuple[str, str]], npro
 
 
 def _with_nproc(manifest: Manifest, nproc: str) -> Manifest:
-    kind, spec = manifest["kind"], manifest.get("spec")
+    kind = manifest["kind"]
     if kind not in ("PyTorchJob", "TrainJob"):
         raise InputRefused(f"--nproc {nproc}: a {kind} does not say how many processes there are; leave the option out")
     if not _COUNT.match(nproc) and not (kind == "PyTorchJob" and nproc in _WORDS):
         words = f", or one of {listed(_WORDS)}" if kind == "PyTorchJob" else ""
         raise InputRefused(f"--nproc {nproc}: must be a whole number from 1{words}")
-    spec = dict(spec) if isinstance(spec, dict) else {}
     if kind == "TrainJob":
-        spec["trainer"] = {**(spec.get("trainer") or {}), "numProcPerNode": int(nproc)}
-        return {**manifest, "spec": spec}
-    spec["nprocPerNode"] = nproc
-    if isinstance(spec.get("elasticPolicy"), dict):
-        spec["elasticPolicy"] = {name: value for name, value in spec["elasticPolicy"].items() if name != "nProcPerNode"}
-    return {**manifest, "spec": spec}
+        return _with(manifest, ("spec", "trainer", "numProcPerNode"), int(nproc))
+    changed = _with(manifest, ("spec", "nprocPerNode"), nproc)
+    elastic = changed["spec"].get("elasticPolicy")
+    outdated = isinstance(elastic, dict) and "nProcPerNode" in elastic
+    return _with(changed, ("spec", "elasticPolicy", "nProcPerNode"), None) if outdated else changed
 
 
 def unsuspended(job: Manifest) -> Manifest:
-    """The job, begun: `suspend` taken back."""
-    spec = dict(job["spec"])
-    if job["kind"] == "PyTorchJob":
-        spec["runPolicy"] = {**(spec.get("runPolicy") or {}), "suspend": False}
-    else:
-        spec["suspend"] = False
-    return {**job, "spec": spec}
+    """The job with `suspend` taken back."""
+    return _with(job, ("spec", "runPolicy", "suspend") if job["kind"] == "PyTorchJob" else ("spec", "suspend"), False)
+
+
+def _with(fields: Any, path: Sequence[str], value: Any) -> dict[str, Any]:
+    """A copy of the fields with the value at the path."""
+    own = fields if isinstance(fields, dict) else {}
+    return {**own, path[0]: _with(own.get(path[0]), path[1:], value) if len(path) > 1 else value}
 
 
 class _Edit:
