@@ -377,7 +377,7 @@ def test_what_a_runtime_has_no_pods_for(runtime: Mapping[str, Any], path: str, c
 def test_a_runtime_without_torch_tells_nodes_nothing_of_each_other() -> None:
     for policy, told in (({"numNodes": 2, "torch": {}}, True), ({"numNodes": 2}, False)):
         job, runtime = trainjob({"policy": policy})
-        made = job_from_manifest(job, beside=[runtime])
+        made = job_from_manifest(job, references=[runtime])
         names = {name for replica in made.replicas for name, _ in replica.injected}
         assert {"PET_NNODES" in names, "PET_MASTER_ADDR" in names} == {told}
 

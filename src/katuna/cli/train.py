@@ -116,9 +116,9 @@ def _print_plan(planned: Plan, output: str) -> None:
 def _print_objects(planned: Plan) -> None:
     """What the operator makes of the job, but for addresses and ports, which are this machine's."""
     from katuna.cli.output import print_json
-    from katuna.jobs.preview import plan
+    from katuna.jobs.preview import preview
 
-    pods = plan(planned.job, mapped=True)["replicas"]
+    pods = preview(planned.job, mapped=True)["replicas"]
     wanted = ("name", "env", "argv")
     print_json(
         {

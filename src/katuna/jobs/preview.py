@@ -9,7 +9,7 @@ from katuna.jobs.environment import injected_into, replica_environment, substitu
 from katuna.manifest.job import LOOPBACK, MASTER_PORT, Container, Job, Replica, expand
 
 
-def plan(job: Job, *, mapped: bool = True, port: int = MASTER_PORT) -> dict[str, Any]:
+def preview(job: Job, *, mapped: bool = True, port: int = MASTER_PORT) -> dict[str, Any]:
     """Each replica's pod with its containers: `env` as the operator makes it, expanded, `argv` as it would be executed.
 
     `mapped` gives the addresses of this machine and `port`, and names under `here` the variables that are set otherwise on it

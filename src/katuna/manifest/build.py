@@ -21,13 +21,13 @@ PRIMARY = {"PyTorchJob": "pytorch", "TrainJob": "node"}
 def job_from_manifest(
     manifest: Manifest,
     primary_container: str = "",
-    beside: Sequence[Manifest] = (),
+    references: Sequence[Manifest] = (),
     trial: str = "",
     pass_env: Collection[str] | None = None,
 ) -> Job:
     """The job of a manifest that `load` has accepted: a Job, PyTorchJob or TrainJob with every replica.
 
-    `primary_container` names the container that trains; "" is the kind's own: `pytorch`, `node`, a Job's first. `beside` are the
+    `primary_container` names the container that trains; "" is the kind's own: `pytorch`, `node`, a Job's first. `references` are the
     ConfigMap, Secret and runtime documents given beside it. `trial` names the Katib trial that it belongs to. Without `pass_env`
     every variable that comes from a Secret counts as passed.
 
@@ -37,7 +37,9 @@ def job_from_manifest(
         manifest = _without_nulls(manifest)
         kind, metadata = manifest["kind"], manifest["metadata"]
         namespace = str(metadata.get("namespace") or "default")
-        pods = Pods(name_here(metadata), namespace, primary_container or PRIMARY.get(kind, ""), tuple(beside), trial, pass_env)
+        pods = Pods(
+            name_here(metadata), namespace, primary_container or PRIMARY.get(kind, ""), tuple(references), trial, pass_env
+        )
         return {"Job": _batch_job, "PyTorchJob": _pytorch_job, "TrainJob": _train_job}[kind](manifest["spec"], pods)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         metadata = manifest.get("metadata")
@@ -190,7 +192,7 @@ def port_of(template: Template) -> int:
 
 
 def _train_job(spec: Mapping[str, Any], pods: Pods) -> Job:
-    resolved = resolve(spec, pods.beside, pods.namespace)
+    resolved = resolve(spec, pods.references, pods.namespace)
     template = resolved.template
     return Job(
         kind="TrainJob",

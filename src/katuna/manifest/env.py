@@ -54,14 +54,14 @@ class Env:
 
 
 def container_env(
-    container: Mapping[str, Any], facts: Facts, beside: Sequence[Manifest], pass_env: Collection[str] | None
+    container: Mapping[str, Any], facts: Facts, references: Sequence[Manifest], pass_env: Collection[str] | None
 ) -> Env:
     """The environment that the container's `envFrom` and `env` ask for; paths of the remarks are the container's own.
 
-    `beside` are the documents given beside the job. `pass_env` names variables that the calling shell gives in a Secret's place;
+    `references` are the documents given beside the job. `pass_env` names variables that the calling shell gives in a Secret's place;
     None stands for all.
     """
-    reader = _Reader(facts, beside, pass_env)
+    reader = _Reader(facts, references, pass_env)
     for index, source in enumerate(container.get("envFrom") or []):
         reader.read_all(source, ("envFrom", index))
     for index, entry in enumerate(container.get("env") or []):
@@ -72,7 +72,7 @@ def container_env(
 @dataclass
 class _Reader:
     facts: Facts
-    beside: Sequence[Manifest]
+    references: Sequence[Manifest]
     pass_env: Collection[str] | None
     pairs: list[tuple[str, Text]] = field(default_factory=list)
     secrets: list[str] = field(default_factory=list)
@@ -146,7 +146,7 @@ class _Reader:
 
     def _held(self, kind: Holder, reference: Mapping[str, Any]) -> dict[str, str] | None:
         """The texts of the ConfigMap or Secret that is referred to, None when it is not among the documents."""
-        found = find(self.beside, kind, str(reference.get("name", "")), self.facts.namespace)
+        found = find(self.references, kind, str(reference.get("name", "")), self.facts.namespace)
         if found is None:
             return None
         return {key: value.decode("utf-8", "surrogateescape") for key, value in entries(found).items()}

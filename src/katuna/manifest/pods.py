@@ -32,13 +32,13 @@ Template = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Pods:
-    """Makes replicas for one job. `primary` names the container that trains where a pod has it; "" is the first. `beside`, `trial`
+    """Makes replicas for one job. `primary` names the container that trains where a pod has it; "" is the first. `references`, `trial`
     and `pass_env` are as in `job_from_manifest`."""
 
     job: str
     namespace: str
     primary: str
-    beside: tuple[Manifest, ...]
+    references: tuple[Manifest, ...]
     trial: str
     pass_env: Collection[str] | None
 
@@ -57,7 +57,7 @@ class Pods:
         pod_name = pod_name or f"{self.job}-{role}-{index}"
         labels = {**(metadata.get("labels") or {}), **labels}
         facts = Facts(pod_name, self.namespace, labels, metadata.get("annotations") or {}, pod)
-        volumes, remarks = read_volumes(pod, self.beside, self.namespace)
+        volumes, remarks = read_volumes(pod, self.references, self.namespace)
         refused = [remark.message for remark in remarks if remark.level == "error"]
         if refused:
             raise RenderRefused("; ".join(refused))
@@ -80,7 +80,7 @@ class Pods:
         )
 
     def _container(self, container: Mapping[str, Any], facts: Facts, injected: Mapping[str, str]) -> Container:
-        env = container_env(container, facts, self.beside, self.pass_env)
+        env = container_env(container, facts, self.references, self.pass_env)
         if env.remarks:
             raise RenderRefused("; ".join(remark.message for remark in env.remarks))
         resources = container.get("resources") or {}

@@ -1,4 +1,4 @@
-"""Documents given beside a job that it refers to by name, and what ConfigMaps and Secrets among them hold.
+"""Documents that a job refers to by name, and what ConfigMaps and Secrets among them hold.
 
 A Secret's values are for processes alone: nothing here puts one into a message.
 """
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from katuna.manifest.diagnostic import Remark, shown
 from katuna.manifest.experiment import Manifest
 
-BESIDE = (
+REFERENCE_KINDS = (
     ("v1", "ConfigMap"),
     ("v1", "Secret"),
     ("trainer.kubeflow.org/v1alpha1", "TrainingRuntime"),

@@ -49,11 +49,11 @@ class Resolved:
     policy: str
 
 
-def find_runtime(spec: Mapping[str, Any], beside: Sequence[Manifest], namespace: str) -> Manifest | None:
+def find_runtime(spec: Mapping[str, Any], references: Sequence[Manifest], namespace: str) -> Manifest | None:
     """The runtime that a TrainJob's spec refers to, among the documents beside it or built in."""
     reference = spec["runtimeRef"]
     kind, name = reference.get("kind") or "ClusterTrainingRuntime", reference.get("name", "")
-    found = find(beside, kind, name, namespace)
+    found = find(references, kind, name, namespace)
     built_in = _TORCH_DISTRIBUTED if (kind, name) == ("ClusterTrainingRuntime", BUILT_IN) else None
     return built_in if found is None else found
 
@@ -63,9 +63,9 @@ def replicated_jobs(spec: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return ((spec.get("template") or {}).get("spec") or {}).get("replicatedJobs") or []
 
 
-def resolve(spec: Mapping[str, Any], beside: Sequence[Manifest], namespace: str) -> Resolved:
+def resolve(spec: Mapping[str, Any], references: Sequence[Manifest], namespace: str) -> Resolved:
     """Raises RenderRefused where there is no runtime, or none with a container that trains."""
-    runtime = find_runtime(spec, beside, namespace)
+    runtime = find_runtime(spec, references, namespace)
     if runtime is None:
         raise RenderRefused(f"the runtime {spec['runtimeRef'].get('name')} is not among the files given")
     jobs = replicated_jobs(runtime.get("spec") or {})

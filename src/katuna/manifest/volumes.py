@@ -39,13 +39,15 @@ class HeldFiles(Volume):
     modes: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
 
-def read_volumes(pod: Mapping[str, Any], beside: Sequence[Manifest], namespace: str) -> tuple[tuple[Volume, ...], list[Remark]]:
+def read_volumes(
+    pod: Mapping[str, Any], references: Sequence[Manifest], namespace: str
+) -> tuple[tuple[Volume, ...], list[Remark]]:
     """The volumes that have a meaning here, and remarks on all; paths are the pod's own. A volume of another kind is a note: its
     mounts are paths that only `--map` can give a folder."""
     volumes: list[Volume] = []
     remarks: list[Remark] = []
     for index, volume in enumerate(pod.get("volumes") or []):
-        read = _read(volume, ("volumes", index), beside, namespace)
+        read = _read(volume, ("volumes", index), references, namespace)
         if isinstance(read, Remark):
             remarks.append(read)
         else:
@@ -71,7 +73,7 @@ def read_mounts(container: Mapping[str, Any]) -> tuple[Mount, ...]:
     )
 
 
-def _read(volume: Mapping[str, Any], path: Path, beside: Sequence[Manifest], namespace: str) -> Volume | Remark:
+def _read(volume: Mapping[str, Any], path: Path, references: Sequence[Manifest], namespace: str) -> Volume | Remark:
     name = str(volume.get("name", ""))
     given = [each for each in volume if each != "name"]
     if len(given) > 1:
@@ -90,7 +92,9 @@ def _read(volume: Mapping[str, Any], path: Path, beside: Sequence[Manifest], nam
         hint = f"the volume {shown(name)} has nothing to mount"
         return Remark((*path, _NAMED[kind]), "must be specified", hint, code="missing-field")
     if kind in ("configMap", "secret"):
-        return _files(HeldFiles(name, "configMap" if kind == "configMap" else "secret", target), source, path, beside, namespace)
+        return _files(
+            HeldFiles(name, "configMap" if kind == "configMap" else "secret", target), source, path, references, namespace
+        )
     return _host_path(name, target, source, path) if kind == "hostPath" else Volume(name, "persistentVolumeClaim", target)
 
 
@@ -104,11 +108,11 @@ def _host_path(name: str, place: str, source: Mapping[str, Any], path: Path) -> 
 
 
 def _files(
-    volume: HeldFiles, source: Mapping[str, Any], path: Path, beside: Sequence[Manifest], namespace: str
+    volume: HeldFiles, source: Mapping[str, Any], path: Path, references: Sequence[Manifest], namespace: str
 ) -> Volume | Remark:
     """The volume with the files that its ConfigMap or Secret makes."""
     kind: Holder = "ConfigMap" if volume.kind == "configMap" else "Secret"
-    found = find(beside, kind, volume.source, namespace)
+    found = find(references, kind, volume.source, namespace)
     held = entries(found) if found else {}
     usual = DEFAULT_MODE if source.get("defaultMode") is None else source["defaultMode"]
     items: Sequence[Mapping[str, Any]] = (

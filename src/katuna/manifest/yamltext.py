@@ -27,7 +27,7 @@ _UNSUPPORTED = "this tag is not supported: use !!str, !!int, !!float, !!bool or 
 _UNSHOWN = frozenset(("env", "envFrom", "stringData"))
 """Fields below which a finding shows no value: it may be a secret."""
 
-Place = tuple[int, int]
+Position = tuple[int, int]
 """Line and column, from 1."""
 
 
@@ -46,12 +46,12 @@ class Document:
 
     file: str
     value: Any
-    places: Mapping[Path, Place]
-    keys: Mapping[Path, Place]
+    places: Mapping[Path, Position]
+    keys: Mapping[Path, Position]
     text: str = ""
     root: Path = ()
 
-    def place(self, path: Path, at_key: bool = False) -> Place:
+    def place(self, path: Path, at_key: bool = False) -> Position:
         """Where the field stands, or the nearest field around it that the file has."""
         for end in range(len(path), -1, -1):
             found = (self.keys if at_key and end else self.places).get(path[:end]) or self.places.get(path[:end])
@@ -102,7 +102,7 @@ class Document:
 class _Refused(Exception):
     """A text that is not a usable document; `hint` is the next step."""
 
-    def __init__(self, place: Place, message: str, hint: str = "", path: Path = ()) -> None:
+    def __init__(self, place: Position, message: str, hint: str = "", path: Path = ()) -> None:
         self.place, self.message, self.hint, self.path = place, message, hint, path
         super().__init__(message)
 
@@ -159,7 +159,7 @@ class _Unresolved:
 _Loader: Any = type("_Loader", (_Unresolved, _Base), {})
 
 
-def _place(node: yaml.Node) -> Place:
+def _place(node: yaml.Node) -> Position:
     return node.start_mark.line + 1, node.start_mark.column + 1
 
 
@@ -179,7 +179,7 @@ def _compose(text: str) -> Iterator[yaml.Node]:
         raise _Refused(place, message, "save the file as UTF-8 text, without control characters") from None
 
 
-def _problem(error: yaml.MarkedYAMLError, text: str, place: Place) -> tuple[str, str]:
+def _problem(error: yaml.MarkedYAMLError, text: str, place: Position) -> tuple[str, str]:
     """Message and hint, without the names that PyYAML quotes: each may be the beginning of a secret."""
     if isinstance(error, yaml.composer.ComposerError):
         if error.context:
@@ -205,8 +205,8 @@ class _Reader:
     file: str
     text: str
     findings: list[Finding] = field(default_factory=list)
-    places: dict[Path, Place] = field(default_factory=dict)
-    keys: dict[Path, Place] = field(default_factory=dict)
+    places: dict[Path, Position] = field(default_factory=dict)
+    keys: dict[Path, Position] = field(default_factory=dict)
     seen: set[int] = field(default_factory=set)
     aliased: int = 0
 
@@ -235,7 +235,7 @@ class _Reader:
 
     def _fill(self, mapping: dict[str, Any], node: yaml.MappingNode, path: Path) -> None:
         """Adds the node's fields. As in kubectl, and unlike the YAML specification, a merge key replaces fields before it."""
-        own: dict[str, Place] = {}
+        own: dict[str, Position] = {}
         for key_node, value_node in node.value:
             if key_node.value == "<<" and key_node.tag == _PLAIN:
                 for merged in _merged(value_node, path):

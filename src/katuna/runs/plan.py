@@ -123,7 +123,9 @@ class Plan:
     @cached_property
     def job(self) -> Job:
         """Of a training."""
-        return job_from_manifest(self.experiment.manifest, beside=self.loaded.references, pass_env=self.options.local.pass_env)
+        return job_from_manifest(
+            self.experiment.manifest, references=self.loaded.references, pass_env=self.options.local.pass_env
+        )
 
     @property
     def known(self) -> tuple[Known, ...]:
