@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from katuna.manifest.hidden import Hidden, Text
 from katuna.manifest.job import (
@@ -15,6 +16,7 @@ from katuna.manifest.job import (
     Pairs,
     Replica,
     Variables,
+    expand,
     expand_variables,
     words_may_launch,
 )
@@ -23,20 +25,17 @@ from katuna.manifest.job import (
 def replica_environment(
     job: Job,
     replica: Replica,
-    address: str = LOOPBACK,
     port: int = MASTER_PORT,
     passed: Mapping[str, str] | None = None,
     container: Container | None = None,
-    here: Mapping[str, str] | None = None,
+    substituted: bool = True,
 ) -> Variables:
     """A container's variables in the operator's order, expanded, each name once with the value that wins.
 
-    The container's own entries come first, what controllers inject comes last and wins. `$(NAME)` in a value refers to
-    entries before it. `address` and `port` stand for the master's, and for the rendezvous' where a replica serves it; an address ""
-    leaves the cluster's names and ports. `passed` are
-    the calling shell's values for `container.secrets`; names it does not have are left out. `container` is the replica's own unless
-    given: one of its sidecars or init containers. `here` comes last of all: what differs on this machine, by default
-    `substitutions(job, replica)`; an empty one leaves the cluster's values.
+    The container's own entries come first; the entries that controllers inject come last and win. `$(NAME)` in a value refers to
+    entries before it. The loopback address and `port` stand for the master's, and for the rendezvous' where a replica serves it.
+    `passed` are the calling shell's values for `container.secrets`; names that it does not have are left out. `container` is the
+    replica's own unless given: a sidecar or an init container. `substituted` adds `substitutions(job, replica)`.
     """
     chosen = replica.container if container is None else container
     given: dict[str, Text] = {name: Hidden(passed[name]) for name in chosen.secrets if passed and name in passed}
@@ -44,10 +43,22 @@ def replica_environment(
     hosts = _hosts(job)
     injected = injected_into(job, replica, chosen)
     for name, value in injected:
-        environment[name] = _local(name, value, hosts, address, port) if address else value
-    if injected:
-        environment |= {each.name: each.value for each in substitutions(job, replica)} if here is None else here
+        environment[name] = _local(name, value, hosts, port)
+    if injected and substituted:
+        environment |= {each.name: each.value for each in substitutions(job, replica)}
     return tuple(environment.items())
+
+
+def container_objects(job: Job, replica: Replica) -> list[dict[str, Any]]:
+    """Name, environment and argv of the containers of a pod as the operator makes them, with this machine's addresses. Nothing that a
+    Secret holds is in it."""
+    found = []
+    for each in (replica.container, *replica.sidecars):
+        marks = dict.fromkeys(each.secrets, "")
+        variables = replica_environment(job, replica, passed=marks, container=each, substituted=False)
+        env = {name: str(value) for name, value in variables}
+        found.append({"name": each.name, "env": env, "argv": list(expand(each, env))})
+    return found
 
 
 def injected_into(job: Job, replica: Replica, container: Container) -> Pairs:
@@ -67,12 +78,12 @@ def _hosts(job: Job) -> frozenset[str]:
     return frozenset(f"{replica.pod_name}{services}{domain}" for replica in job.replicas for domain in domains)
 
 
-def _local(name: str, value: str, hosts: Collection[str], address: str, port: int) -> str:
+def _local(name: str, value: str, hosts: Collection[str], port: int) -> str:
     if name.endswith("MASTER_PORT"):
         return str(port)
     if name == "PET_RDZV_ENDPOINT" and value.rpartition(":")[0] in hosts:
-        return f"{address}:{port}"
-    return address if name.endswith("MASTER_ADDR") and value in hosts else value
+        return f"{LOOPBACK}:{port}"
+    return LOOPBACK if name.endswith("MASTER_ADDR") and value in hosts else value
 
 
 @dataclass(frozen=True)

@@ -85,8 +85,7 @@ class Replica:
     within the role. `container` is the one that trains.
 
     `init_containers` run first, one after the other, and get nothing injected; `sidecars` run beside `container`. `injected` is what
-    controllers add after the own env of all but init containers, with the cluster's addresses and ports. `order` has the names of
-    `container` and `sidecars` in the file's order.
+    controllers add after the own env of all but init containers, with the cluster's addresses and ports.
     """
 
     role: str
@@ -98,7 +97,6 @@ class Replica:
     init_containers: tuple[Container, ...] = ()
     volumes: tuple[Volume, ...] = ()
     restart_policy: RestartPolicy = "OnFailure"
-    order: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

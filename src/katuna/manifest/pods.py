@@ -76,7 +76,6 @@ class Pods:
             init_containers=tuple(self._container(each, facts, {}) for each in init_containers(pod)),
             volumes=volumes,
             restart_policy=restart_policy,
-            order=tuple(containers),
         )
 
     def _container(self, container: Mapping[str, Any], facts: Facts, injected: Mapping[str, str]) -> Container:
