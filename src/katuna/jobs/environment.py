@@ -62,8 +62,7 @@ def container_objects(job: Job, replica: Replica) -> list[dict[str, Any]]:
 
 
 def injected_into(job: Job, replica: Replica, container: Container) -> Pairs:
-    """What controllers add to one container: nothing to init containers, and Kubeflow Trainer speaks of ranks to the one that trains
-    alone."""
+    """The variables that controllers add to a container. Init containers get none; a TrainJob's sidecars get no ranks."""
     if container in replica.init_containers:
         return ()
     if job.kind == "TrainJob" and container in replica.sidecars:
@@ -72,7 +71,7 @@ def injected_into(job: Job, replica: Replica, container: Container) -> Pairs:
 
 
 def _hosts(job: Job) -> frozenset[str]:
-    """The names under which replicas find each other in a cluster: a Service's, alone or with its namespace's domain."""
+    """The names of the replicas' Services in a cluster, alone and with the namespace's domain."""
     services = f".{job.name}" if job.kind == "TrainJob" else ""
     domains = ("", f".{job.namespace}", f".{job.namespace}.svc", f".{job.namespace}.svc.cluster.local")
     return frozenset(f"{replica.pod_name}{services}{domain}" for replica in job.replicas for domain in domains)
@@ -88,7 +87,7 @@ def _local(name: str, value: str, hosts: Collection[str], port: int) -> str:
 
 @dataclass(frozen=True)
 class Substitution:
-    """A variable that this machine sets otherwise than the cluster, whose value is `instead_of` ("" for none), and why."""
+    """A variable that this machine sets otherwise than the cluster, which sets it to `instead_of` ("": does not set it)."""
 
     name: str
     value: str
@@ -97,7 +96,7 @@ class Substitution:
 
 
 def substitutions(job: Job, replica: Replica) -> tuple[Substitution, ...]:
-    """What torchrun has to be told otherwise where replicas share a host (training-operator.md 2.4, 10.1, 10.2)."""
+    """The variables that torchrun needs otherwise where replicas share a host (training-operator.md 2.4, 10.1, 10.2)."""
     injected = dict(replica.injected)
     found = []
     if "PET_STANDALONE" in injected:
@@ -119,10 +118,10 @@ def substitutions(job: Job, replica: Replica) -> tuple[Substitution, ...]:
 
 
 def local_processes(job: Job, replica: Replica) -> Substitution | None:
-    """A number of processes for `auto` and `cpu`, which torchrun takes for all CPUs of the host, in each replica. None where the
-    file's own value stands: a number, GPUs to count, a single replica that names no CPUs, a container that starts no torchrun.
+    """A number of processes in place of `auto` and `cpu`, for which every replica's torchrun takes all CPUs of the host.
 
-    Whole CPUs of the container are the number, at least 1; 1 where it names none.
+    The number is the container's whole CPUs, at least 1. None where the file's own value stands: a number, GPUs to count, a single
+    replica that names no CPUs, a container that starts no torchrun.
     """
     asked = dict(replica.injected).get("PET_NPROC_PER_NODE", "")
     container = replica.container

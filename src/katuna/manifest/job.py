@@ -11,9 +11,9 @@ from typing import Literal
 from katuna.manifest.hidden import Hidden, Text, revealed
 
 Pairs = tuple[tuple[str, str], ...]
-"""Environment variables in order; of two with one name the later wins."""
+"""Environment variables in order. Of two variables with one name the later wins."""
 Variables = tuple[tuple[str, Text], ...]
-"""`Pairs` of which a Secret may give some."""
+"""`Pairs` whose values may come from a Secret."""
 
 GPU = "nvidia.com/gpu"
 MASTER_PORT = 23456
@@ -27,9 +27,9 @@ _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 class Container:
     """The container that trains.
 
-    `env` is in Kubernetes' own form: `$(NAME)` is still to be expanded, `$$` stands for a dollar. `secrets` are variables
-    that the file takes from a Secret that is not here: their values can only come from the calling shell (`--pass-env`). `cpu` counts
-    cores and is None when the file says nothing.
+    `env` is not expanded: `$(NAME)` refers to another variable, `$$` stands for a dollar. `secrets` are variables that the file takes
+    from a Secret that was not given: only the calling shell can give their values (`--pass-env`). `cpu` counts cores; None means that
+    the file names no CPUs.
     """
 
     name: str
@@ -46,13 +46,13 @@ class Container:
 
     @property
     def hides(self) -> bool:
-        """Whether values of a Secret may be in what is expanded for it."""
+        """Whether an expanded command of this container may hold a value of a Secret."""
         return bool(self.secrets) or any(isinstance(value, Hidden) for _, value in self.env)
 
 
 @dataclass(frozen=True)
 class Mount:
-    """Where a container sees a volume of its pod, by the volume's name."""
+    """A container's mount of a volume of its pod. `volume` is the volume's name."""
 
     volume: str
     path: str
@@ -65,9 +65,11 @@ VolumeKind = Literal["emptyDir", "hostPath", "persistentVolumeClaim", "configMap
 
 @dataclass(frozen=True)
 class Volume:
-    """A volume that means something here. `source` is the host's path or the claim's, ConfigMap's or Secret's name; `files` are
-    the contents of the last two, by their path below the mount, which leads nowhere else. `missing`: the pod needs a ConfigMap or
-    Secret that was not given."""
+    """A volume that a job on this machine can use.
+
+    `source` is the host's path, or the name of the claim, ConfigMap or Secret. `files` are the contents of a ConfigMap or Secret by
+    path below the mount; no path leads out of the mount. `missing`: the pod needs a ConfigMap or Secret that was not given.
+    """
 
     name: str
     kind: VolumeKind
@@ -81,11 +83,10 @@ RestartPolicy = Literal["Always", "OnFailure", "Never", "ExitCode"]
 
 @dataclass(frozen=True)
 class Replica:
-    """One pod of the job. `role` is lower case (`master`, `worker`; a batch Job's is `""`, a TrainJob's `node`), `index` counts
-    within the role. `container` is the one that trains.
+    """One pod of the job. `role` is `master`, `worker`, `node` for a TrainJob, or "" for a batch Job; `index` counts within the role.
 
-    `init_containers` run first, one after the other, and get nothing injected; `sidecars` run beside `container`. `injected` is what
-    controllers add after the own env of all but init containers, with the cluster's addresses and ports.
+    `container` trains, and `sidecars` run at the same time. `init_containers` run before them, one after the other. `injected` are the
+    variables that controllers add after a container's own, with the cluster's addresses and ports. Init containers get none of them.
     """
 
     role: str
@@ -101,9 +102,12 @@ class Replica:
 
 @dataclass(frozen=True)
 class Job:
-    """`backoff_limit` is what the file itself writes, None for nothing. `deadline_s` is counted from the job's start and covers all
-    attempts; None is no limit. `elastic` is (least, most) replicas of an elasticPolicy. `clean_pod_policy` is as written: what is neither
-    None nor Running counts as All."""
+    """All replicas of a job, and its limits.
+
+    `backoff_limit` is the file's own, None where the file has none. `deadline_s` counts from the job's start over all attempts; None
+    is no limit. `elastic` is (least, most) replicas of an elasticPolicy. `clean_pod_policy` is as written; the operator takes a value
+    other than None and Running for All.
+    """
 
     kind: str
     name: str
@@ -140,8 +144,8 @@ def expand(container: Container, environment: Mapping[str, Text]) -> tuple[Text,
 
 
 def expand_text(text: Text, environment: Mapping[str, Text]) -> Text:
-    """Kubernetes' expansion: `$(NAME)` of a known variable is its value, of an unknown one stays, `$$` is one dollar. What a Hidden is
-    part of is Hidden."""
+    """Kubernetes' expansion: `$(NAME)` becomes the variable's value, `$$` one dollar; an unknown name stays. The result is Hidden
+    where a Hidden is part of it."""
     used = [text]
 
     def value(match: re.Match[str]) -> str:
@@ -166,5 +170,5 @@ def expand_variables(variables: Variables, before: Mapping[str, Text] | None = N
 
 
 def unknown_references(text: str, names: Collection[str]) -> list[str]:
-    """The names in `$(NAME)` that none of `names` is."""
+    """The names in `$(NAME)` that are not among `names`."""
     return [match[1] for match in _REFERENCE.finditer(text) if match[1] is not None and match[1] not in names]
