@@ -1,6 +1,7 @@
-"""Katib's algorithms: the settings that each takes, the spaces that it cannot search, and where its results are not what a file says.
+"""Katib's algorithms: the spaces that each cannot search, and where Katib does otherwise than a file says.
 
-The facts are those of katib.md 3.2 and 13. To add an algorithm: an entry in ALGORITHMS, and its suggester in search/suggest.
+The facts are those of katib.md 3.2 and 13. A new algorithm needs its settings in manifest/settings, an entry in ALGORITHMS, and a
+suggester in search/suggest.
 """
 
 from __future__ import annotations
@@ -36,18 +37,18 @@ Spec = Mapping[str, Any]
 """`spec` of a defaulted, well-typed Experiment."""
 
 SpaceRule = Callable[[Sequence[Parameter], Spec], Iterator[Remark]]
-"""(parameters that values can be drawn from, spec) to remarks whose paths begin at `spec`."""
+"""From the parameters that values can be drawn from, and the spec, to remarks. Their paths begin at `spec`."""
 
 PARAMETERS: Path = ("spec", "parameters")
 
 GO_SERVICES = ("cmaes", "sobol")
-"""Served by goptuna; the others by Python, which takes blanks around a number and `_` in it."""
+"""Katib runs these by goptuna, which reads numbers as Go does. Python, which runs the others, allows blanks and `_` in a number."""
 
 _GONUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\Z")
 
 
 def is_go_number(text: str) -> bool:
-    """Whether Go reads what Python reads as a number."""
+    """Whether Go reads the text as a number. The text is a number to Python."""
     return bool(_GONUMBER.match(text))
 
 
@@ -72,7 +73,7 @@ def _never_starts(path: Path, why: str, hint: str = "") -> Remark:
 
 
 def _draws_evenly(owner: str, parameters: Sequence[Parameter], *, steps: bool) -> Iterator[Remark]:
-    """`owner` draws evenly between min and max on Katib, whatever the distribution and, without `steps`, the step say."""
+    """Katib's `owner` draws evenly between min and max. It ignores the distribution and, without `steps`, the step."""
     for index, parameter in _numeric(parameters):
         if parameter.distribution != "uniform":
             message = f"Katib's {owner} ignores the distribution {parameter.distribution} and draws evenly"
@@ -83,7 +84,7 @@ def _draws_evenly(owner: str, parameters: Sequence[Parameter], *, steps: bool) -
 
 
 def random_rule(parameters: Sequence[Parameter], spec: Spec) -> Iterator[Remark]:
-    """hyperopt (random and tpe) draws from no range of one value, and counts steps from 0."""
+    """hyperopt (random and tpe) cannot draw from a range of one value, and counts steps from 0."""
     owner = spec["algorithm"]["algorithmName"]
     for index, parameter in _numeric(parameters):
         low, high = parameter.bounds
@@ -142,7 +143,7 @@ def multivariate_tpe_rule(parameters: Sequence[Parameter], spec: Spec) -> Iterat
 
 
 def bayesian_rule(parameters: Sequence[Parameter], spec: Spec) -> Iterator[Remark]:
-    """skopt as Katib calls it: every double on a log scale; no range of one value."""
+    """skopt, as Katib calls it, draws every double on a log scale, and cannot draw from a range of one value."""
     for index, parameter in _numeric(parameters):
         low, high = parameter.bounds
         if low == high:
@@ -173,7 +174,8 @@ def _skopt_settings(spec: Spec) -> Iterator[Remark]:
 
 
 LEAST_SIGMA, MOST_SIGMA = 1e-9, 1.0
-"""Between these shares of the range cmaes searches: below them all trials are the same point, above them all at the borders."""
+"""cmaes takes a sigma outside these shares of the range as the nearest of the two. Below them all trials are one point; above them all
+lie at the borders."""
 
 
 def sigma_share(sigma: float, parameters: Sequence[Parameter]) -> float:
@@ -198,7 +200,7 @@ def _sigma_remarks(parameters: Sequence[Parameter], spec: Spec) -> Iterator[Rema
 
 
 def cmaes_rule(parameters: Sequence[Parameter], spec: Spec) -> Iterator[Remark]:
-    """goptuna: two numbers or more, on a linear scale, and downhill whatever the objective says."""
+    """goptuna needs two numbers or more, draws on a linear scale, and minimizes whatever the objective says."""
     numbers = [parameter for parameter in parameters if parameter.is_numeric]
     if len(numbers) < 2:
         message = f"cmaes needs two int or double parameters or more, not {len(numbers)}"
@@ -220,7 +222,7 @@ def cmaes_rule(parameters: Sequence[Parameter], spec: Spec) -> Iterator[Remark]:
 
 
 def sobol_rule(parameters: Sequence[Parameter], spec: Spec) -> Iterator[Remark]:  # noqa: ARG001
-    """goptuna: even between min and max, and of whole numbers and steps all but the last."""
+    """goptuna draws evenly between min and max, and never tries the greatest whole number or step."""
     yield from _draws_evenly("sobol", parameters, steps=True)
     for index, parameter in enumerate(parameters):
         if parameter.type == "int" and parameter.size > 1:
@@ -259,7 +261,7 @@ def hyperband_rule(parameters: Sequence[Parameter], spec: Spec) -> Iterator[Rema
 
 
 def _hyperband_budget(most: float, eta_text: str, spec: Spec) -> Iterator[Remark]:
-    """The first rung has to fit into one batch on Katib, and no other ever comes."""
+    """On Katib the first rung must fit into one batch, and no second rung comes."""
     if float(eta_text) <= 0:
         yield Remark(setting_path(spec, "eta"), f"eta {eta_text} is taken as 3", "write 3", "warning", code="setting-ignored")
     eta = int(float(eta_text)) if float(eta_text) > 0 else 3
@@ -311,8 +313,8 @@ def darts_rule(parameters: Sequence[Parameter], spec: Spec) -> Iterator[Remark]:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """`lenient`: Katib's service ignores settings that it does not know. `ignored_by_katib` are settings that only a run here heeds.
-    `here`: it runs on this machine."""
+    """`lenient`: Katib's service ignores settings that it does not know. `ignored_by_katib` are settings that only katuna heeds.
+    `here`: katuna runs the algorithm on this machine."""
 
     settings: Mapping[str, Check]
     space: SpaceRule | None = None
@@ -322,7 +324,7 @@ class Algorithm:
     here: bool = True
 
     def check(self, name: str, parameters: Sequence[Parameter], spec: Spec) -> Iterator[Remark]:
-        """Everything about `spec.algorithm.algorithmSettings` and the space that this algorithm, called `name`, is to search."""
+        """Remarks on `spec.algorithm.algorithmSettings` and on the space that this algorithm, called `name`, is to search."""
         yield from check_settings(
             spec["algorithm"].get("algorithmSettings", []),
             self.settings,
@@ -364,7 +366,7 @@ HERE = tuple(name for name, algorithm in ALGORITHMS.items() if algorithm.here)
 
 
 def check_algorithm_name(name: str, path: Path) -> Iterator[Remark]:
-    """An algorithm that Katib has but katuna has not is refused for a run of katuna's only."""
+    """Remarks on an algorithm's name. An algorithm that Katib alone has is an error for a run on this machine only."""
     if not name:
         yield Remark(path, "must be specified", f"algorithms: {listed(ALGORITHMS)}", code="missing-field")
     elif name not in ALGORITHMS:

@@ -1,4 +1,4 @@
-"""From a Job, PyTorchJob or TrainJob to the neutral job: which replicas there are, and what controllers tell each of them
+"""From a Job, PyTorchJob or TrainJob to the neutral job: its replicas, and the variables that controllers give each of them
 (training-operator.md 2.3)."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from katuna.manifest.pods import Pods, Template, grace_s, smallest
 from katuna.manifest.trainjob import resolve, train_replicas
 
 PRIMARY = {"PyTorchJob": "pytorch", "TrainJob": "node"}
-"""The container that trains, by kind; a Job's is its first."""
+"""The name of the container that trains, by kind. In a Job the first container trains."""
 
 
 def job_from_manifest(
@@ -28,10 +28,10 @@ def job_from_manifest(
     """The job of a manifest that `load` has accepted: a Job, PyTorchJob or TrainJob with every replica.
 
     `primary_container` names the container that trains; "" is the kind's own: `pytorch`, `node`, a Job's first. `references` are the
-    ConfigMap, Secret and runtime documents given beside it. `trial` names the Katib trial that it belongs to. Without `pass_env`
-    every variable that comes from a Secret counts as passed.
+    ConfigMaps, Secrets and runtimes given with the job. `trial` names the Katib trial that the job belongs to. `pass_env` names the
+    variables that the calling shell gives in a Secret's place; None stands for all.
 
-    Raises RenderRefused where substitution made a job that cannot run (a quantity that is none, a ConfigMap that is missing).
+    Raises RenderRefused for a job that cannot run: it has a text that is no quantity, say, or its ConfigMap is missing.
     """
     try:
         manifest = _without_nulls(manifest)
@@ -49,12 +49,12 @@ def job_from_manifest(
 
 
 def name_here(metadata: Mapping[str, Any]) -> str:
-    """The name, or what the API server would make a name of with a few characters more."""
+    """The name, or the generateName, to which an API server would add a few characters."""
     return str(metadata.get("name") or metadata["generateName"].rstrip("-."))
 
 
 def _without_nulls(value: Any) -> Any:
-    """An API server takes a field that is null for one that is not there."""
+    """The value without null fields: an API server takes a null field for a missing field."""
     if isinstance(value, Mapping):
         return {key: _without_nulls(each) for key, each in value.items() if each is not None}
     return [_without_nulls(each) for each in value] if isinstance(value, list) else value
@@ -103,7 +103,7 @@ def _pytorch_replicas(spec: Mapping[str, Any], specs: Mapping[str, Mapping[str, 
     total = sum(int(each.get("replicas", 1)) for each in specs.values())
     for role, each in specs.items():
         if role == "Worker":
-            # What Katib calls the primary container is the Master's.
+            # Katib's primary container is a container of the Master.
             pods = replace(pods, primary=PRIMARY["PyTorchJob"])
         policy = cast("RestartPolicy", each.get("restartPolicy") or "OnFailure")
         for index in range(int(each.get("replicas", 1))):
@@ -140,8 +140,8 @@ def _operators(
 
 
 def elastic_range(spec: Mapping[str, Any]) -> tuple[int, int] | None:
-    """(least, most) replicas of a PyTorchJob's spec, None without an elasticPolicy. One number that is missing is the other; both,
-    the Workers'."""
+    """(least, most) replicas of a PyTorchJob's spec, None without an elasticPolicy. Of two limits a missing limit equals the other;
+    without both the number of Workers counts."""
     policy = spec.get("elasticPolicy")
     if policy is None:
         return None
@@ -155,7 +155,7 @@ def elastic_range(spec: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _elastic_variables(spec: Mapping[str, Any], job: str, port: int) -> Iterator[tuple[str, str]]:
-    """What the operator adds for an elasticPolicy; `port` is the Workers' own."""
+    """The variables that the operator adds for an elasticPolicy; `port` is the Workers' own."""
     policy, (low, high) = spec["elasticPolicy"], elastic_range(spec) or (1, 1)
     host = policy.get("rdzvHost", f"{job}-worker-0")
     yield "PET_RDZV_ENDPOINT", f"{host}:{policy.get('rdzvPort', port)}"
@@ -176,13 +176,13 @@ def _nproc(spec: Mapping[str, Any]) -> str:
 
 
 def _processes(nproc: str) -> int:
-    """The operator counts a word, and anything else that Go's Atoi does not take for a number, as one process."""
+    """The operator counts a word, and any text that Go's Atoi refuses, as one process."""
     number = int(nproc) if re.fullmatch(r"[+-]?[0-9]+", nproc) else 1
     return number if -(2**63) <= number < 2**63 else 1
 
 
 def port_of(template: Template) -> int:
-    """The operator looks for the port's name, in the container named pytorch (the first one when none is)."""
+    """The operator looks for the port by its name, in the container `pytorch` or else in the first container."""
     containers = template["spec"]["containers"]
     container = next((each for each in containers if each.get("name") == "pytorch"), containers[0])
     for port in container.get("ports") or []:

@@ -22,12 +22,11 @@ _WORDS = ("auto", "cpu", "gpu")
 def edited_manifest(manifest: Manifest, changes: Sequence[tuple[str, str]], nproc: str | None = None) -> Manifest:
     """A manifest of a known kind with (path, value) pairs put in, in their order, and `nproc` processes a replica.
 
-    A path is written as messages write it: `spec.pytorchReplicaSpecs[Worker].replicas` (or `.Worker.`), with a place or a name for
-    an item of a list: `containers[0]`, `containers[pytorch]`, `env[SEED].value`; the place after the last, and the name of a variable
-    that is not there, add one. A value is YAML; where the field takes text, what is no text in YAML is taken as it is written; null
-    takes the field out.
+    A path is written as messages write it: `spec.pytorchReplicaSpecs[Worker].replicas`, or `.Worker.`. An index or a name selects an
+    item of a list: `containers[0]`, `containers[pytorch]`, `env[SEED].value`. The index after the last adds an item, the name of a new
+    variable adds that variable. A value is YAML; a field for text takes the value as it is written; null removes the field.
 
-    Raises InputRefused for a path that leads nowhere, and what it may have meant.
+    Raises InputRefused for a path that leads nowhere; the message names the nearest field.
     """
     for path, text in changes:
         if not _PATH.match(path):
@@ -67,7 +66,7 @@ def _with(fields: Any, path: Sequence[str], value: Any) -> dict[str, Any]:
 
 
 class _Edit:
-    """One change: `option` names it in messages, `text` is the value as written."""
+    """One change. `option` names it in messages; `text` is the value as written."""
 
     def __init__(self, option: str, text: str) -> None:
         self._option, self._text = option, text

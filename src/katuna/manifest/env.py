@@ -1,4 +1,4 @@
-"""A container's own environment: values, fields of the pod, and entries of ConfigMaps and Secrets given beside the job."""
+"""A container's own environment: values, fields of the pod, and entries of ConfigMaps and Secrets given with the job."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HOLDERS: Mapping[str, Holder] = {"configMapKeyRef": "ConfigMap", "secretKeyRef"
 
 @dataclass(frozen=True)
 class Facts:
-    """What the downward API can tell a container about its pod, whose spec is `pod`."""
+    """The fields of a pod that a container can refer to; `pod` is the pod's spec."""
 
     pod_name: str
     namespace: str
@@ -31,7 +31,7 @@ class Facts:
     pod: Mapping[str, Any] = field(default_factory=dict)
 
     def get(self, field_path: str) -> str | None:
-        """None for a field that does not exist here. Addresses are the loopback's: replicas run on one machine."""
+        """The field's value, None for a field that katuna does not know. Addresses are the loopback's: replicas run on one machine."""
         keyed = _FIELD_KEY.match(field_path)
         if keyed:
             return (self.labels if keyed[1] == "labels" else self.annotations).get(keyed[2], "")
@@ -46,7 +46,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Env:
-    """`pairs` in order and unexpanded; `secrets` are names whose values only the calling shell can give."""
+    """`pairs` are in order and not expanded. `secrets` are names whose values only the calling shell can give."""
 
     pairs: tuple[tuple[str, Text], ...]
     secrets: tuple[str, ...]
@@ -58,7 +58,7 @@ def container_env(
 ) -> Env:
     """The environment that the container's `envFrom` and `env` ask for; paths of the remarks are the container's own.
 
-    `references` are the documents given beside the job. `pass_env` names variables that the calling shell gives in a Secret's place;
+    `references` are the documents given with the job. `pass_env` names the variables that the calling shell gives in a Secret's place;
     None stands for all.
     """
     reader = _Reader(facts, references, pass_env)
@@ -118,7 +118,7 @@ class _Reader:
             self.remarks.append(Remark((*path, "key"), message, hint, on=LOCAL, code="no-config-map-key"))
 
     def _is_unclear(self, source: Mapping[str, Any], kinds: Sequence[str], path: Path) -> bool:
-        """Whether a source is none of the `kinds`, or several: then with a remark."""
+        """Whether a source names no kind of `kinds`, or several kinds; a remark says so."""
         given = [kind for kind in kinds if kind in source]
         if len(given) != 1:
             hint = f"keep one of: {listed(given)}" if given else f"write one of: {listed(kinds or _SOURCES)}"
@@ -145,7 +145,7 @@ class _Reader:
             self.remarks.append(Remark(path, message, hint, on=LOCAL, code="no-secret"))
 
     def _held(self, kind: Holder, reference: Mapping[str, Any]) -> dict[str, str] | None:
-        """The texts of the ConfigMap or Secret that is referred to, None when it is not among the documents."""
+        """The texts of the ConfigMap or Secret, None when it is not among the documents."""
         found = find(self.references, kind, str(reference.get("name", "")), self.facts.namespace)
         if found is None:
             return None
@@ -161,7 +161,7 @@ class _Reader:
         self.remarks.append(Remark(path, message, hint, on=LOCAL, code=code))
 
     def _add(self, name: str, value: str, value_path: Path, name_path: Path, kind: str = "") -> None:
-        """Keeps a variable, unless it is none: the kernel ends names at `=`, and both texts at NUL."""
+        """Keeps a variable that a process can be given: its name holds no `=`, and neither text holds NUL."""
         if NUL in name or "=" in name:
             message, hint = f"{shown(name)} is not a name for a variable", "no '=' and no control characters"
             self.remarks.append(Remark(name_path, message, hint, code="variable-name"))
@@ -172,5 +172,5 @@ class _Reader:
 
 
 def _literal(value: str) -> str:
-    """Kubernetes expands no `$(NAME)` in values that come from elsewhere."""
+    """The value as env writes it: Kubernetes expands `$(NAME)` only in values of the manifest itself."""
     return value.replace("$", "$$")

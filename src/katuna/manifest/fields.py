@@ -1,4 +1,4 @@
-"""Which fields each kind has and what JSON type each takes: the walk over a manifest beside `fields.json`.
+"""The fields that each kind has and the JSON type of each: a walk over a manifest along `fields.json`.
 
 `fields.json` is written by tools/make_fields.py from the CRDs; names are case-sensitive, as in the Kubernetes decoder.
 """
@@ -38,11 +38,11 @@ REFUSED = Reach(EVERYWHERE)
 LATER = Reach(KATUNA, KATIB)
 """Katib takes the Experiment, and then no trial of it gets a pod."""
 DROPPED = Reach(LOCAL, CLUSTERS)
-"""A cluster drops such a field without a word (kubectl refuses it, unless asked not to); here it is a mistake."""
+"""A cluster drops such a field without a word, though kubectl refuses it by default; on this machine it is an error."""
 
 
 class Reader(NamedTuple):
-    """Who reads a manifest, as the reaches of what it says of unknown fields, wrong types, missing fields and nulls in lists."""
+    """A reader of manifests: the reach of its verdict on unknown fields, wrong types, missing fields and nulls in lists."""
 
     unknown: Reach
     wrong: Reach
@@ -52,12 +52,12 @@ class Reader(NamedTuple):
 
 
 WEBHOOK = Reader(DROPPED, REFUSED, Reach(), LATER)
-"""Katib's admission of an Experiment. It has rules of its own for what must be there."""
+"""Katib's admission of an Experiment. It has rules of its own for required fields."""
 API_SERVER = Reader(DROPPED, REFUSED, REFUSED)
 STRICT = Reader(REFUSED, REFUSED, LATER)
-"""Katib decodes the Job of a trial strictly; the API server then wants what must be there."""
+"""Katib decodes the Job of a trial strictly; the API server then demands required fields."""
 UNREAD = Reader(DROPPED, LATER, LATER, LATER)
-"""Katib passes a trial's object of another kind on unread."""
+"""Katib passes on a trial's object of another kind without reading it."""
 
 
 _EMPTY_ITEMS = {"string": "", "int32": 0}
@@ -68,7 +68,7 @@ _FLOAT = re.compile(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?\Z", re.ASCII)
 class Examined:
     """`known` is the manifest without unknown fields, nulls and values of a wrong type: rules can rely on its shape.
 
-    `lost` are the paths whose values a wrong type or a misspelt name took away: that something is missing there is said already.
+    `lost` are the paths whose values a wrong type or a misspelt name took away: a remark has told that already.
     """
 
     known: dict[str, Any]
@@ -109,8 +109,7 @@ def type_of(kind: str) -> Type:
 
 
 class Typed(NamedTuple):
-    """A value that a manifest has written at a known place. `required`: the schema demands the field, or it is in a list or map
-    and no field at all."""
+    """A value at a known path of a manifest. `required`: the schema demands the field, or the value is an item of a list or map."""
 
     path: Path
     value: Any
@@ -119,8 +118,8 @@ class Typed(NamedTuple):
 
 
 def typed_values(manifest: Mapping[str, Any], kind: str) -> Iterator[Typed]:
-    """Everything in the manifest that has a place in `kind` ("apiVersion Kind"), the outer before the inner; unknown fields and what
-    is below a value of a wrong type are left out."""
+    """Every value in the manifest whose path `kind` ("apiVersion Kind") knows, the outer before the inner. Unknown fields, and values
+    below a wrong type, are left out."""
     return _typed(manifest, _schema()["kinds"][kind], (), required=True)
 
 
@@ -144,7 +143,7 @@ def _schema() -> dict[str, Any]:
 
 
 class _Missing:
-    """What a value of a wrong type leaves behind."""
+    """Stands for a value of a wrong type."""
 
 
 _MISSING = _Missing()
@@ -154,7 +153,7 @@ _MISSING = _Missing()
 class _Walk:
     reader: Reader
     hides: bool = False
-    """No message quotes a value, whichever field it was put into."""
+    """No message quotes a value: it may be a Secret's, whatever the field."""
     remarks: list[Remark] = field(default_factory=list)
     lost: set[Path] = field(default_factory=set)
 
@@ -174,7 +173,7 @@ class _Walk:
         if not isinstance(value, list):
             return self._refuse(value, "a list", path)
         items = [self._item(item, wanted, (*path, index)) for index, item in enumerate(value)]
-        # A list that lost items would move the places of those behind them.
+        # A list without the wrong items would move the indices of the items after them.
         if any(item is _MISSING for item in items) and not _is_object(wanted):
             self.lost.add(path)
             return _MISSING
@@ -233,7 +232,7 @@ class _Walk:
 
 
 def _holder(name: str, wanted: Mapping[str, Type]) -> str:
-    """The field here whose object has a field `name`, or ""."""
+    """The field of `wanted` whose own object has a field `name`, or ""."""
     for holder, fields in wanted.items():
         inner = resolved(fields)
         if isinstance(inner, dict) and (name in inner or f"{name}!" in inner):
@@ -271,7 +270,7 @@ _SCALARS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "quantity": (_is_quantity, "a quantity such as 500m, 2 or 4Gi"),
     "intOrString": (lambda value: isinstance(value, str) or _is_whole(value), "a whole number or text"),
 }
-"""What a scalar type takes, and its name in a message."""
+"""For each scalar type: the test of a value, and the type's name in a message."""
 
 
 def _scalar_problem(value: Any, wanted: str) -> tuple[str, str] | None:

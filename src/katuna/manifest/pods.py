@@ -32,8 +32,8 @@ Template = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Pods:
-    """Makes replicas for one job. `primary` names the container that trains where a pod has it; "" is the first. `references`, `trial`
-    and `pass_env` are as in `job_from_manifest`."""
+    """Makes the replicas of one job. `primary` names the container that trains; "" is the first container. `references`, `trial` and
+    `pass_env` are as in `job_from_manifest`."""
 
     job: str
     namespace: str
@@ -52,7 +52,7 @@ class Pods:
         restart_policy: RestartPolicy,
         pod_name: str = "",
     ) -> Replica:
-        """Raises RenderRefused, and KeyError where the pod has no container of the primary's name."""
+        """One pod of the job. Raises RenderRefused, and KeyError where the pod has no container of the primary's name."""
         pod, metadata = template["spec"], template.get("metadata") or {}
         pod_name = pod_name or f"{self.job}-{role}-{index}"
         labels = {**(metadata.get("labels") or {}), **labels}
@@ -102,7 +102,7 @@ class Pods:
 
 
 def _with_sub_path(mount: Mount, variables: Mapping[str, Text], secrets: Collection[str]) -> Mount:
-    """With its subPathExpr expanded; raises RenderRefused where it refers to nothing, as a kubelet does."""
+    """The mount with its subPathExpr expanded. Raises RenderRefused, as a kubelet does, where it refers to an unknown variable."""
     unknown = unknown_references(str(mount.sub_path), {*variables, *secrets})
     if unknown:
         message = (
@@ -113,7 +113,8 @@ def _with_sub_path(mount: Mount, variables: Mapping[str, Text], secrets: Collect
 
 
 def init_containers(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Those that end before the others begin; one that is always restarted is a sidecar, which does not run here."""
+    """The init containers that end before the others begin. An init container with restartPolicy Always is a sidecar, which katuna
+    does not run."""
     return [each for each in pod.get("initContainers") or [] if each.get("restartPolicy") != "Always"]
 
 

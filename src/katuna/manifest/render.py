@@ -32,8 +32,8 @@ def placeholder(name: str) -> str:
 def render(experiment: Experiment, trial_name: str, assignments: Mapping[str, str]) -> Manifest:
     """The job of one trial. `assignments` maps every search parameter to its value text.
 
-    Raises RenderRefused where Katib's generator would fail: an assignment that is missing or not used, a label or
-    annotation that the template does not have, a result that cannot be parsed.
+    Raises RenderRefused where Katib's generator would fail: an assignment is missing or not used, the template lacks a label or
+    annotation, or the result cannot be parsed.
     """
     return render_template(experiment.template, trial_name, experiment.namespace, assignments)
 
@@ -88,7 +88,7 @@ def _value(parameter: TrialParameter, assignments: Mapping[str, str], metadata: 
 
 
 def _metadata(template: TrialTemplate, trial_name: str, namespace: str) -> dict[str, str]:
-    """What `${trialSpec...}` can refer to: the trial's name and namespace, the template's kind, version, labels and annotations."""
+    """The values that `${trialSpec...}` can refer to: the trial's name and namespace, the template's kind, version, labels, annotations."""
     manifest = parse_template(template.text, template.is_yaml)
     found = {"Name": trial_name, "Namespace": namespace}
     found |= {"Kind": str(manifest.get("kind")), "APIVersion": str(manifest.get("apiVersion"))}

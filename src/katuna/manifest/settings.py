@@ -1,4 +1,4 @@
-"""What may stand in `algorithmSettings`: names and value texts, checked as Katib's services check them (katib.md 3.2)."""
+"""The settings that each algorithm and each early stopping takes, checked as Katib's services check them (katib.md 3.2)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from katuna.errors import KATIB
 from katuna.manifest.diagnostic import Path, Remark, hint_of, listed, shown
 
 Check = Callable[[str], str]
-"""A setting's value text to what is wrong with it, "" for nothing."""
+"""From a setting's value text to the rule that it breaks, "" for a good value."""
 
 SETTINGS: Path = ("spec", "algorithm", "algorithmSettings")
 
@@ -29,7 +29,7 @@ def whole(least: int, most: int | None = None) -> Check:
 
 
 def real(above: float, below: float = math.inf, *, with_least: bool = False, with_most: bool = False) -> Check:
-    """A number between the two; `with_least` and `with_most` let it be one of them. NaN is never between."""
+    """A number between the two limits; `with_least` and `with_most` allow the limits themselves. NaN is never between."""
 
     def check(text: str) -> str:
         try:
@@ -62,7 +62,7 @@ _GO_SEED = whole(-(2**63), 2**63 - 1)
 
 
 def _eta(text: str) -> str:
-    """hyperband cuts eta to a whole number to check it and then calculates with the text; 0 and less stand for 3."""
+    """hyperband cuts eta to a whole number for its check, and then calculates with the number as written; 0 and less stand for 3."""
     problem = NUMBER(text)
     return problem or ("must be 2 or more" if 0 < float(text) < 2 else "")
 
@@ -105,13 +105,13 @@ EARLY_STOPPING: Mapping[str, Mapping[str, Check]] = {"medianstop": MEDIAN_STOP}
 
 
 def settings_of(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Names and texts of an Experiment's `algorithmSettings`; of a name written twice the last one holds, as in Katib's services."""
+    """Names and texts of an Experiment's `algorithmSettings`. The last of two settings with one name counts, as in Katib's services."""
     written = (spec.get("algorithm") or {}).get("algorithmSettings", [])
     return {each.get("name", ""): each.get("value", "") for each in written}
 
 
 def setting_path(spec: Mapping[str, Any], name: str) -> Path:
-    """Where the value of a setting stands."""
+    """The path of a setting's value."""
     written = spec["algorithm"].get("algorithmSettings", [])
     places = [index for index, each in enumerate(written) if each.get("name", "") == name]
     return (*SETTINGS, places[-1], "value") if places else SETTINGS
@@ -127,7 +127,7 @@ def check_settings(
     lenient: bool = False,
     ignored_by_katib: Sequence[str] = (),
 ) -> Iterator[Remark]:
-    """Names and values of `algorithmSettings` against what `owner` takes; a `lenient` one ignores the names that it does not know."""
+    """Remarks on `algorithmSettings` at `path`, against the settings that `owner` takes. A `lenient` owner ignores names that it does not know."""
     for index, setting in enumerate(settings):
         name, value = setting.get("name", ""), setting.get("value", "")
         if name not in checks:

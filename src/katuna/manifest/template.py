@@ -1,4 +1,4 @@
-"""The trial template: where its text comes from, and Katib's rules for placeholders and references (katib.md 5.2)."""
+"""The trial template: the source of its text, and Katib's rules for placeholders and references (katib.md 5.2)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRIAL_PARAMETERS: Path = (*TEMPLATE, "trialParameters")
 METADATA_KEYS = ("Name", "Namespace", "Kind", "APIVersion", "Labels[KEY]", "Annotations[KEY]")
 
 SHIPPED_CONFIG_MAP = ("trial-templates", "kubeflow")
-"""A ConfigMap that Katib's own installation brings."""
+"""A ConfigMap that Katib's installation creates."""
 
 _LOOK_ALIKE = re.compile(
     r"(?:\$\{\{?|\$\(|\$|\{\{)\s*(?P<word>trial[_-]?(?:parameters?|params?|spec))\b(?P<rest>[\w.:/\[\]-]*)\s*[})]{0,2}",
@@ -30,20 +30,20 @@ _METADATA_KEY = re.compile(r"(Name|Namespace|Kind|APIVersion|Labels|Annotations)
 
 @dataclass(frozen=True)
 class TemplateText:
-    """The text that placeholders are replaced in, and the object it stands for with every placeholder as `test-value`."""
+    """The text in which placeholders are replaced, and its object with `test-value` in every placeholder."""
 
     text: str
     is_yaml: bool
     tested: dict[str, Any]
 
     def sampled(self, values: Mapping[str, str]) -> dict[str, Any]:
-        """The object with values for placeholders, `test-value` for those that have none. Raises RenderRefused."""
+        """The object with these values in the placeholders, and `test-value` in all others. Raises RenderRefused."""
         text = PLACEHOLDER.sub(lambda match: values.get(match[1], "test-value"), self.text)
         return parse_template(text, self.is_yaml)
 
 
 def read_template(spec: Mapping[str, Any], config_maps: Sequence[Manifest]) -> tuple[TemplateText | None, list[Remark]]:
-    """The template's text, None when there is none to go on with, and every remark on the template that is not about the job."""
+    """The template's text, None without a usable text, and every remark on the template that is not about the job."""
     template = spec.get("trialTemplate")
     if template is None:
         return None, [Remark(TEMPLATE, "must be specified", "the job that a trial runs", code="missing-field")]
@@ -112,7 +112,7 @@ def _config_map_text(source: Mapping[str, str], config_maps: Sequence[Manifest])
 
 
 def _check_parameters(spec: Mapping[str, Any], parameters: Sequence[Mapping[str, str]], text: str) -> Iterator[Remark]:
-    """Katib stops at the first placeholder that the template lacks; here all are named."""
+    """Katib stops at the first placeholder that the template lacks; these remarks name all."""
     searched = [parameter.get("name", "") for parameter in spec.get("parameters", [])]
     names: set[str] = set()
     references: set[str] = set()
@@ -135,7 +135,7 @@ def _check_parameters(spec: Mapping[str, Any], parameters: Sequence[Mapping[str,
             yield Remark((*path, "name"), message, hint, code="unused-trial-parameter")
         names.add(name)
         references.add(reference)
-    # One without a name may be the one that is meant.
+    # A trialParameter without a name may be the one that is meant.
     for left in dict.fromkeys(PLACEHOLDER.findall(text)) if "" not in names else ():
         if left not in names:
             meant = did_you_mean(left, names)
@@ -146,7 +146,7 @@ def _check_parameters(spec: Mapping[str, Any], parameters: Sequence[Mapping[str,
 
 
 def _check_look_alikes(template: Mapping[str, Any], text: str) -> Iterator[Remark]:
-    """Text that is meant for a placeholder and is none: every trial would get it as it stands."""
+    """Remarks on text that looks like a placeholder and is none: every trial would get it unchanged."""
     names = [parameter.get("name", "") for parameter in template.get("trialParameters", [])]
     places = (
         texts(template["trialSpec"], (*TEMPLATE, "trialSpec")) if "trialSpec" in template else [((*TEMPLATE, "configMap"), text)]
@@ -155,7 +155,7 @@ def _check_look_alikes(template: Mapping[str, Any], text: str) -> Iterator[Remar
         for found in _LOOK_ALIKE.finditer(PLACEHOLDER.sub("", each)):
             message = f"{shown(found[0])} is no placeholder: each trial would get this text"
             remark = Remark(path, message, _meant_placeholder(found, names), code="no-placeholder")
-            # One with blanks in it is a recorded trial of Katib's that succeeded.
+            # Katib's recorded trial with blanks in a placeholder succeeded.
             yield from unlike_katib(remark, "trials run with it") if " " in found[0] else (remark,)
 
 
@@ -168,7 +168,7 @@ def _meant_placeholder(found: re.Match[str], names: Sequence[str]) -> str:
 
 
 def texts(value: object, path: Path = ()) -> Iterator[tuple[Path, str]]:
-    """Every text in an object, with its place; a key has its value's."""
+    """Every text in an object, with its path. A key has the path of its value."""
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Kubeflow Trainer's TrainJob: the runtime that it stands on, what it changes there, what its nodes are told (training-operator.md 6)."""
+"""Kubeflow Trainer's TrainJob: its runtime, its changes to the runtime, and the variables of its nodes (training-operator.md 6)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from katuna.manifest.references import find
 
 API = "trainer.kubeflow.org/v1alpha1"
 NODE = "node"
-"""The container that trains, and the replicated job that it is in."""
+"""The name of the container that trains, and of its replicated job."""
 PORT = 29500
 STEP = "trainer.kubeflow.org/trainjob-ancestor-step"
 RESERVED = ("PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT")
@@ -31,14 +31,15 @@ _TORCH_DISTRIBUTED: Manifest = {
     "metadata": {"name": BUILT_IN},
     "spec": {"mlPolicy": {"numNodes": 1, "torch": {}}, "template": {"spec": {"replicatedJobs": [_JOB]}}},
 }
-"""The runtime that every installation brings."""
+"""The runtime that every installation has."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A TrainJob on its runtime: the pods' template with the trainer's changes in it; `nproc` as the controller resolves it.
-    `others` are the runtime's jobs that do not train. `policy` is the framework of the runtime's mlPolicy, "" for none: only torch
-    has the nodes told of each other by PET_ variables."""
+    """A TrainJob on its runtime: the pods' template with the trainer's changes, and `nproc` as the controller resolves it.
+
+    `others` are the runtime's jobs that do not train. `policy` is the framework of the runtime's mlPolicy, "" for none; nodes get PET_
+    variables under torch only."""
 
     template: Template
     nodes: int
@@ -50,7 +51,7 @@ class Resolved:
 
 
 def find_runtime(spec: Mapping[str, Any], references: Sequence[Manifest], namespace: str) -> Manifest | None:
-    """The runtime that a TrainJob's spec refers to, among the documents beside it or built in."""
+    """The runtime of a TrainJob's spec, from the documents given with the job or built in; None for an unknown runtime."""
     reference = spec["runtimeRef"]
     kind, name = reference.get("kind") or "ClusterTrainingRuntime", reference.get("name", "")
     found = find(references, kind, name, namespace)
@@ -64,7 +65,7 @@ def replicated_jobs(spec: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 def resolve(spec: Mapping[str, Any], references: Sequence[Manifest], namespace: str) -> Resolved:
-    """Raises RenderRefused where there is no runtime, or none with a container that trains."""
+    """The TrainJob on its runtime. Raises RenderRefused where the runtime is unknown, or has no container that trains."""
     runtime = find_runtime(spec, references, namespace)
     if runtime is None:
         raise RenderRefused(f"the runtime {spec['runtimeRef'].get('name')} is not among the files given")
@@ -90,8 +91,8 @@ def resolve(spec: Mapping[str, Any], references: Sequence[Manifest], namespace: 
 
 
 def train_replicas(spec: Mapping[str, Any], resolved: Resolved, pods: Pods) -> Iterator[Replica]:
-    """One replica a node. Only a TrainJob with a trainer, on a runtime for torch, is told of ranks; pods' names are without their random
-    end."""
+    """One replica for each node. Nodes get ranks only from a TrainJob with a trainer, on a runtime for torch. Pods' names lack their
+    random end."""
     for index in range(resolved.nodes):
         ranks: Pairs = ()
         if "trainer" in spec and resolved.policy == "torch":
@@ -114,7 +115,7 @@ def _step(job: Mapping[str, Any]) -> str:
 
 
 def _processes(given: int | None, resources: Mapping[str, Any]) -> str:
-    """The controller counts CPUs where no GPU is asked for, requests before limits."""
+    """Processes of a node. Without GPUs the controller counts CPUs, requests before limits."""
     if given is not None:
         return str(given)
     limits, requests = resources.get("limits") or {}, resources.get("requests") or {}

@@ -1,4 +1,4 @@
-"""What the volumes of a pod are here: scratch folders, folders of this machine, claims, files from ConfigMaps and Secrets."""
+"""The volumes of a pod on this machine: scratch folders, folders of the machine, claims, files from ConfigMaps and Secrets."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from katuna.manifest.references import Holder, entries, find
 
 HOST_PATH_TYPES = ("DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice")
 DEFAULT_MODE = 0o644
-"""Of the files of ConfigMaps and Secrets."""
+"""The mode of files from ConfigMaps and Secrets."""
 
 _SCRATCH = ("emptyDir", "ephemeral")
 _NAMED = {"hostPath": "path", "persistentVolumeClaim": "claimName", "configMap": "name", "secret": "secretName"}
-"""By kind, the field that says what a volume is."""
+"""By kind of volume, the field that names its source."""
 _MAP = "--map /IN/IMAGE=./HERE gives a path a folder"
 
 
 @dataclass(frozen=True)
 class HostPath(Volume):
-    """`type` is one of `HOST_PATH_TYPES`, which a kubelet wants to find at the path or makes there; "" takes what is there."""
+    """`type` is one of `HOST_PATH_TYPES`: the path must be of that type, or is created. "" takes any path."""
 
     type: str = ""
 
 
 @dataclass(frozen=True)
 class HeldFiles(Volume):
-    """A ConfigMap's or a Secret's files; `modes` has those of all of them."""
+    """Files from a ConfigMap or a Secret; `modes` has the mode of each file."""
 
     modes: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -42,8 +42,8 @@ class HeldFiles(Volume):
 def read_volumes(
     pod: Mapping[str, Any], references: Sequence[Manifest], namespace: str
 ) -> tuple[tuple[Volume, ...], list[Remark]]:
-    """The volumes that have a meaning here, and remarks on all; paths are the pod's own. A volume of another kind is a note: its
-    mounts are paths that only `--map` can give a folder."""
+    """The volumes that a job on this machine can use, and remarks on all volumes; their paths begin at the pod's spec. A volume of another
+    kind gets a note: only `--map` can give its mounts a folder."""
     volumes: list[Volume] = []
     remarks: list[Remark] = []
     for index, volume in enumerate(pod.get("volumes") or []):
@@ -61,7 +61,7 @@ def read_volumes(
 
 
 def read_mounts(container: Mapping[str, Any]) -> tuple[Mount, ...]:
-    """The mounts as written; `sub_path` is still to be expanded, and a `subPath` in it comes to itself then."""
+    """The mounts as written. `sub_path` is not expanded yet; a plain `subPath` is escaped, so that expansion leaves it as it is."""
     return tuple(
         Mount(
             volume=str(mount.get("name", "")),
@@ -110,7 +110,7 @@ def _host_path(name: str, place: str, source: Mapping[str, Any], path: Path) -> 
 def _files(
     volume: HeldFiles, source: Mapping[str, Any], path: Path, references: Sequence[Manifest], namespace: str
 ) -> Volume | Remark:
-    """The volume with the files that its ConfigMap or Secret makes."""
+    """The volume with the files of its ConfigMap or Secret."""
     kind: Holder = "ConfigMap" if volume.kind == "configMap" else "Secret"
     found = find(references, kind, volume.source, namespace)
     held = entries(found) if found else {}

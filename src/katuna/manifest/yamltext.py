@@ -19,7 +19,7 @@ from katuna.text import printable
 
 MAX_DEPTH = 100
 MAX_ALIASED = 50_000
-"""Nodes that aliases may add to a document."""
+"""The most nodes that aliases may add to a document."""
 
 _YAML = "tag:yaml.org,2002:"
 _UNSUPPORTED = "this tag is not supported: use !!str, !!int, !!float, !!bool or !!null; quote a text that begins with '!'"
@@ -41,8 +41,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Document:
-    """One YAML document: its JSON value, and where each field and each field's name stand. `root` is the path that its own paths
-    begin with: not empty for a document inside another."""
+    """One YAML document: its JSON value, and the positions of fields (`places`) and of their names (`keys`). Its paths begin with `root`,
+    which is empty but for a document inside another document."""
 
     file: str
     value: Any
@@ -52,7 +52,7 @@ class Document:
     root: Path = ()
 
     def place(self, path: Path, at_key: bool = False) -> Position:
-        """Where the field stands, or the nearest field around it that the file has."""
+        """The position of the field, or of the nearest field around it that the file has."""
         for end in range(len(path), -1, -1):
             found = (self.keys if at_key and end else self.places).get(path[:end]) or self.places.get(path[:end])
             if found:
@@ -67,7 +67,7 @@ class Document:
         """The field's own value, when it is a scalar and cannot be a secret."""
         value = self.value
         kind = str(value.get("kind") or "List") if isinstance(value, dict) else "List"
-        # What says of itself no kind, or holds others that cannot be read, may be one too.
+        # A document without a kind, or a list that cannot be read, may be a Secret too.
         secret = kind == "List" or "secret" in kind.lower()
         for part in path:
             try:
@@ -80,7 +80,7 @@ class Document:
     def inner(self, path: Path) -> Document:
         """The YAML that the text field at `path` holds, as a part of this document: same file, paths below `path`.
 
-        Places are exact when the field is a literal block (`|`) and the field's own otherwise.
+        Positions are exact when the field is a literal block (`|`); otherwise all positions are the field's own.
         """
         text = self.value
         for part in path:
@@ -100,7 +100,7 @@ class Document:
 
 
 class _Refused(Exception):
-    """A text that is not a usable document; `hint` is the next step."""
+    """The text is not a usable document. `hint` is the next step."""
 
     def __init__(self, place: Position, message: str, hint: str = "", path: Path = ()) -> None:
         self.place, self.message, self.hint, self.path = place, message, hint, path
@@ -111,7 +111,7 @@ class _Refused(Exception):
 
 
 def parse(source: Source) -> tuple[list[Document], list[Finding]]:
-    """The documents of a text, empty ones left out, and what is wrong with it up to the place where it cannot be read on."""
+    """The documents of a text without the empty documents, and findings up to the first text that is not YAML."""
     text = source.text.removeprefix("\ufeff")
     documents: list[Document] = []
     findings: list[Finding] = []
@@ -164,7 +164,7 @@ def _place(node: yaml.Node) -> Position:
 
 
 def _compose(text: str) -> Iterator[yaml.Node]:
-    """One root node a document. Raises _Refused where the text is not YAML."""
+    """The root node of each document. Raises _Refused where the text is not YAML."""
     try:
         yield from yaml.compose_all(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -278,7 +278,7 @@ def _check_tag(node: yaml.Node, short: str, path: Path) -> None:
 
 
 def _merged(node: yaml.Node, path: Path) -> list[yaml.MappingNode]:
-    """The mappings that a merge key brings in; the last has precedence."""
+    """The mappings that a merge key adds; the last has precedence."""
     nodes = node.value[::-1] if isinstance(node, yaml.SequenceNode) else [node]
     mappings = [each for each in nodes if isinstance(each, yaml.MappingNode)]
     if len(mappings) < len(nodes):
@@ -324,7 +324,7 @@ def _resolved(text: str) -> str | int | float | bool | None:
         raise ValueError("infinities and NaN are no numbers that JSON can hold; quote it if it is a text")
     if text[0] not in "+-.0123456789":
         return text
-    # Go's own parser reads what begins with a point, and takes an underscore between digits only.
+    # Go's parser reads numbers that begin with a point, and allows an underscore between digits only.
     digits = text.replace("_", "") if text[0] != "." or _POINT_FIRST.match(text) else text
     whole = _INT.match(digits)
     if whole:
@@ -337,5 +337,5 @@ def _resolved(text: str) -> str | int | float | bool | None:
     number = float(digits)
     if number in (float("inf"), float("-inf")):
         return text
-    # A JSON number has no "float" mark: Go writes 1.0 as 1 and reads a whole number back.
+    # A JSON number does not tell floats apart: Go writes 1.0 as 1 and reads a whole number back.
     return int(number) if number.is_integer() and abs(number) < 1e21 else number
