@@ -117,23 +117,19 @@ class Typed(NamedTuple):
     required: bool
 
 
-def typed_values(manifest: Mapping[str, Any], kind: str) -> Iterator[Typed]:
-    """Every value in the manifest whose path `kind` ("apiVersion Kind") knows, the outer before the inner. Unknown fields, and values
-    below a wrong type, are left out."""
-    return _typed(manifest, _schema()["kinds"][kind], (), required=True)
-
-
-def _typed(value: Any, wanted: Type, path: Path, *, required: bool) -> Iterator[Typed]:
+def typed_values(value: Any, wanted: Type, path: Path = (), *, required: bool = True) -> Iterator[Typed]:
+    """The value and every value in it whose path its type knows, the outer before the inner. Unknown fields, and values below a
+    wrong type, are left out."""
     wanted = resolved(wanted)
     yield Typed(path, value, wanted, required)
     if isinstance(wanted, list) and isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _typed(item, wanted[0], (*path, index), required=True)
+            yield from typed_values(item, wanted[0], (*path, index))
     elif isinstance(wanted, dict) and isinstance(value, dict):
         for name, child in value.items():
             inner, demanded = child_type(wanted, name)
             if inner is not None:
-                yield from _typed(child, inner, (*path, name), required=demanded or "*" in wanted)
+                yield from typed_values(child, inner, (*path, name), required=demanded or "*" in wanted)
 
 
 @cache
@@ -142,11 +138,8 @@ def _schema() -> dict[str, Any]:
     return loaded
 
 
-class _Missing:
-    """Stands for a value of a wrong type."""
-
-
-_MISSING = _Missing()
+_MISSING: Any = object()
+"""Stands for a value of a wrong type."""
 
 
 @dataclass
@@ -208,11 +201,11 @@ class _Walk:
                 self.remarks += self.reader.missing.of(Remark((*path, name), "must be specified", code="missing-field"))
                 self.lost.add((*path, name))
 
-    def _refuse(self, value: Any, wanted: str, path: Path) -> _Missing:
+    def _refuse(self, value: Any, wanted: str, path: Path) -> Any:
         found = "" if self.hides else f", not {_named(value)}"
         return self._wrong(Remark(path, f"must be {wanted}{found}", code="wrong-type"))
 
-    def _wrong(self, remark: Remark) -> _Missing:
+    def _wrong(self, remark: Remark) -> Any:
         self.remarks += self.reader.wrong.of(remark)
         self.lost.add(remark.path)
         return _MISSING
