@@ -69,15 +69,12 @@ def _check_required(template: Mapping[str, Any]) -> Iterator[Remark]:
     if not (template.get("successCondition") and template.get("failureCondition")):
         kind = template.get("trialSpec", {}).get("kind", "")
         about = f" for the kind {shown(kind)}" if kind else ""
-        message, hint = f"successCondition and failureCondition must be specified{about}", _kind_hint(kind)
+        message = f"successCondition and failureCondition must be specified{about}"
+        hint = hint_of(str(kind), KINDS_WITH_DEFAULTS, f"defaults exist for {listed(KINDS_WITH_DEFAULTS)}")
         yield Remark(TEMPLATE, message, hint, code="missing-field")
     if not template.get("trialParameters"):
         hint = "name and reference of every ${trialParameters.NAME}"
         yield Remark(TRIAL_PARAMETERS, "must be specified", hint, code="missing-field")
-
-
-def _kind_hint(kind: object) -> str:
-    return hint_of(str(kind), KINDS_WITH_DEFAULTS, f"defaults exist for {listed(KINDS_WITH_DEFAULTS)}")
 
 
 def _source(template: Mapping[str, Any], config_maps: Sequence[Manifest]) -> tuple[str | None, list[Remark]]:
