@@ -149,7 +149,6 @@ class TrialParameter:
 
     name: str
     reference: str
-    description: str = ""
 
 
 @dataclass(frozen=True)

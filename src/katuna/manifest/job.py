@@ -57,7 +57,6 @@ class Mount:
     volume: str
     path: str
     sub_path: Text = ""
-    read_only: bool = False
 
 
 VolumeKind = Literal["emptyDir", "hostPath", "persistentVolumeClaim", "configMap", "secret"]

@@ -67,7 +67,6 @@ def read_mounts(container: Mapping[str, Any]) -> tuple[Mount, ...]:
             volume=str(mount.get("name", "")),
             path=str(mount["mountPath"]),
             sub_path=str(mount.get("subPathExpr") or str(mount.get("subPath") or "").replace("$", "$$")),
-            read_only=bool(mount.get("readOnly")),
         )
         for mount in container.get("volumeMounts") or []
     )
