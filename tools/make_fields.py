@@ -1,6 +1,6 @@
-"""Writes src/katuna/spec/fields.json: the field names and JSON types of the kinds that katuna reads.
+"""Writes src/katuna/manifest/fields.json: the field names and JSON types of the kinds that katuna reads.
 
-    python tools/make_fields.py CRDS > src/katuna/spec/fields.json
+    python tools/make_fields.py CRDS > src/katuna/manifest/fields.json
 
 CRDS is a folder with the CustomResourceDefinition files of the Training Operator (kubeflow.org_pytorchjobs.yaml) and of
 Kubeflow Trainer (trainer.kubeflow.org_trainjobs.yaml, trainer.kubeflow.org_trainingruntimes.yaml). The last holds batch/v1's

@@ -81,7 +81,7 @@ def runs(tmp_path: Path) -> Iterator[Runs]:
 
 def a_job(program: str, *arguments: str, **changes: Any) -> Job:
     beside = changes.pop("beside", ())
-    return job_from_manifest(pytorchjob(program, *arguments, **changes), beside=beside)
+    return job_from_manifest(pytorchjob(program, *arguments, **changes), references=beside)
 
 
 def end_of(events: list[JobEvent]) -> JobEnded:

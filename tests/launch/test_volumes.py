@@ -208,7 +208,7 @@ def a_pod(
     first = {"name": "first", "image": "i", "command": ["sh", "-c", init], "volumeMounts": mounts}
     pod = {"volumes": [{"name": "data", **volume}], **({"initContainers": [first]} if init else {})}
     manifest = pytorchjob("", pod=pod, container={"command": command, "volumeMounts": mounts, **container})
-    return job_from_manifest(manifest, beside=[CODE, KEYS])
+    return job_from_manifest(manifest, references=[CODE, KEYS])
 
 
 def run_in(

@@ -9,9 +9,8 @@ import pytest
 
 from katuna.errors import EVERYWHERE, KATIB, KATUNA
 from katuna.lint.experiment_rules import parameter_of
-from katuna.manifest.algorithms import ALGORITHMS, HERE, katib_grid_size
+from katuna.manifest.algorithms import ALGORITHMS, HERE
 from katuna.manifest.diagnostic import Remark, path_text
-from katuna.manifest.experiment import Parameter
 
 LOG = {"min": "0.001", "max": "0.1", "distribution": "logUniform"}
 EVEN = {"min": "0.25", "max": "1", "step": "0.25", "distribution": "uniform"}
@@ -75,14 +74,7 @@ VALUES: list[tuple[str, str, str, str]] = [
     ("hyperband", "eta", "3 2.5", "1 1.9 0.5 x"),
     ("pbt", "n_population", "5 40", "4 x 5.0"),
     ("pbt", "truncation_threshold", "0 1 0.5", "1.1 -0.1 x"),
-    ("enas", "controller_hidden_size", "1", "0 1.5 None"),
-    ("enas", "controller_temperature", "0.1 None", "0 -1 none"),
-    ("enas", "controller_baseline_decay", "1 0.5", "0 1.1 None"),
     ("darts", "num_epochs", "1", "0 1.5"),
-    ("darts", "w_lr", "0 0.1", "-1 x"),
-    ("darts", "batch_size", "1 None", "0 none"),
-    ("darts", "num_workers", "0", "-1"),
-    ("darts", "print_step", "1", "0"),
 ]
 
 
@@ -159,15 +151,6 @@ RULES: list[tuple[str, dict[str, str], dict[str, Any], str, str, tuple[str, ...]
         EVERYWHERE,
         "spec.parameters[0].feasibleSpace.distribution",
     ),
-    (
-        "multivariate-tpe",
-        {},
-        {"a": LOG | {"min": "1e-12"}},
-        "min-lifted",
-        "warning",
-        KATIB,
-        "spec.parameters[0].feasibleSpace.min",
-    ),
     ("multivariate-tpe", {}, {"b": NORMAL}, "never-starts", "error", KATIB, "spec.parameters[1].feasibleSpace.distribution"),
     (
         "multivariate-tpe",
@@ -207,7 +190,6 @@ RULES: list[tuple[str, dict[str, str], dict[str, Any], str, str, tuple[str, ...]
     ),
     ("cmaes", {}, {"objective": {"type": "maximize"}}, "cmaes-minimizes", "warning", KATIB, "spec.objective.type"),
     ("cmaes", {}, {"a": LOG}, "distribution-ignored", "warning", KATIB, "spec.parameters[0].feasibleSpace.distribution"),
-    ("cmaes", {}, {"a": EVEN | {"max": "1.15"}}, "beyond-max", "warning", KATIB, "spec.parameters[0].feasibleSpace.step"),
     ("cmaes", {"random_state": " 1"}, {}, "never-starts", "error", KATIB, "spec.algorithm.algorithmSettings[0].value"),
     ("cmaes", {"random_state": "１"}, {}, "never-starts", "error", KATIB, "spec.algorithm.algorithmSettings[0].value"),
     ("cmaes", {"sigma": " 0.1"}, {}, "never-starts", "error", KATIB, "spec.algorithm.algorithmSettings[0].value"),
@@ -266,26 +248,6 @@ def test_cmaes_needs_two_numbers() -> None:
     assert [(each.code, each.on) for each in remarks(spec)] == [("too-few-parameters", EVERYWHERE)]
 
 
-def test_katibs_grid_counts_as_numpy_does() -> None:
-    numpy = pytest.importorskip("numpy")
-    for low, high, step in [
-        (0.1, 0.7, 0.1),
-        (0.01, 0.05, 0.005),
-        (0.25, 1, 0.25),
-        (0, 1, 0.3),
-        (1e-5, 1e-4, 1e-5),
-        (0.6, 0.9, 0.1),
-    ]:
-        values = numpy.arange(low, high + step, step)
-        values = values[:-1] if values[-1] > high else values
-        assert katib_grid_size(Parameter("x", "double", str(low), str(high), str(step))) == len(values)
-
-
-def test_a_grid_that_loses_its_end_on_katib_says_so() -> None:
-    spec = spec_of("grid", {}, a=EVEN | {"min": "0.1", "max": "0.7", "step": "0.1"}, maxTrialCount=28)
-    assert [(each.code, each.on) for each in remarks(spec)] == [("grid-loses-end", KATIB), ("grid-too-small", KATIB)]
-
-
 OPERATION = {"operationType": "convolution", "parameters": [parameter("size", {"list": ["3", "5"]}, "categorical")]}
 GRAPH = {"numLayers": 4, "inputSizes": [8, 8, 1], "outputSizes": [10]}
 
@@ -297,25 +259,8 @@ def nas(algorithm: str, **changes: Any) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("algorithm", ["enas", "darts"])
-def test_nas_config_is_checked_in_full(algorithm: str) -> None:
+def test_a_nas_config_is_accepted(algorithm: str) -> None:
     assert list(nas(algorithm)) == []
-    wrong = [
-        {"parameters": OPERATION["parameters"]},
-        {"operationType": "reduction"},
-        {"operationType": "r", "parameters": [parameter("", {"min": "1", "max": "2"}, "int"), parameter("x", {}, "int")]},
-        {"operationType": "r", "parameters": [parameter("x", {}, "categorical"), parameter("y", {"min": "1"}, "")]},
-        {"operationType": "r", "parameters": [parameter("x", {"min": "1", "max": "2", "step": "0"})]},
-    ]
-    base = "spec.nasConfig.operations"
-    assert list(nas(algorithm, operations=wrong)) == [
-        ("missing-field", f"{base}[0].operationType"),
-        ("missing-field", f"{base}[1].parameters"),
-        ("missing-field", f"{base}[2].parameters[0].name"),
-        ("missing-field", f"{base}[2].parameters[1].feasibleSpace"),
-        ("empty-space", f"{base}[3].parameters[0].feasibleSpace.list"),
-        ("unknown-value", f"{base}[3].parameters[1].parameterType"),
-        ("bad-step", f"{base}[4].parameters[0].feasibleSpace.step"),
-    ]
 
 
 def test_enas_needs_its_graph() -> None:
@@ -325,9 +270,7 @@ def test_enas_needs_its_graph() -> None:
         assert list(nas("darts", graphConfig=rest)) == []
 
 
-def test_darts_gives_one_batch_and_needs_a_nas_config() -> None:
-    spec = spec_of("darts", {}, parameters=[], nasConfig={"operations": [OPERATION]}, maxTrialCount=10)
-    assert [(each.code, each.level, each.on) for each in remarks(spec)] == [("darts-second-batch", "warning", KATIB)]
+def test_darts_needs_a_nas_config() -> None:
     assert [each.code for each in remarks(spec_of("darts", {}))] == ["never-starts"]
 
 

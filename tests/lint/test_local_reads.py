@@ -229,7 +229,7 @@ def test_a_path_that_replicas_share_is_told_once(here: Path) -> None:
     assert [each.path for each in found] == ["spec.pytorchReplicaSpecs[Master].template.spec.containers[0].command[2]"]
 
 
-def test_a_train_job_has_the_mounts_of_its_runtime(here: Path) -> None:
+def test_what_a_train_job_reads_is_at_its_trainer(here: Path) -> None:
     job: dict[str, Any] = {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "TrainJob",
@@ -240,11 +240,6 @@ def test_a_train_job_has_the_mounts_of_its_runtime(here: Path) -> None:
         },
     }
     assert [each.path for each in reads(here, job)] == ["spec.trainer.command[2]", "spec.trainer.env[0].value"]
-    mounts = [{"name": "node", "volumeMounts": [{"name": "v", "mountPath": "/image/work/data"}]}]
-    patch = {"name": "node", "template": {"spec": {"template": {"spec": {"containers": mounts, "volumes": [{"name": "v"}]}}}}}
-    patches = [{"manager": "a/b", "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [patch]}}}}]
-    job["spec"]["runtimePatches"] = patches
-    assert [each.path for each in reads(here, job)] == ["spec.trainer.env[0].value"]
     job["spec"]["runtimeRef"]["name"] = "nowhere"
     assert len(reads(here, job)) == 2
 

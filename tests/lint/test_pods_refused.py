@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from katuna.errors import CLUSTERS, EVERYWHERE, LOCAL, Finding, RenderRefused, SpecRefused
+from katuna.jobs.environment import replica_environment
 from katuna.lint.load import Source, lint
 from katuna.lint.load_job import load_job
 from katuna.manifest.build import job_from_manifest
-from katuna.manifest.job import replica_environment
 from toy_jobs import pytorchjob
 
 MASTER = "spec.pytorchReplicaSpecs[Master]"
@@ -279,47 +279,10 @@ def test_a_key_that_no_config_map_has(key: str) -> None:
     assert (finding.code, finding.on) == ("bad-key", EVERYWHERE)
 
 
-@pytest.mark.parametrize(
-    ("reference", "value"),
-    [
-        ({"resource": "limits.cpu"}, "3"),
-        ({"resource": "limits.cpu", "divisor": "1m"}, "2500"),
-        ({"resource": "limits.cpu", "divisor": "0"}, "3"),
-        ({"resource": "requests.cpu", "containerName": "pytorch"}, "1"),
-        ({"resource": "limits.memory"}, str(2**31)),
-        ({"resource": "limits.memory", "divisor": "1Mi"}, "2048"),
-        ({"resource": "requests.memory", "divisor": "1Gi"}, "2"),
-        ({"resource": "requests.ephemeral-storage"}, "0"),
-        ({"resource": "limits.cpu", "containerName": "beside"}, "4"),
-    ],
-)
-def test_a_containers_resources_as_variables(reference: Mapping[str, str], value: str) -> None:
-    manifest = pytorchjob(
-        "pass",
-        container={
-            "env": [{"name": "A", "valueFrom": {"resourceFieldRef": reference}}],
-            "resources": {"limits": {"cpu": "2500m", "memory": "2Gi"}, "requests": {"cpu": "1"}},
-        },
-    )
-    pod = manifest["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]
-    pod["containers"].append({"name": "beside", "image": "i", "command": ["true"], "resources": {"limits": {"cpu": 4}}})
-    assert findings(manifest) == []
-    job = job_from_manifest(manifest)
-    assert dict(replica_environment(job, job.replicas[0]))["A"] == value
-
-
-def test_a_limit_that_is_the_nodes_can_only_come_from_the_shell() -> None:
+def test_a_containers_resources_can_only_come_from_the_shell() -> None:
     manifest = variables({"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}})
     (finding,) = findings(manifest)
     assert (finding.on, finding.hint) == (LOCAL, "--pass-env A passes your shell's")
-
-
-def test_a_trainers_resources_as_variables() -> None:
-    entry = {"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}
-    job, runtime = trainjob({}, env=[entry], resourcesPerNode={"limits": {"cpu": 3}})
-    assert findings(job, runtime) == []
-    made = job_from_manifest(job, beside=[runtime])
-    assert dict(replica_environment(made, made.replicas[0]))["A"] == "3"
 
 
 @pytest.mark.parametrize(
@@ -414,32 +377,13 @@ def test_what_a_runtime_has_no_pods_for(runtime: Mapping[str, Any], path: str, c
 def test_a_runtime_without_torch_tells_nodes_nothing_of_each_other() -> None:
     for policy, told in (({"numNodes": 2, "torch": {}}, True), ({"numNodes": 2}, False)):
         job, runtime = trainjob({"policy": policy})
-        made = job_from_manifest(job, beside=[runtime])
+        made = job_from_manifest(job, references=[runtime])
         names = {name for replica in made.replicas for name, _ in replica.injected}
         assert {"PET_NNODES" in names, "PET_MASTER_ADDR" in names} == {told}
 
 
-def patches(job: str, pod: Mapping[str, Any]) -> list[dict[str, Any]]:
-    jobs = [{"name": job, "template": {"spec": {"template": {"spec": pod}}}}]
-    return [{"manager": "lab.example/me", "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": jobs}}}}]
-
-
-def test_a_patch_is_of_what_the_runtime_has() -> None:
+def test_patches_of_the_runtime_are_refused_here() -> None:
     job, runtime = trainjob({})
-    good = {"containers": [{"name": "node", "env": [{"name": "A", "value": "1"}]}]}
-    job["spec"]["runtimePatches"] = patches("node", good)
-    assert findings(job, runtime) == []
-    below = "spec.runtimePatches[0].trainingRuntimeSpec.template.spec.replicatedJobs[0]"
-    for name, pod, path, hint in (
-        ("nodes", good, f"{below}.name", "it has: node"),
-        ("node", {"containers": [{"name": "main"}]}, f"{below}.template.spec.template.spec.containers[0].name", "it has: node"),
-        (
-            "node",
-            {"initContainers": [{"name": "a"}]},
-            f"{below}.template.spec.template.spec.initContainers[0].name",
-            "it has: none",
-        ),
-    ):
-        job["spec"]["runtimePatches"] = patches(name, pod)
-        (finding,) = findings(job, runtime)
-        assert (finding.path, finding.code, finding.hint, finding.on) == (path, "unknown-value", hint, EVERYWHERE)
+    job["spec"]["runtimePatches"] = [{"manager": "lab.example/me", "trainingRuntimeSpec": {}}]
+    (finding,) = findings(job, runtime)
+    assert (finding.path, finding.code, finding.on) == ("spec.runtimePatches", "runtime-patches", LOCAL)

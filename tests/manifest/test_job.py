@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from katuna.errors import RenderRefused
+from katuna.jobs.environment import injected_into, replica_environment, substitutions
 from katuna.manifest.build import job_from_manifest
 from katuna.manifest.hidden import Hidden, revealed
-from katuna.manifest.job import Container, Job, expand, expand_text, injected_into, replica_environment, substitutions
+from katuna.manifest.job import Container, Job, expand, expand_text
 from katuna.manifest.quantity import quantity
 from katuna.manifest.yamltext import Source, parse
 
@@ -146,7 +147,7 @@ def test_auto_is_one_process_where_replicas_share_a_machine() -> None:
         "auto"
     ]
     assert dict(replica_environment(job, job.replicas[0]))["PET_NPROC_PER_NODE"] == "1"
-    assert dict(replica_environment(job, job.replicas[0], here={}))["PET_NPROC_PER_NODE"] == "auto"
+    assert dict(replica_environment(job, job.replicas[0], substituted=False))["PET_NPROC_PER_NODE"] == "auto"
 
 
 def test_a_train_jobs_nodes_are_told_what_kubeflow_trainer_tells_them() -> None:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from contracts.stopper_contract import MAXIMIZE, MINIMIZE, Play, StopperContract, curves
 from factories import make_experiment, make_trial
 from katuna.errors import InputRefused
-from katuna.manifest.algorithms import EARLY_STOPPING
 from katuna.manifest.experiment import EarlyStopping, Objective
+from katuna.manifest.settings import EARLY_STOPPING
 from katuna.metric_line import Report
 from katuna.search.contracts import Stopper
 from katuna.search.stopping import (
@@ -286,7 +286,7 @@ def test_an_override_stands_for_the_files_rule_in_the_manifest_too() -> None:
         ("asha", {"reduction_facto": "3"}, ["'reduction_facto'", "did you mean reduction_factor?"]),
         ("asha", {"reduction_factor": "1"}, ["reduction_factor must be at least 2", "'1'"]),
         ("percentile", {"percentile": "100"}, ["percentile must be", "'100'"]),
-        ("none", {"start_step": "1"}, ["'start_step'", "it takes none"]),
+        ("none", {"start_step": "1"}, ["'start_step'", "it has none"]),
     ],
 )
 def test_what_cannot_be_is_refused_by_name_and_value(name: str, given: dict[str, str], said: list[str]) -> None:

@@ -267,7 +267,7 @@ def introduction(run: Training) -> list[str]:
 
 def substituted(job: Job, local: LocalOptions) -> list[str]:
     """What stands for the cluster's addresses, numbers of processes and volumes, a line each."""
-    from katuna.manifest.job import substitutions
+    from katuna.jobs.environment import substitutions
 
     injected = dict(job.replicas[0].injected)
     names = {each.pod_name for each in job.replicas}

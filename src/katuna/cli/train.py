@@ -116,18 +116,10 @@ def _print_plan(planned: Plan, output: str) -> None:
 def _print_objects(planned: Plan) -> None:
     """What the operator makes of the job, but for addresses and ports, which are this machine's."""
     from katuna.cli.output import print_json
-    from katuna.jobs.preview import plan
+    from katuna.jobs.environment import container_objects
 
-    pods = plan(planned.job, mapped=True)["replicas"]
-    wanted = ("name", "env", "argv")
-    print_json(
-        {
-            "replicas": [
-                {"pod": pod["pod"], "containers": [{key: each[key] for key in wanted} for each in pod["containers"]]}
-                for pod in pods
-            ],
-        }
-    )
+    job = planned.job
+    print_json({"replicas": [{"pod": each.pod_name, "containers": container_objects(job, each)} for each in job.replicas]})
 
 
 def _rows(planned: Plan, each: Planned) -> Iterator[tuple[str, str]]:
@@ -143,7 +135,8 @@ def _rows(planned: Plan, each: Planned) -> Iterator[tuple[str, str]]:
 
 def _shown_env(planned: Plan, each: Planned) -> Iterator[tuple[str, str]]:
     """The variables that the job sets and those that controllers add, as they are here; nothing that a Secret holds."""
-    from katuna.manifest.job import LOOPBACK, MASTER_PORT, replica_environment
+    from katuna.jobs.environment import replica_environment
+    from katuna.manifest.job import LOOPBACK, MASTER_PORT
 
     marks = dict.fromkeys(each.container.secrets, "")
     for name, value in replica_environment(planned.job, each.replica, passed=marks, container=each.container):

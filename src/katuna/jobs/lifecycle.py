@@ -1,4 +1,4 @@
-"""What happens to a job's containers, and the rules over it: when pods and the job have succeeded or failed, what starts again."""
+"""The events of a job's containers, and the rules over them: when pods and the job succeed or fail, and which of them start again."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class ContainerStarted:
 
 @dataclass(frozen=True)
 class ContainerExited:
-    """`code` is 128 + signal for a signal, None when nothing was executed; `reason` is a word as a kubelet's (Completed, Error,
-    OOMKilled, StartError), or Stopped when katuna ended it."""
+    """The end of a container. `code` is 128 + signal for a signal, None when nothing was executed. `reason` is a kubelet's word
+    (Completed, Error, OOMKilled, StartError), or Stopped when katuna ended the container."""
 
     at: float
     number: int
@@ -38,8 +38,8 @@ class ContainerExited:
 
 @dataclass(frozen=True)
 class JobEnded:
-    """Nothing of the job is left. `condition` is Succeeded, Failed, Suspended, or Stopped for one that can be resumed; `reason` a
-    CamelCase word. No journal has it: a trial's Exited says the same."""
+    """No process of the job is left. `condition` is Succeeded, Failed, Suspended, or Stopped for a job that can be resumed; `reason` is
+    a CamelCase word. Journals do not hold it: a trial's Exited says the same."""
 
     at: float
     condition: str
@@ -57,13 +57,13 @@ COMPLETED, STOPPED, START_ERROR, DEADLINE = "Completed", "Stopped", "StartError"
 BACKOFF_LIMIT = "BackoffLimitExceeded"
 
 Rules = Literal["local", "as-operator"]
-"""`local`: the first failure is final unless the file writes backoffLimit; `as-operator`: the cluster's own."""
+"""`local`: the first failure is final unless the file writes backoffLimit. `as-operator`: the cluster's rules."""
 Phase = Literal["Pending", "Running", "Succeeded", "Failed"]
 
 
 @dataclass(frozen=True)
 class ContainerState:
-    """`code` and `reason` are of its last end, None and "" while it runs."""
+    """`code` and `reason` are of the container's last end, None and "" while it runs."""
 
     restarts: int
     running: bool = True
@@ -72,7 +72,7 @@ class ContainerState:
 
 
 Pods = Mapping[str, Mapping[str, ContainerState]]
-"""What is known of each container that has started at all, by pod and name. A pod that begins anew has none."""
+"""The state of each container that has started, by pod and name. A pod that begins anew has no containers in it."""
 
 
 def advance(pods: Pods, event: ContainerEvent) -> Pods:
@@ -128,7 +128,7 @@ def succeeded(job: Job, found: Mapping[str, Phase]) -> bool:
 
 @dataclass(frozen=True)
 class Again:
-    """Something starts again in `delay_s`: the container in its pod, its pod anew (with no restarts), or all pods of the job."""
+    """The container starts again in its pod, the pod starts anew with no restarts, or all pods of the job do, in `delay_s`."""
 
     scope: Literal["container", "pod", "job"]
     delay_s: float
@@ -143,10 +143,10 @@ class Over:
 def after_exit(
     job: Job, pods: Pods, exited: ContainerExited, *, rules: Rules, restarts: int, crashes: int = 0
 ) -> Again | Over | None:
-    """What follows when a container has ended; `pods` are those after it. `restarts` counts those of the whole job, `crashes` the
-    ends of this container since it last ran for ten minutes, this one not counted.
+    """The consequence of a container's end, None for none. `pods` are the states after it. `restarts` counts the whole job's restarts;
+    `crashes` the earlier ends of this container since it last ran for ten minutes.
 
-    A command that cannot be run is final under all rules: it never will be.
+    A command that cannot be run is final under all rules.
     """
     replica = next(each for each in job.replicas if each.pod_name == exited.pod)
     if exited.reason == STOPPED and exited.container == replica.container.name:
@@ -162,8 +162,8 @@ def after_exit(
 
 
 def _locally(job: Job, replica: Replica, exited: ContainerExited, restarts: int) -> Again | Over:
-    """By the policy of the replica that failed. The other ranks cannot go on without a dead one, so all begin again; only an elastic
-    job's can. Kubernetes' own Job controller counts `Never` as it does any other policy."""
+    """By the policy of the replica that failed. All replicas begin again, as ranks cannot go on without a dead rank; in an elastic job
+    the failed replica alone does. Kubernetes' own Job controller treats `Never` like any other policy."""
     never = job.kind == "PyTorchJob" and replica.restart_policy == "Never"
     least = 128 if replica.restart_policy == "ExitCode" else 1
     if not never and restarts < (job.backoff_limit or 0) and (exited.code or 0) >= least:
@@ -189,14 +189,14 @@ def _in_a_cluster(
     if now != "Failed":
         return None
     main = states.get(replica.container.name)
-    # The operator looks at the exit code of the container that trains alone; one that is not there counts as retryable.
+    # The operator looks only at the exit code of the container that trains; a missing exit code counts as retryable.
     if replica.restart_policy == "ExitCode" and (main is None or main.code is None or main.code >= 128):
         return Over("Failed", BACKOFF_LIMIT) if job.backoff_limit == 0 else Again("pod", 0.0)
     return Over("Failed", exited.reason if exited.reason != COMPLETED else "Error")
 
 
 def _by_the_job_controller(job: Job, replica: Replica, restarts: int, crashes: int) -> Again | Over:
-    """Of a batch Job, and of a TrainJob's. `after_start` counts the restarts in a pod."""
+    """The rule of a batch Job and of a TrainJob's Job. `after_start` counts the restarts in a pod."""
     if replica.restart_policy == "OnFailure":
         return Again("container", kubelet_backoff_s(crashes))
     return Again("pod", kubelet_backoff_s(restarts)) if restarts < (backoff_limit(job) or 0) else Over("Failed", BACKOFF_LIMIT)
@@ -218,14 +218,14 @@ def after_start(job: Job, pods: Pods, rules: Rules) -> Over | None:
 
 
 def backoff_limit(job: Job) -> int | None:
-    """What a cluster's controller takes it for; None for no limit."""
+    """The limit that a cluster's controller applies; None is no limit."""
     return JOB_BACKOFF_LIMIT if job.backoff_limit is None and job.kind != "PyTorchJob" else job.backoff_limit
 
 
 JOB_BACKOFF_LIMIT = 6
-"""Of a batch Job that writes none."""
+"""Of a batch Job that writes no backoffLimit."""
 CRASH_RESET_S = 600.0
-"""A container that ran this long begins its back-off anew."""
+"""The back-off of a container that ran this long begins anew."""
 
 
 def kubelet_backoff_s(crashes: int) -> float:

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 
+from katuna.jobs.environment import replica_environment
 from katuna.launch.local_options import LocalOptions
 from katuna.launch.network import refusal
 from katuna.launch.process import Command
 from katuna.manifest.diagnostic import did_you_mean, listed
 from katuna.manifest.hidden import Hidden, Text, revealed
-from katuna.manifest.job import Container, Job, Replica, expand, replica_environment
+from katuna.manifest.job import Container, Job, Replica, expand
 from katuna.manifest.own_paths import map_paths
 
 INHERITED = ("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "TMPDIR", "TORCHINDUCTOR_CACHE_DIR", "TZ", "USER")

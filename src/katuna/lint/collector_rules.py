@@ -9,7 +9,7 @@ from typing import Any
 from katuna.errors import KATIB, KATUNA, LOCAL
 from katuna.manifest.diagnostic import Path, Remark, listed, one_of, shown, unlike_katib
 from katuna.manifest.experiment import Collector
-from katuna.manifest.job import Job, replica_environment
+from katuna.manifest.job import Job, expand_variables
 from katuna.manifest.own_paths import unnamed
 from katuna.metrics.collect import Collecting
 from katuna.metrics.filters import compile_filter
@@ -116,7 +116,7 @@ def check_own_paths(spec: Mapping[str, Any], job: Job) -> Iterator[Remark]:
         for replica in job.replicas
         for text in (
             *(*replica.container.command, *replica.container.args, replica.container.working_dir),
-            *dict(replica_environment(job, replica)).values(),
+            *expand_variables(replica.container.env).values(),
         )
     ]
     collector, algorithm = spec["metricsCollectorSpec"], spec.get("algorithm") or {}

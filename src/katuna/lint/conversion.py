@@ -12,7 +12,7 @@ from typing import Any
 
 from katuna.errors import KATIB
 from katuna.manifest.diagnostic import Path, Remark, shown
-from katuna.manifest.fields import Typed, typed_values
+from katuna.manifest.fields import Typed, type_of, typed_values
 
 _JOB = "batch/v1 Job"
 _UNCOMPARED = frozenset(("limits", "requests"))
@@ -51,7 +51,7 @@ _DECIMAL = re.compile(r"([1-9][0-9]*)(n|u|m|k|M|G|T|P|E|e(-?[1-9][0-9]?))?\Z")
 
 def check_conversion(job: Any) -> Iterator[Remark]:
     """`job` is the template with placeholders filled in; paths are from its top."""
-    for each in typed_values(job, _JOB):
+    for each in typed_values(job, type_of(_JOB)):
         if not _UNCOMPARED.isdisjoint(each.path[:-1]):
             continue
         if _is_left_out(each):

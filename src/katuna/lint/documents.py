@@ -13,13 +13,13 @@ from katuna.manifest.defaults import EXPERIMENT
 from katuna.manifest.diagnostic import Path, Remark, did_you_mean, listed, shown
 from katuna.manifest.experiment import Manifest
 from katuna.manifest.fields import API_SERVER, examine, kinds
-from katuna.manifest.references import BESIDE, check_held
-from katuna.manifest.yamltext import Document, Place, Source, parse
+from katuna.manifest.references import REFERENCE_KINDS, check_held
+from katuna.manifest.yamltext import Document, Position, Source, parse
 
 NAME: Path = ("metadata", "name")
 LISTS: Mapping[tuple[str, str], Mapping[str, str]] = {("v1", "List"): {}} | {
     (api, f"{kind}List"): {"apiVersion": api, "kind": kind}
-    for api, kind in (("kubeflow.org/v1beta1", "Experiment"), *KINDS_HERE, *BESIDE)
+    for api, kind in (("kubeflow.org/v1beta1", "Experiment"), *KINDS_HERE, *REFERENCE_KINDS)
 }
 """Objects that hold others, as `kubectl get -o yaml` writes them, and what their items need not say."""
 
@@ -75,7 +75,7 @@ class Documents:
             self.findings.append(document.finding(Remark(("items",), message, code="wrong-type")))
         elif f"{value['apiVersion']} {value['kind']}" == EXPERIMENT:
             self.experiments.append(document)
-        elif (value["apiVersion"], value["kind"]) in BESIDE:
+        elif (value["apiVersion"], value["kind"]) in REFERENCE_KINDS:
             self.beside.append(document)
         elif (value["apiVersion"], value["kind"]) in KINDS_HERE:
             self.jobs.append(document)
@@ -103,7 +103,7 @@ class Documents:
             remarks: Iterable[Remark] = [_foreign(value)]
             if value["kind"] == "Secret" and self.experiments:
                 remarks = [_SECRET_BESIDE]
-            elif (value["apiVersion"], value["kind"]) in BESIDE:
+            elif (value["apiVersion"], value["kind"]) in REFERENCE_KINDS:
                 remarks = examine(value, reader=API_SERVER).remarks
                 remarks = [*remarks, *(check_held(value) if value["kind"] in ("ConfigMap", "Secret") else ())]
             yield from map(document.finding, _once(remarks))
@@ -204,8 +204,8 @@ def _kind_of(value: Any) -> str:
     )
 
 
-def _by_item(table: Mapping[Path, Place]) -> dict[str | int, dict[Path, Place]]:
-    parts: dict[str | int, dict[Path, Place]] = {}
+def _by_item(table: Mapping[Path, Position]) -> dict[str | int, dict[Path, Position]]:
+    parts: dict[str | int, dict[Path, Position]] = {}
     for path, place in table.items():
         if len(path) > 1 and path[0] == "items":
             parts.setdefault(path[1], {})[path[2:]] = place

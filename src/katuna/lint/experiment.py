@@ -269,9 +269,7 @@ def _objective(objective: Mapping[str, Any]) -> Objective:
 
 
 def _template(template: Mapping[str, Any], text: TemplateText) -> TrialTemplate:
-    parameters = (
-        TrialParameter(each["name"], each["reference"], each.get("description", "")) for each in template["trialParameters"]
-    )
+    parameters = (TrialParameter(each["name"], each["reference"]) for each in template["trialParameters"])
     return TrialTemplate(
         text=text.text,
         is_yaml=text.is_yaml,

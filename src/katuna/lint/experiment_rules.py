@@ -14,10 +14,11 @@ from typing import Any
 
 from katuna.errors import CLUSTERS, EVERYWHERE, KATIB, KATUNA, Engine
 from katuna.lint.collector_rules import check_collector
-from katuna.manifest.algorithms import ALGORITHMS, EARLY_STOPPING, GO_SERVICES, check_algorithm_name, check_settings, is_go_number
+from katuna.manifest.algorithms import ALGORITHMS, GO_SERVICES, check_algorithm_name, is_go_number
 from katuna.manifest.diagnostic import NUL, NUL_MESSAGE, Path, Remark, one_of, shown, unlike_katib
 from katuna.manifest.experiment import Parameter
 from katuna.manifest.names import GENERATED, is_label, is_subdomain
+from katuna.manifest.settings import EARLY_STOPPING, check_settings
 
 SPEC: Path = ("spec",)
 PARAMETER_TYPES = ("double", "int", "discrete", "categorical")

@@ -13,7 +13,7 @@ from katuna.lint.local_reads import local_reads
 from katuna.lint.shell import ReadScript
 from katuna.manifest.experiment import Experiment, Manifest
 from katuna.manifest.fields import API_SERVER, examine
-from katuna.manifest.overrides import Instead, own_seed
+from katuna.manifest.overrides import Overrides, own_seed
 from katuna.manifest.yamltext import Document, Source
 
 __all__ = ["Loaded", "Source", "lint", "load_experiment", "read_script"]
@@ -48,12 +48,12 @@ def load_experiment(
     name: str | None = None,
     pass_env: Collection[str] = (),
     read_script: ReadScript = read_script,
-    instead: Instead | None = None,
+    overrides: Overrides | None = None,
 ) -> Loaded:
     """The Experiment of the files, or the one called `name` of several. `pass_env` names variables that the run will take from
     the calling shell: they stand in for Secrets. `read_script` reads what trials' commands run, to see which metrics it prints.
-    `instead` stands in for the algorithm and the early stopping of the file: these are not checked, and what holds for Katib alone is
-    left out where it comes of them.
+    `overrides` stand in for the algorithm and the early stopping of the file: the file's own are not checked, and findings for Katib
+    alone are left out.
 
     Raises SpecRefused, with every finding of every file in file order, when any is an error for a run on this machine.
     """
@@ -68,7 +68,7 @@ def load_experiment(
     ]
     experiment: Experiment | None = None
     for document in chosen:
-        experiment, found = _checked(document, documents, pass_env, read_script, instead or Instead())
+        experiment, found = _checked(document, documents, pass_env, read_script, overrides or Overrides())
         findings += found
     findings = documents.ordered(once(findings))
     if experiment is None or any(finding.level == "error" and "local" in finding.on for finding in findings):
@@ -77,14 +77,13 @@ def load_experiment(
 
 
 def _checked(
-    document: Document, documents: Documents, pass_env: Collection[str], read_script: ReadScript, instead: Instead
+    document: Document, documents: Documents, pass_env: Collection[str], read_script: ReadScript, overrides: Overrides
 ) -> tuple[Experiment | None, list[Finding]]:
-    """As `check`, for what stands in. On Katib the file runs as it is: of that only what holds either way is said."""
-    experiment, found = check(instead.applied(document), documents.for_trials, pass_env, read_script)
-    if instead.is_nothing:
+    """As `check`, with the overrides, of which no finding speaks to Katib: it runs the file as it is."""
+    experiment, found = check(overrides.applied(document), documents.for_trials, pass_env, read_script)
+    if overrides == Overrides():
         return experiment, found
-    own = set(check(document, documents.for_trials, pass_env, read_script)[1])
-    return experiment, [instead.attributed(each) for each in found if "local" in each.on or each in own]
+    return experiment, [overrides.attributed(each) for each in found if "local" in each.on]
 
 
 def lint(

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from katuna.errors import CLUSTERS, EVERYWHERE, Engine
+from katuna.manifest.build import elastic_range
 from katuna.manifest.diagnostic import Path, Remark, did_you_mean, listed, shown
-from katuna.manifest.elastic import elastic_range
 from katuna.manifest.fields import Reach
 from katuna.manifest.job import words_may_launch
 from katuna.manifest.names import GENERATED, MAX_LABEL, is_label, is_service_name, is_subdomain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from katuna.errors import EVERYWHERE, LOCAL, RenderRefused
@@ -10,17 +10,7 @@ from katuna.manifest.diagnostic import Path, Remark, did_you_mean, listed, one_o
 from katuna.manifest.experiment import Manifest
 from katuna.manifest.fields import Reach
 from katuna.manifest.job import words_may_launch
-from katuna.manifest.trainjob import (
-    API,
-    BUILT_IN,
-    NODE,
-    RESERVED,
-    Resolved,
-    find_runtime,
-    pod_spec,
-    replicated_jobs,
-    resolve,
-)
+from katuna.manifest.trainjob import API, BUILT_IN, NODE, RESERVED, Resolved, find_runtime, resolve
 
 RUNTIME: Path = ("spec", "runtimeRef")
 TRAINER: Path = ("spec", "trainer")
@@ -49,8 +39,9 @@ def check_train_job(
     if runtime is None:
         yield _no_runtime(reference, beside)
         return
-    for remark in _misplaced_patches(spec, runtime):
-        yield from refused.of(remark)
+    if spec.get("runtimePatches"):
+        message, hint = "runtimePatches are not read on this machine", "write them into a TrainingRuntime, and give its file"
+        yield Remark(("spec", "runtimePatches"), message, hint, on=LOCAL, at_key=True, code="runtime-patches")
     try:
         resolved = resolve(spec, beside, namespace)
     except RenderRefused as error:
@@ -82,30 +73,6 @@ def _refusals(spec: Mapping[str, Any]) -> Iterator[Remark]:
             message = f"{entry['name']} is set by the controller: the job is refused"
             about: Path = (*TRAINER, "env", index)
             yield Remark((*TRAINER, "env"), message, "leave it out", code="reserved-variable", about=about)
-
-
-def _misplaced_patches(spec: Mapping[str, Any], runtime: Manifest) -> Iterator[Remark]:
-    """Patches of what the runtime does not have."""
-    jobs = {str(each.get("name")): pod_spec(each) for each in replicated_jobs(runtime.get("spec") or {})}
-    for number, patch in enumerate(spec.get("runtimePatches", [])):
-        below: Path = ("spec", "runtimePatches", number, "trainingRuntimeSpec", "template", "spec", "replicatedJobs")
-        for index, each in enumerate(replicated_jobs(patch.get("trainingRuntimeSpec", {}))):
-            path: Path = (*below, index)
-            name = each.get("name", "")
-            if name not in jobs:
-                yield _not_there("job", name, jobs, (*path, "name"))
-                continue
-            path = (*path, "template", "spec", "template", "spec")
-            for field in ("containers", "initContainers"):
-                there = [str(container.get("name")) for container in jobs[name].get(field) or []]
-                for place, container in enumerate(pod_spec(each).get(field, [])):
-                    if container.get("name", "") not in there:
-                        yield _not_there("container", container.get("name", ""), there, (*path, field, place, "name"))
-
-
-def _not_there(what: str, name: str, there: Collection[str], path: Path) -> Remark:
-    message = f"the runtime has no {what} {shown(name)} to patch: the job is refused"
-    return Remark(path, message, f"it has: {listed(there) or 'none'}", code="unknown-value")
 
 
 def _no_runtime(reference: Mapping[str, Any], beside: Sequence[Manifest]) -> Remark:

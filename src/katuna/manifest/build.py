@@ -1,4 +1,4 @@
-"""From a Job, PyTorchJob or TrainJob to the neutral job: which replicas there are, and what controllers tell each of them
+"""From a Job, PyTorchJob or TrainJob to the neutral job: its replicas, and the variables that controllers give each of them
 (training-operator.md 2.3)."""
 
 from __future__ import annotations
@@ -9,61 +9,52 @@ from dataclasses import replace
 from typing import Any, cast
 
 from katuna.errors import RenderRefused
-from katuna.manifest.elastic import elastic_range, elastic_variables
 from katuna.manifest.experiment import Manifest
 from katuna.manifest.job import MASTER_PORT, Job, Pairs, Replica, RestartPolicy
 from katuna.manifest.pods import Pods, Template, grace_s, smallest
 from katuna.manifest.trainjob import resolve, train_replicas
 
 PRIMARY = {"PyTorchJob": "pytorch", "TrainJob": "node"}
-"""The container that trains, by kind; a Job's is its first."""
+"""The name of the container that trains, by kind. In a Job the first container trains."""
 
 
 def job_from_manifest(
     manifest: Manifest,
     primary_container: str = "",
-    beside: Sequence[Manifest] = (),
+    references: Sequence[Manifest] = (),
     trial: str = "",
     pass_env: Collection[str] | None = None,
 ) -> Job:
     """The job of a manifest that `load` has accepted: a Job, PyTorchJob or TrainJob with every replica.
 
-    `primary_container` names the container that trains; "" is the kind's own: `pytorch`, `node`, a Job's first. `beside` are the
-    ConfigMap, Secret and runtime documents given beside it. `trial` names the Katib trial that it belongs to. Without `pass_env`
-    every variable that comes from a Secret counts as passed.
+    `primary_container` names the container that trains; "" is the kind's own: `pytorch`, `node`, a Job's first. `references` are the
+    ConfigMaps, Secrets and runtimes given with the job. `trial` names the Katib trial that the job belongs to. `pass_env` names the
+    variables that the calling shell gives in a Secret's place; None stands for all.
 
-    Raises RenderRefused where substitution made a job that cannot run (a quantity that is none, a ConfigMap that is missing).
+    Raises RenderRefused for a job that cannot run: it has a text that is no quantity, say, or its ConfigMap is missing.
     """
     try:
-        return _build(manifest, primary_container, tuple(beside), trial, pass_env)
+        manifest = _without_nulls(manifest)
+        kind, metadata = manifest["kind"], manifest["metadata"]
+        namespace = str(metadata.get("namespace") or "default")
+        pods = Pods(
+            name_here(metadata), namespace, primary_container or PRIMARY.get(kind, ""), tuple(references), trial, pass_env
+        )
+        return {"Job": _batch_job, "PyTorchJob": _pytorch_job, "TrainJob": _train_job}[kind](manifest["spec"], pods)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        message = f"the {manifest.get('kind')} {_name_of(manifest)} is not usable: {type(error).__name__} {error}"
+        metadata = manifest.get("metadata")
+        name = metadata.get("name", "") if isinstance(metadata, Mapping) else ""
+        message = f"the {manifest.get('kind')} {name} is not usable: {type(error).__name__} {error}"
         raise RenderRefused(message) from error
 
 
-def _name_of(manifest: Manifest) -> str:
-    metadata = manifest.get("metadata")
-    return str(metadata.get("name", "")) if isinstance(metadata, Mapping) else ""
-
-
-def _build(manifest: Manifest, primary: str, beside: tuple[Manifest, ...], trial: str, pass_env: Collection[str] | None) -> Job:
-    """See `job_from_manifest`; what is not of the shape that `load` has checked raises as Python does."""
-    manifest = _without_nulls(manifest)
-    kind, metadata = manifest["kind"], manifest["metadata"]
-    name = name_here(metadata)
-    namespace = str(metadata.get("namespace") or "default")
-    pods = Pods(name, namespace, primary or PRIMARY.get(kind, ""), beside, trial, pass_env)
-    make = {"Job": _batch_job, "PyTorchJob": _pytorch_job, "TrainJob": _train_job}[kind]
-    return make(manifest["spec"], pods)
-
-
 def name_here(metadata: Mapping[str, Any]) -> str:
-    """The name, or what the API server would make a name of with a few characters more."""
+    """The name, or the generateName, to which an API server would add a few characters."""
     return str(metadata.get("name") or metadata["generateName"].rstrip("-."))
 
 
 def _without_nulls(value: Any) -> Any:
-    """An API server takes a field that is null for one that is not there."""
+    """The value without null fields: an API server takes a null field for a missing field."""
     if isinstance(value, Mapping):
         return {key: _without_nulls(each) for key, each in value.items() if each is not None}
     return [_without_nulls(each) for each in value] if isinstance(value, list) else value
@@ -112,7 +103,7 @@ def _pytorch_replicas(spec: Mapping[str, Any], specs: Mapping[str, Mapping[str, 
     total = sum(int(each.get("replicas", 1)) for each in specs.values())
     for role, each in specs.items():
         if role == "Worker":
-            # What Katib calls the primary container is the Master's.
+            # Katib's primary container is a container of the Master.
             pods = replace(pods, primary=PRIMARY["PyTorchJob"])
         policy = cast("RestartPolicy", each.get("restartPolicy") or "OnFailure")
         for index in range(int(each.get("replicas", 1))):
@@ -145,7 +136,38 @@ def _operators(
     if elastic is None:
         yield "PET_NNODES", str(total)
     else:
-        yield from elastic_variables(spec, job, port_of(specs["Worker"]["template"]))
+        yield from _elastic_variables(spec, job, port_of(specs["Worker"]["template"]))
+
+
+def elastic_range(spec: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(least, most) replicas of a PyTorchJob's spec, None without an elasticPolicy. Of two limits a missing limit equals the other;
+    without both the number of Workers counts."""
+    policy = spec.get("elasticPolicy")
+    if policy is None:
+        return None
+    workers = ((spec.get("pytorchReplicaSpecs") or {}).get("Worker") or {}).get("replicas", 1)
+    low, high = policy.get("minReplicas"), policy.get("maxReplicas")
+    low, high = (
+        (workers if high is None else high) if low is None else low,
+        (workers if low is None else low) if high is None else high,
+    )
+    return int(low), int(high)
+
+
+def _elastic_variables(spec: Mapping[str, Any], job: str, port: int) -> Iterator[tuple[str, str]]:
+    """The variables that the operator adds for an elasticPolicy; `port` is the Workers' own."""
+    policy, (low, high) = spec["elasticPolicy"], elastic_range(spec) or (1, 1)
+    host = policy.get("rdzvHost", f"{job}-worker-0")
+    yield "PET_RDZV_ENDPOINT", f"{host}:{policy.get('rdzvPort', port)}"
+    yield "PET_RDZV_BACKEND", policy.get("rdzvBackend", "c10d")
+    yield "PET_NNODES", f"{low}:{high}"
+    for field, name in (("maxRestarts", "PET_MAX_RESTARTS"), ("nProcPerNode", "PET_NPROC_PER_NODE"), ("rdzvId", "PET_RDZV_ID")):
+        if policy.get(field) is not None:
+            yield name, str(policy[field])
+    if policy.get("rdzvConf"):
+        yield "PET_RDZV_CONF", ",".join(f"{each.get('key', '')}={each.get('value', '')}" for each in policy["rdzvConf"])
+    if policy.get("standalone"):
+        yield "PET_STANDALONE", ""
 
 
 def _nproc(spec: Mapping[str, Any]) -> str:
@@ -154,13 +176,13 @@ def _nproc(spec: Mapping[str, Any]) -> str:
 
 
 def _processes(nproc: str) -> int:
-    """The operator counts a word, and anything else that Go's Atoi does not take for a number, as one process."""
+    """The operator counts a word, and any text that Go's Atoi refuses, as one process."""
     number = int(nproc) if re.fullmatch(r"[+-]?[0-9]+", nproc) else 1
     return number if -(2**63) <= number < 2**63 else 1
 
 
 def port_of(template: Template) -> int:
-    """The operator looks for the port's name, in the container named pytorch (the first one when none is)."""
+    """The operator looks for the port by its name, in the container `pytorch` or else in the first container."""
     containers = template["spec"]["containers"]
     container = next((each for each in containers if each.get("name") == "pytorch"), containers[0])
     for port in container.get("ports") or []:
@@ -170,7 +192,7 @@ def port_of(template: Template) -> int:
 
 
 def _train_job(spec: Mapping[str, Any], pods: Pods) -> Job:
-    resolved = resolve(spec, pods.beside, pods.namespace)
+    resolved = resolve(spec, pods.references, pods.namespace)
     template = resolved.template
     return Job(
         kind="TrainJob",

@@ -19,7 +19,7 @@ _TEMPLATE_DEFAULTS: dict[str, tuple[str, dict[str, str]]] = {
     "TrainJob": ("Complete", _FIRST_NODE),
     **dict.fromkeys(("TFJob", "PyTorchJob", "XGBoostJob", "MPIJob"), ("Succeeded", _MASTER)),
 }
-"""Kind, whatever its apiVersion: the condition that means success, and the labels of the pod that reports."""
+"""By kind, whatever the apiVersion: the condition that means success, and the labels of the pod that reports metrics."""
 
 KINDS_WITH_DEFAULTS = tuple(_TEMPLATE_DEFAULTS)
 
@@ -50,7 +50,7 @@ def with_defaults(manifest: Manifest) -> Manifest:
 
 
 def _without_empty(value: Any, name: str = "") -> Any:
-    """Go's omitempty: texts, lists, maps and truth values go when empty; numbers and objects are pointers and stay."""
+    """Go's omitempty: empty texts, lists, maps and truth values are dropped; numbers and objects are pointers and stay."""
     if isinstance(value, list):
         return [_without_empty(item) for item in value]
     if not isinstance(value, dict) or name == "trialSpec":

@@ -1,4 +1,4 @@
-"""Remarks that rules make on a manifest: a field path and what is wrong there, not yet bound to a file and a line."""
+"""Remarks that rules make on a manifest: a field path and a message, not yet bound to a file and a line."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 
 @dataclass(frozen=True)
 class Remark:
-    """`at_key` places the remark at the field's name rather than at its value. `about` is the field that it speaks of where the
-    webhook names another one, `path`. `code` names the rule; it is written out at each place that makes a remark, and docs/lint.md
-    lists them."""
+    """`at_key` places the remark at the field's name instead of its value. `about` is the field at fault where the webhook names
+    another field, `path`. `code` names the rule; each call writes it out, and docs/lint.md lists all codes."""
 
     path: Path
     message: str
@@ -42,7 +41,7 @@ class Remark:
 
 
 def unlike_katib(remark: Remark, there: str) -> Iterator[Remark]:
-    """An error for a search of katuna's that Katib does not make: it takes the field, and `there` is what comes of it."""
+    """An error for a run on this machine, and a warning for Katib, which takes the field; `there` is the consequence on Katib."""
     yield replace(remark, on=KATUNA)
     message = f"{remark.message}; Katib takes it, and {there}"
     yield replace(remark, message=message, level="warning", on=KATIB)
@@ -61,7 +60,7 @@ def path_text(path: Path) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The known word nearest to `word`, or "". A different case alone is always near enough."""
+    """The known word nearest to `word`, or "". A word that differs in case alone is always near enough."""
     choices = list(known)
     for choice in choices:
         if choice.lower() == word.lower():
@@ -70,12 +69,17 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return near[0] if near else ""
 
 
+def hint_of(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """The hint that names the known word nearest to `word`, or `otherwise`."""
+    meant = did_you_mean(word, known)
+    return f"did you mean {meant}?" if meant else otherwise
+
+
 def one_of(path: Path, value: str, known: Sequence[str], about: Path = ()) -> Remark:
     """The remark on a text that must be one of `known`."""
     if not value:
         return Remark(path, "must be specified", f"one of: {listed(known)}", code="missing-field", about=about)
-    meant = did_you_mean(value, known)
-    hint = f"did you mean {meant}?" if meant else f"one of: {listed(known)}"
+    hint = hint_of(value, known, f"one of: {listed(known)}")
     return Remark(path, f"{shown(value)} is not known", hint, code="unknown-value", about=about)
 
 

@@ -11,8 +11,8 @@ from katuna.text import printable
 
 
 def to_yaml(value: Any) -> str:
-    """Keys keep their order. Texts that kubectl would take for something else, such as `1e-5`, are quoted, and escaped what steers a
-    terminal or turns the writing direction."""
+    """YAML with the keys in their order. Texts that kubectl would not read as text, such as `1e-5`, are quoted. Characters that steer a
+    terminal or turn the writing direction are escaped."""
     text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 30)
     return printable(text, newlines=True)  # whatever this escapes stands in double quotes, where YAML has the same escapes
 
@@ -28,7 +28,7 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 def _looks_otherwise(text: str) -> bool:
-    """Whether kubectl takes the bare text for a number, say. PyYAML quotes by YAML 1.1 only, which wants a dot in a number."""
+    """Whether kubectl reads the bare text as a number, say. PyYAML quotes by YAML 1.1, where a float has a dot."""
     try:
         return not isinstance(scalar(text), str)
     except ValueError:

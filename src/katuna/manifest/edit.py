@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from katuna.errors import InputRefused
-from katuna.manifest.diagnostic import did_you_mean, listed, shown
+from katuna.manifest.diagnostic import hint_of, listed, shown
 from katuna.manifest.experiment import Manifest
-from katuna.manifest.fields import Type, resolved, type_of
+from katuna.manifest.fields import Type, child_type, resolved, type_of
 from katuna.manifest.yamltext import Source, parse
 
 _PATH = re.compile(r"[^.\[\]]+(\.[^.\[\]]+|\[[^\]]+\])*\Z")
@@ -22,12 +22,11 @@ _WORDS = ("auto", "cpu", "gpu")
 def edited_manifest(manifest: Manifest, changes: Sequence[tuple[str, str]], nproc: str | None = None) -> Manifest:
     """A manifest of a known kind with (path, value) pairs put in, in their order, and `nproc` processes a replica.
 
-    A path is written as messages write it: `spec.pytorchReplicaSpecs[Worker].replicas` (or `.Worker.`), with a place or a name for
-    an item of a list: `containers[0]`, `containers[pytorch]`, `env[SEED].value`; the place after the last, and the name of a variable
-    that is not there, add one. A value is YAML; where the field takes text, what is no text in YAML is taken as it is written; null
-    takes the field out.
+    A path is written as messages write it: `spec.pytorchReplicaSpecs[Worker].replicas`, or `.Worker.`. An index or a name selects an
+    item of a list: `containers[0]`, `containers[pytorch]`, `env[SEED].value`. The index after the last adds an item, the name of a new
+    variable adds that variable. A value is YAML; a field for text takes the value as it is written; null removes the field.
 
-    Raises InputRefused for a path that leads nowhere, and what it may have meant.
+    Raises InputRefused for a path that leads nowhere; the message names the nearest field.
     """
     for path, text in changes:
         if not _PATH.match(path):
@@ -41,34 +40,33 @@ def edited_manifest(manifest: Manifest, changes: Sequence[tuple[str, str]], npro
 
 
 def _with_nproc(manifest: Manifest, nproc: str) -> Manifest:
-    kind, spec = manifest["kind"], manifest.get("spec")
+    kind = manifest["kind"]
     if kind not in ("PyTorchJob", "TrainJob"):
         raise InputRefused(f"--nproc {nproc}: a {kind} does not say how many processes there are; leave the option out")
     if not _COUNT.match(nproc) and not (kind == "PyTorchJob" and nproc in _WORDS):
         words = f", or one of {listed(_WORDS)}" if kind == "PyTorchJob" else ""
         raise InputRefused(f"--nproc {nproc}: must be a whole number from 1{words}")
-    spec = dict(spec) if isinstance(spec, dict) else {}
     if kind == "TrainJob":
-        spec["trainer"] = {**(spec.get("trainer") or {}), "numProcPerNode": int(nproc)}
-        return {**manifest, "spec": spec}
-    spec["nprocPerNode"] = nproc
-    if isinstance(spec.get("elasticPolicy"), dict):
-        spec["elasticPolicy"] = {name: value for name, value in spec["elasticPolicy"].items() if name != "nProcPerNode"}
-    return {**manifest, "spec": spec}
+        return _with(manifest, ("spec", "trainer", "numProcPerNode"), int(nproc))
+    changed = _with(manifest, ("spec", "nprocPerNode"), nproc)
+    elastic = changed["spec"].get("elasticPolicy")
+    outdated = isinstance(elastic, dict) and "nProcPerNode" in elastic
+    return _with(changed, ("spec", "elasticPolicy", "nProcPerNode"), None) if outdated else changed
 
 
 def unsuspended(job: Manifest) -> Manifest:
-    """The job, begun: `suspend` taken back."""
-    spec = dict(job["spec"])
-    if job["kind"] == "PyTorchJob":
-        spec["runPolicy"] = {**(spec.get("runPolicy") or {}), "suspend": False}
-    else:
-        spec["suspend"] = False
-    return {**job, "spec": spec}
+    """The job with `suspend` taken back."""
+    return _with(job, ("spec", "runPolicy", "suspend") if job["kind"] == "PyTorchJob" else ("spec", "suspend"), False)
+
+
+def _with(fields: Any, path: Sequence[str], value: Any) -> dict[str, Any]:
+    """A copy of the fields with the value at the path."""
+    own = fields if isinstance(fields, dict) else {}
+    return {**own, path[0]: _with(own.get(path[0]), path[1:], value) if len(path) > 1 else value}
 
 
 class _Edit:
-    """One change: `option` names it in messages, `text` is the value as written."""
+    """One change. `option` names it in messages; `text` is the value as written."""
 
     def __init__(self, option: str, text: str) -> None:
         self._option, self._text = option, text
@@ -93,10 +91,9 @@ class _Edit:
             if name not in fields and isinstance(resolved(child), dict):
                 raise self._unknown(name, list(fields), where)
         else:
-            known = {key.removesuffix("!"): each for key, each in wanted.items()}
-            if name not in known:
-                raise self._unknown(name, list(known), where)
-            child = known[name]
+            child, _ = child_type(wanted, name)
+            if child is None:
+                raise self._unknown(name, [key.removesuffix("!") for key in wanted], where)
         changed = self.put(fields.get(name), child, parts[1:], f"{where}.{name}" if where else name)
         if changed is None:
             fields.pop(name, None)
@@ -137,8 +134,7 @@ class _Edit:
         return value
 
     def _unknown(self, name: str, known: Sequence[str], where: str) -> InputRefused:
-        meant = did_you_mean(name, known)
-        hint = f"did you mean {meant}?" if meant else f"there are: {listed(sorted(known)[:12])}"
+        hint = hint_of(name, known, f"there are: {listed(sorted(known)[:12])}")
         return self._refused(f"there is no {name} in {where or 'the job'}; {hint}")
 
     def _refused(self, message: str) -> InputRefused:

@@ -1,8 +1,7 @@
-"""A container's own environment: values, fields of the pod, and entries of ConfigMaps and Secrets given beside the job."""
+"""A container's own environment: values, fields of the pod, and entries of ConfigMaps and Secrets given with the job."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,19 +11,18 @@ from katuna.errors import LOCAL
 from katuna.manifest.diagnostic import NUL, NUL_MESSAGE, Path, Remark, listed, shown
 from katuna.manifest.experiment import Manifest
 from katuna.manifest.hidden import Hidden, Text
-from katuna.manifest.quantity import quantity
 from katuna.manifest.references import Holder, entries, find
 
 _FIELD_KEY = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]\Z")
 _ADDRESSES = ("status.podIP", "status.podIPs", "status.hostIP", "status.hostIPs")
 _FIELDS = ("metadata.name", "metadata.namespace", "spec.nodeName", "spec.serviceAccountName", *_ADDRESSES)
-_SOURCES = ("fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef")
-_RESOURCES = ("cpu", "memory", "ephemeral-storage")
+_SOURCES = ("fieldRef", "configMapKeyRef", "secretKeyRef")
+_HOLDERS: Mapping[str, Holder] = {"configMapKeyRef": "ConfigMap", "secretKeyRef": "Secret"}
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the downward API can tell a container about its pod, whose spec is `pod`."""
+    """The fields of a pod that a container can refer to; `pod` is the pod's spec."""
 
     pod_name: str
     namespace: str
@@ -33,7 +31,7 @@ class Facts:
     pod: Mapping[str, Any] = field(default_factory=dict)
 
     def get(self, field_path: str) -> str | None:
-        """None for a field that does not exist here. Addresses are the loopback's: replicas run on one machine."""
+        """The field's value, None for a field that katuna does not know. Addresses are the loopback's: replicas run on one machine."""
         keyed = _FIELD_KEY.match(field_path)
         if keyed:
             return (self.labels if keyed[1] == "labels" else self.annotations).get(keyed[2], "")
@@ -45,24 +43,10 @@ class Facts:
         }
         return simple.get(field_path, "127.0.0.1" if field_path in _ADDRESSES else None)
 
-    def resource(self, container: Mapping[str, Any], reference: Mapping[str, Any]) -> str | None:
-        """What a resourceFieldRef of `container` comes to, as a kubelet rounds it. None for a limit that the container does not
-        have, which is its node's then, and for what is no resource."""
-        name = reference.get("containerName") or container.get("name")
-        others = [*(self.pod.get("containers") or ()), *(self.pod.get("initContainers") or ())]
-        holder: Mapping[str, Any] = next((each for each in (container, *others) if each.get("name") == name), {})
-        resources = holder.get("resources") or {}
-        limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
-        section, _, what = str(reference.get("resource", "")).partition(".")
-        if what not in _RESOURCES or section not in ("limits", "requests"):
-            return None
-        amount = limits.get(what) if section == "limits" else requests.get(what, limits.get(what, 0))
-        return None if amount is None else str(math.ceil(quantity(amount) / (quantity(reference.get("divisor") or 0) or 1)))
-
 
 @dataclass(frozen=True)
 class Env:
-    """`pairs` in order and unexpanded; `secrets` are names whose values only the calling shell can give."""
+    """`pairs` are in order and not expanded. `secrets` are names whose values only the calling shell can give."""
 
     pairs: tuple[tuple[str, Text], ...]
     secrets: tuple[str, ...]
@@ -70,14 +54,14 @@ class Env:
 
 
 def container_env(
-    container: Mapping[str, Any], facts: Facts, beside: Sequence[Manifest], pass_env: Collection[str] | None
+    container: Mapping[str, Any], facts: Facts, references: Sequence[Manifest], pass_env: Collection[str] | None
 ) -> Env:
     """The environment that the container's `envFrom` and `env` ask for; paths of the remarks are the container's own.
 
-    `beside` are the documents given beside the job. `pass_env` names variables that the calling shell gives in a Secret's place;
+    `references` are the documents given with the job. `pass_env` names the variables that the calling shell gives in a Secret's place;
     None stands for all.
     """
-    reader = _Reader(container, facts, beside, pass_env)
+    reader = _Reader(facts, references, pass_env)
     for index, source in enumerate(container.get("envFrom") or []):
         reader.read_all(source, ("envFrom", index))
     for index, entry in enumerate(container.get("env") or []):
@@ -87,9 +71,8 @@ def container_env(
 
 @dataclass
 class _Reader:
-    container: Mapping[str, Any]
     facts: Facts
-    beside: Sequence[Manifest]
+    references: Sequence[Manifest]
     pass_env: Collection[str] | None
     pairs: list[tuple[str, Text]] = field(default_factory=list)
     secrets: list[str] = field(default_factory=list)
@@ -114,21 +97,28 @@ class _Reader:
         elif entry.get("value"):
             message = f"{name} has a value and a valueFrom: a cluster refuses it"
             self.remarks.append(Remark((*path, "valueFrom"), message, "keep one of the two", at_key=True, code="one-source"))
-        elif self._is_unclear(origin, tuple(origin), (*path, "valueFrom")):
-            pass
-        elif "fieldRef" in origin:
-            self._read_field(
-                name, str((origin["fieldRef"] or {}).get("fieldPath")), (*path, "valueFrom", "fieldRef", "fieldPath")
-            )
-        elif "configMapKeyRef" in origin:
-            self._read_key("ConfigMap", name, origin["configMapKeyRef"] or {}, (*path, "valueFrom", "configMapKeyRef"))
-        elif "secretKeyRef" in origin and self._held("Secret", origin["secretKeyRef"] or {}) is not None:
-            self._read_key("Secret", name, origin["secretKeyRef"] or {}, (*path, "valueFrom", "secretKeyRef"))
-        else:
-            self._read_elsewhere(name, origin, (*path, "valueFrom"))
+        elif not self._is_unclear(origin, tuple(origin), (*path, "valueFrom")):
+            ((kind, reference),) = origin.items()
+            self._read_from(kind, name, reference or {}, (*path, "valueFrom", kind))
+
+    def _read_from(self, kind: str, name: str, reference: Mapping[str, Any], path: Path) -> None:
+        holder = _HOLDERS.get(kind)
+        held = self._held(holder, reference) if holder else None
+        if kind == "fieldRef":
+            self._read_field(name, str(reference.get("fieldPath")), (*path, "fieldPath"))
+        elif holder is None or (holder == "Secret" and held is None):
+            self._from_the_shell(name, kind, reference, path)
+        elif held is None:
+            self._missing(holder, reference, path)
+        elif reference.get("key", "") in held:
+            self._add(name, _literal(held[reference.get("key", "")]), path, (*path[:-2], "name"), holder)
+        elif not reference.get("optional"):
+            hint = f"it has: {listed(sorted(held))}" if held else "it is empty"
+            message = f"the {holder} {reference.get('name')} has no key {reference.get('key', '')!r}"
+            self.remarks.append(Remark((*path, "key"), message, hint, on=LOCAL, code="no-config-map-key"))
 
     def _is_unclear(self, source: Mapping[str, Any], kinds: Sequence[str], path: Path) -> bool:
-        """Whether a source is none of the `kinds`, or several: then with a remark."""
+        """Whether a source names no kind of `kinds`, or several kinds; a remark says so."""
         given = [kind for kind in kinds if kind in source]
         if len(given) != 1:
             hint = f"keep one of: {listed(given)}" if given else f"write one of: {listed(kinds or _SOURCES)}"
@@ -143,34 +133,20 @@ class _Reader:
         else:
             self._add(name, _literal(value), path, (*path[:-3], "name"))
 
-    def _read_key(self, kind: Holder, name: str, reference: Mapping[str, Any], path: Path) -> None:
-        held = self._held(kind, reference)
-        key = reference.get("key", "")
-        if held is None:
-            self._missing(kind, reference, path)
-        elif key in held:
-            self._add(name, _literal(held[key]), path, (*path[:-2], "name"), kind)
-        elif not reference.get("optional"):
-            hint = f"it has: {listed(sorted(held))}" if held else "it is empty"
-            message = f"the {kind} {reference.get('name')} has no key {key!r}"
-            self.remarks.append(Remark((*path, "key"), message, hint, on=LOCAL, code="no-config-map-key"))
-
-    def _read_elsewhere(self, name: str, origin: Mapping[str, Any], path: Path) -> None:
-        kind = next(iter(origin))
-        reference = origin[kind] or {}
-        resource = self.facts.resource(self.container, reference) if kind == "resourceFieldRef" else None
-        if resource is not None:
-            self._add(name, resource, path, (*path[:-1], "name"))
-        elif self.pass_env is None or name in self.pass_env:
+    def _from_the_shell(self, name: str, kind: str, reference: Mapping[str, Any], path: Path) -> None:
+        if self.pass_env is None or name in self.pass_env:
             self.secrets.append(name)
-        elif not (isinstance(reference, dict) and reference.get("optional")):
-            what = f"the Secret {reference.get('name', '')}" if kind == "secretKeyRef" else kind
-            message, hint = f"the value of {name} comes from {what}, which is not here", f"--pass-env {name} passes your shell's"
-            self.remarks.append(Remark((*path, kind), message, hint, on=LOCAL, code="no-secret"))
+        elif not reference.get("optional"):
+            source = f"the Secret {reference.get('name', '')}" if kind == "secretKeyRef" else kind
+            message, hint = (
+                f"the value of {name} comes from {source}, which is not here",
+                f"--pass-env {name} passes your shell's",
+            )
+            self.remarks.append(Remark(path, message, hint, on=LOCAL, code="no-secret"))
 
     def _held(self, kind: Holder, reference: Mapping[str, Any]) -> dict[str, str] | None:
-        """The texts of the ConfigMap or Secret that is referred to, None when it is not among the documents."""
-        found = find(self.beside, kind, str(reference.get("name", "")), self.facts.namespace)
+        """The texts of the ConfigMap or Secret, None when it is not among the documents."""
+        found = find(self.references, kind, str(reference.get("name", "")), self.facts.namespace)
         if found is None:
             return None
         return {key: value.decode("utf-8", "surrogateescape") for key, value in entries(found).items()}
@@ -179,14 +155,13 @@ class _Reader:
         if reference.get("optional") or (kind == "Secret" and self.pass_env is None):
             return
         message = f"the {kind} {reference.get('name', '')} in namespace {self.facts.namespace} is not among the files given"
-        if kind == "ConfigMap":
-            self.remarks.append(Remark(path, message, "give its file beside this one", on=LOCAL, code="no-config-map"))
-        else:
-            hint = "give its file beside this one, or name each in env, and pass it"
-            self.remarks.append(Remark(path, message, hint, on=LOCAL, code="no-secret"))
+        hint, code = "give its file beside this one", "no-config-map"
+        if kind == "Secret":
+            hint, code = f"{hint}, or name each in env, and pass it", "no-secret"
+        self.remarks.append(Remark(path, message, hint, on=LOCAL, code=code))
 
     def _add(self, name: str, value: str, value_path: Path, name_path: Path, kind: str = "") -> None:
-        """Keeps a variable, unless it is none: the kernel ends names at `=`, and both texts at NUL."""
+        """Keeps a variable that a process can be given: its name holds no `=`, and neither text holds NUL."""
         if NUL in name or "=" in name:
             message, hint = f"{shown(name)} is not a name for a variable", "no '=' and no control characters"
             self.remarks.append(Remark(name_path, message, hint, code="variable-name"))
@@ -197,5 +172,5 @@ class _Reader:
 
 
 def _literal(value: str) -> str:
-    """Kubernetes expands no `$(NAME)` in values that come from elsewhere."""
+    """The value as env writes it: Kubernetes expands `$(NAME)` only in values of the manifest itself."""
     return value.replace("$", "$$")

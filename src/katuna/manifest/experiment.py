@@ -20,7 +20,7 @@ def _proxied(mapping: dict[Any, Any]) -> MappingProxyType[Any, Any]:
     return MappingProxyType(mapping)
 
 
-# Experiments, trials and all that holds some go to other processes and are copied; Python alone cannot do that with these mappings.
+# Experiments and trials are copied and sent to other processes; Python by itself cannot pickle their mappings.
 copyreg.pickle(MappingProxyType, lambda mapping: (_proxied, (dict(mapping),)))
 
 ParameterType = Literal["double", "int", "discrete", "categorical"]
@@ -44,7 +44,7 @@ class Objective:
     goal: float | None = None
     additional: tuple[str, ...] = ()
     strategies: Mapping[str, StrategyName] = field(default_factory=lambda: MappingProxyType({}))
-    """One entry a metric, the objective and the additional ones included (spec.defaults fills them in)."""
+    """One entry for each metric, the objective's included; `manifest.defaults` fills them in."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -136,7 +136,7 @@ class Parameter:
         if step is None:
             return True
         places = (value - low) / step
-        # A text is the repr of a binary double, which need not be the decimal of the grid to the last digit.
+        # A text is the repr of a binary double, which may differ from the grid's decimal in the last digit.
         return abs(places - round(places)) <= Decimal("1e-9")
 
     def _text(self, value: Decimal) -> str:
@@ -149,15 +149,14 @@ class TrialParameter:
 
     name: str
     reference: str
-    description: str = ""
 
 
 @dataclass(frozen=True)
 class TrialTemplate:
     """The job of a trial before substitution.
 
-    `text` is what placeholders are replaced in: compact JSON of an inline trialSpec, or the YAML text of a
-    ConfigMap entry (`is_yaml`).
+    Placeholders are replaced in `text`, which is compact JSON of an inline trialSpec, or the YAML text of a ConfigMap entry
+    (`is_yaml`).
     """
 
     text: str
@@ -172,8 +171,8 @@ class TrialTemplate:
 
 @dataclass(frozen=True)
 class Collector:
-    """`filters` empty means Katib's default filter. `path` is a file's or folder's in the container, for PrometheusMetric the
-    one of the URL, which is served at `port`; `format` is File's, TEXT or JSON."""
+    """Empty `filters` mean Katib's default filter. `path` is a file or folder in the container; of a PrometheusMetric it is the URL's path,
+    served at `port`. `format` is TEXT or JSON, of a File collector."""
 
     kind: str = "StdOut"
     filters: tuple[str, ...] = ()
@@ -214,7 +213,7 @@ class Experiment:
 
     @property
     def is_training(self) -> bool:
-        """Whether it is a job without a search (`training`): nothing is compared, and there is one trial, the job as it stands."""
+        """Whether it is a job without a search (`training`): its one trial is the job itself, and no metric is compared."""
         return not self.objective.metric
 
     @property
@@ -227,7 +226,7 @@ NOTHING_TO_COMPARE = Objective(ObjectiveType.MAXIMIZE, "")
 
 
 def training(job: Manifest, name: str, namespace: str) -> Experiment:
-    """A job without a search, as a search that asks once: its one trial is the job as it stands, whatever it reports."""
+    """A job without a search, as a search that asks once: its one trial is the job itself."""
     return Experiment(
         name=name,
         namespace=namespace,

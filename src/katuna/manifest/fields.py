@@ -1,4 +1,4 @@
-"""Which fields each kind has and what JSON type each takes: the walk over a manifest beside `fields.json`.
+"""The fields that each kind has and the JSON type of each: a walk over a manifest along `fields.json`.
 
 `fields.json` is written by tools/make_fields.py from the CRDs; names are case-sensitive, as in the Kubernetes decoder.
 """
@@ -38,11 +38,11 @@ REFUSED = Reach(EVERYWHERE)
 LATER = Reach(KATUNA, KATIB)
 """Katib takes the Experiment, and then no trial of it gets a pod."""
 DROPPED = Reach(LOCAL, CLUSTERS)
-"""A cluster drops such a field without a word (kubectl refuses it, unless asked not to); here it is a mistake."""
+"""A cluster drops such a field without a word, though kubectl refuses it by default; on this machine it is an error."""
 
 
 class Reader(NamedTuple):
-    """Who reads a manifest, as the reaches of what it says of unknown fields, wrong types, missing fields and nulls in lists."""
+    """A reader of manifests: the reach of its verdict on unknown fields, wrong types, missing fields and nulls in lists."""
 
     unknown: Reach
     wrong: Reach
@@ -52,12 +52,12 @@ class Reader(NamedTuple):
 
 
 WEBHOOK = Reader(DROPPED, REFUSED, Reach(), LATER)
-"""Katib's admission of an Experiment. It has rules of its own for what must be there."""
+"""Katib's admission of an Experiment. It has rules of its own for required fields."""
 API_SERVER = Reader(DROPPED, REFUSED, REFUSED)
 STRICT = Reader(REFUSED, REFUSED, LATER)
-"""Katib decodes the Job of a trial strictly; the API server then wants what must be there."""
+"""Katib decodes the Job of a trial strictly; the API server then demands required fields."""
 UNREAD = Reader(DROPPED, LATER, LATER, LATER)
-"""Katib passes a trial's object of another kind on unread."""
+"""Katib passes on a trial's object of another kind without reading it."""
 
 
 _EMPTY_ITEMS = {"string": "", "int32": 0}
@@ -68,7 +68,7 @@ _FLOAT = re.compile(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?\Z", re.ASCII)
 class Examined:
     """`known` is the manifest without unknown fields, nulls and values of a wrong type: rules can rely on its shape.
 
-    `lost` are the paths whose values a wrong type or a misspelt name took away: that something is missing there is said already.
+    `lost` are the paths whose values a wrong type or a misspelt name took away: a remark has told that already.
     """
 
     known: dict[str, Any]
@@ -96,14 +96,20 @@ def resolved(wanted: Type) -> Type:
     return wanted
 
 
+def child_type(fields: Mapping[str, Type], name: str) -> tuple[Type | None, bool]:
+    """The type of a field of an object or map, None for one that it does not have, and whether the schema demands the field."""
+    if "*" in fields:
+        return fields["*"], False
+    return fields.get(name, fields.get(f"{name}!")), f"{name}!" in fields
+
+
 def type_of(kind: str) -> Type:
     """The type of a kind ("apiVersion Kind"). Raises KeyError for one that is not known."""
     return _schema()["kinds"][kind]
 
 
 class Typed(NamedTuple):
-    """A value that a manifest has written at a known place. `required`: the schema demands the field, or it is in a list or map
-    and no field at all."""
+    """A value at a known path of a manifest. `required`: the schema demands the field, or the value is an item of a list or map."""
 
     path: Path
     value: Any
@@ -111,25 +117,19 @@ class Typed(NamedTuple):
     required: bool
 
 
-def typed_values(manifest: Mapping[str, Any], kind: str) -> Iterator[Typed]:
-    """Everything in the manifest that has a place in `kind` ("apiVersion Kind"), the outer before the inner; unknown fields and what
-    is below a value of a wrong type are left out."""
-    return _typed(manifest, _schema()["kinds"][kind], (), required=True)
-
-
-def _typed(value: Any, wanted: Type, path: Path, *, required: bool) -> Iterator[Typed]:
-    if isinstance(wanted, str) and wanted.startswith("#"):
-        wanted = _schema()["definitions"][wanted[1:]]
+def typed_values(value: Any, wanted: Type, path: Path = (), *, required: bool = True) -> Iterator[Typed]:
+    """The value and every value in it whose path its type knows, the outer before the inner. Unknown fields, and values below a
+    wrong type, are left out."""
+    wanted = resolved(wanted)
     yield Typed(path, value, wanted, required)
     if isinstance(wanted, list) and isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _typed(item, wanted[0], (*path, index), required=True)
+            yield from typed_values(item, wanted[0], (*path, index))
     elif isinstance(wanted, dict) and isinstance(value, dict):
         for name, child in value.items():
-            demanded = "*" in wanted or f"{name}!" in wanted
-            inner = wanted.get("*", wanted.get(f"{name}!" if demanded else name))
+            inner, demanded = child_type(wanted, name)
             if inner is not None:
-                yield from _typed(child, inner, (*path, name), required=demanded)
+                yield from typed_values(child, inner, (*path, name), required=demanded or "*" in wanted)
 
 
 @cache
@@ -138,24 +138,20 @@ def _schema() -> dict[str, Any]:
     return loaded
 
 
-class _Missing:
-    """What a value of a wrong type leaves behind."""
-
-
-_MISSING = _Missing()
+_MISSING: Any = object()
+"""Stands for a value of a wrong type."""
 
 
 @dataclass
 class _Walk:
     reader: Reader
     hides: bool = False
-    """No message quotes a value, whichever field it was put into."""
+    """No message quotes a value: it may be a Secret's, whatever the field."""
     remarks: list[Remark] = field(default_factory=list)
     lost: set[Path] = field(default_factory=set)
 
     def visit(self, value: Any, wanted: Type, path: Path) -> Any:
-        if isinstance(wanted, str) and wanted.startswith("#"):
-            wanted = _schema()["definitions"][wanted[1:]]
+        wanted = resolved(wanted)
         if isinstance(wanted, list):
             return self._list(value, wanted[0], path)
         if isinstance(wanted, dict):
@@ -170,7 +166,7 @@ class _Walk:
         if not isinstance(value, list):
             return self._refuse(value, "a list", path)
         items = [self._item(item, wanted, (*path, index)) for index, item in enumerate(value)]
-        # A list that lost items would move the places of those behind them.
+        # A list without the wrong items would move the indices of the items after them.
         if any(item is _MISSING for item in items) and not _is_object(wanted):
             self.lost.add(path)
             return _MISSING
@@ -189,7 +185,7 @@ class _Walk:
         known: dict[str, Any] = {}
         demanded = [name[:-1] for name in wanted if name.endswith("!")]
         for name, child in value.items():
-            wanted_child = wanted.get("*", wanted.get(name, wanted.get(f"{name}!") if name in demanded else None))
+            wanted_child, _ = child_type(wanted, name)
             if wanted_child is None:
                 self._unknown(name, wanted, path)
             elif child is not None or wanted_child == "any":
@@ -205,11 +201,11 @@ class _Walk:
                 self.remarks += self.reader.missing.of(Remark((*path, name), "must be specified", code="missing-field"))
                 self.lost.add((*path, name))
 
-    def _refuse(self, value: Any, wanted: str, path: Path) -> _Missing:
+    def _refuse(self, value: Any, wanted: str, path: Path) -> Any:
         found = "" if self.hides else f", not {_named(value)}"
         return self._wrong(Remark(path, f"must be {wanted}{found}", code="wrong-type"))
 
-    def _wrong(self, remark: Remark) -> _Missing:
+    def _wrong(self, remark: Remark) -> Any:
         self.remarks += self.reader.wrong.of(remark)
         self.lost.add(remark.path)
         return _MISSING
@@ -229,17 +225,16 @@ class _Walk:
 
 
 def _holder(name: str, wanted: Mapping[str, Type]) -> str:
-    """The field here whose object has a field `name`, or ""."""
+    """The field of `wanted` whose own object has a field `name`, or ""."""
     for holder, fields in wanted.items():
-        while isinstance(fields, str) and fields.startswith("#"):
-            fields = _schema()["definitions"][fields[1:]]  # noqa: PLW2901
-        if isinstance(fields, dict) and (name in fields or f"{name}!" in fields):
+        inner = resolved(fields)
+        if isinstance(inner, dict) and (name in inner or f"{name}!" in inner):
             return holder.removesuffix("!")
     return ""
 
 
 def _is_object(wanted: Type) -> bool:
-    return isinstance(wanted, dict) or (isinstance(wanted, str) and wanted.startswith("#"))
+    return isinstance(resolved(wanted), dict)
 
 
 def _is_number(value: Any) -> bool:
@@ -268,7 +263,7 @@ _SCALARS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "quantity": (_is_quantity, "a quantity such as 500m, 2 or 4Gi"),
     "intOrString": (lambda value: isinstance(value, str) or _is_whole(value), "a whole number or text"),
 }
-"""What a scalar type takes, and its name in a message."""
+"""For each scalar type: the test of a value, and the type's name in a message."""
 
 
 def _scalar_problem(value: Any, wanted: str) -> tuple[str, str] | None:

@@ -1,16 +1,16 @@
-"""Text that a Secret is part of: a value of its own type, so that whatever writes it somewhere writes a mark in its place."""
+"""Text that a Secret is part of. It has a type of its own, so that messages and files show a mark in its place."""
 
 from __future__ import annotations
 
 from typing import NoReturn, TypeAlias
 
 MARK = "(secret)"
-"""What stands for a value of a Secret, or of the calling shell in its place."""
+"""Stands for a value of a Secret, or for the calling shell's value in its place."""
 
 
 class Hidden:
-    """No `str`: joined, written or sent as JSON it is a TypeError, and in a message it is `told`, which has marks in the place of
-    values. `revealed` gives its value, for processes and their folders alone."""
+    """It is no `str`: to join it, write it or send it as JSON is a TypeError. A message shows `told`, which has marks in the place of
+    values. `revealed` gives the value, for processes and their folders alone."""
 
     __slots__ = ("_told", "_value")
 
@@ -34,9 +34,9 @@ class Hidden:
 
 
 Text: TypeAlias = str | Hidden
-"""`str(text)` is what may be shown of it."""
+"""`str(text)` may be shown."""
 
 
 def revealed(text: Text) -> str:
-    """Its value. Of a command, for the process that is started; of a path, for the file system."""
+    """The value itself, only for the process that is started and for the file system."""
     return text._value if isinstance(text, Hidden) else text

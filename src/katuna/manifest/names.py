@@ -1,4 +1,4 @@
-"""What Kubernetes takes for a name."""
+"""The names that Kubernetes accepts."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-
 
 
 def is_label(name: str) -> bool:
-    """Whether it is a DNS-1123 label, as namespaces, containers and volumes have for names."""
+    """Whether the name is a DNS-1123 label, as names of namespaces, containers and volumes must be."""
     return bool(_DNS_1123.match(name)) and len(name) <= MAX_LABEL
 
 
 def is_service_name(name: str) -> bool:
-    """Whether it is a DNS-1035 label: one that begins with a letter."""
+    """Whether the name is a DNS-1035 label, which begins with a letter."""
     return bool(_DNS_1035.match(name)) and len(name) <= MAX_LABEL
 
 
 def is_subdomain(name: str) -> bool:
-    """Whether it is DNS-1123 labels with dots between, of any length."""
+    """Whether the name is a row of DNS-1123 labels with dots between, of any length."""
     return bool(_SUBDOMAIN.match(name))

@@ -1,71 +1,58 @@
-"""What a run is given in the place of a document's algorithm and early stopping, put into the document before it is checked."""
+"""The algorithm and the early stopping that a run is given in the place of the file's, put into the document before it is checked."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from katuna.errors import LOCAL, Finding, InputRefused
-from katuna.manifest.algorithms import ALGORITHMS, EARLY_STOPPING, HERE
+from katuna.manifest.algorithms import ALGORITHMS, HERE
+from katuna.manifest.settings import EARLY_STOPPING
 from katuna.manifest.yamltext import Document
 
-PLAIN = "random"
-"""The algorithm of Katib's that asks least of a space: others' names are checked as this one."""
+LEAST_DEMANDING = "random"
+"""Stands in the document for an algorithm that Katib does not know; `search.choice` checks that algorithm."""
 
 
 @dataclass(frozen=True)
-class Instead:
-    """`algorithm` and `early_stopping` are names, not only of Katib's; None leaves the document's own. The settings stand in for
-    single ones of the document's where the name is its own, else they are all."""
+class Overrides:
+    """`algorithm` and `early_stopping` are names, not only of Katib's; None keeps the document's own. Settings are added to the
+    document's where the name stays the same; under another name they are the only settings."""
 
     algorithm: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     early_stopping: str | None = None
     stopping_settings: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def is_nothing(self) -> bool:
-        return self.algorithm is None and self.early_stopping is None and not self.settings and not self.stopping_settings
-
     def applied(self, document: Document) -> Document:
-        """The document as it is to be checked: with what Katib knows of all this.
+        """The document with the overrides that Katib knows, to be checked in the place of `document`.
 
         Raises InputRefused where another algorithm is to search a nasConfig.
         """
         spec = document.value.get("spec")
-        if self.is_nothing or not isinstance(spec, dict):
+        if self == Overrides() or not isinstance(spec, dict):
             return document
-        changed = dict(spec)
-        if self.algorithm is not None or self.settings:
-            changed["algorithm"] = self._algorithm(spec)
-        if self.early_stopping is not None or self.stopping_settings:
-            stopping = self._stopping(spec)
-            changed.pop("earlyStopping", None)
-            changed |= {} if stopping is None else {"earlyStopping": stopping}
-        return replace(document, value={**document.value, "spec": changed})
-
-    def _algorithm(self, spec: Mapping[str, Any]) -> Any:
         if self.algorithm is not None and spec.get("nasConfig") is not None:
             raise InputRefused(
                 f"--algorithm {self.algorithm}: the file describes a nasConfig, and no algorithm here searches one "
                 "(run it on Katib, or write spec.parameters in its place)"
             )
-        own = spec.get("algorithm")
-        if self.algorithm is None or self.algorithm in HERE:
-            known = ALGORITHMS[self.algorithm].settings if self.algorithm is not None else _known(own, ALGORITHMS)
-            return _standing(own, self.algorithm, self.settings, known)
-        return {"algorithmName": PLAIN}
-
-    def _stopping(self, spec: Mapping[str, Any]) -> Any:
-        own = spec.get("earlyStopping")
-        if self.early_stopping is not None and self.early_stopping not in EARLY_STOPPING:
-            return None
-        known = EARLY_STOPPING[self.early_stopping] if self.early_stopping is not None else _known(own, EARLY_STOPPING)
-        return _standing(own, self.early_stopping, self.stopping_settings, known)
+        changed = dict(spec)
+        if self.algorithm is not None or self.settings:
+            name = self.algorithm if self.algorithm in (None, *HERE) else LEAST_DEMANDING
+            known = {each: algorithm.settings for each, algorithm in ALGORITHMS.items()}
+            changed["algorithm"] = _overridden(spec.get("algorithm"), name, self.settings, known)
+        if self.early_stopping not in (None, *EARLY_STOPPING):
+            changed.pop("earlyStopping", None)
+        elif self.early_stopping is not None or "earlyStopping" in spec:
+            own = spec.get("earlyStopping")
+            changed["earlyStopping"] = _overridden(own, self.early_stopping, self.stopping_settings, EARLY_STOPPING)
+        return replace(document, value={**document.value, "spec": changed})
 
     def attributed(self, finding: Finding) -> Finding:
-        """A finding on what an option says does not stand in the file."""
+        """The finding, placed at the option where the option, and not the file, is at fault."""
         for path, option, name in (
             ("spec.algorithm", "--algorithm", self.algorithm),
             ("spec.earlyStopping", "--early-stopping", self.early_stopping),
@@ -75,37 +62,24 @@ class Instead:
         return finding
 
 
-def _known(own: Any, table: Mapping[str, Any]) -> Collection[str]:
-    """The settings that Katib knows of the document's own algorithm or rule."""
-    name = own.get("algorithmName") if isinstance(own, dict) else None
-    found = table.get(name) if isinstance(name, str) else None
-    return getattr(found, "settings", found) or ()
-
-
-def _standing(own: Any, name: str | None, settings: Mapping[str, str], known: Collection[str]) -> Any:
-    """The field with the name and the known ones of the settings, keeping what else the document writes under the same name."""
-    if name is None and not isinstance(own, dict):
+def _overridden(own: Any, name: str | None, settings: Mapping[str, str], known: Mapping[str, Collection[str]]) -> Any:
+    """The field `algorithm` or `earlyStopping` with the name and those settings that Katib knows of it."""
+    own_name = own.get("algorithmName") if isinstance(own, dict) else None
+    name = own_name if name is None else name
+    if not isinstance(name, str) or name not in known:
         return own
-    same = isinstance(own, dict) and (name is None or own.get("algorithmName") == name)
-    base = dict(own) if same else {"algorithmName": name}
+    base = own if name == own_name else {}
     kept = base.get("algorithmSettings", [])
     if not isinstance(kept, list):
-        return base
+        return own
     kept = [each for each in kept if not (isinstance(each, dict) and each.get("name") in settings)]
-    written = kept + [{"name": key, "value": text} for key, text in settings.items() if key in known]
-    base.pop("algorithmSettings", None)
-    return base | ({"algorithmSettings": written} if written else {})
+    added = [{"name": key, "value": text} for key, text in settings.items() if key in known[name]]
+    return {**base, "algorithmName": name, "algorithmSettings": kept + added}
 
 
 def own_seed(document: Document) -> int | None:
     """The `random_state` that the document's own algorithm is given, where it is a whole number."""
-    value: Any = document.value
-    for key in ("spec", "algorithm", "algorithmSettings"):
-        value = value.get(key) if isinstance(value, dict) else None
-    for each in value if isinstance(value, list) else ():
-        if isinstance(each, dict) and each.get("name") == "random_state":
-            try:
-                return int(each.get("value", ""))
-            except (TypeError, ValueError):
-                return None
+    with suppress(AttributeError, KeyError, TypeError, ValueError, StopIteration):
+        settings = document.value["spec"]["algorithm"]["algorithmSettings"]
+        return int(next(each["value"] for each in settings if each.get("name") == "random_state"))
     return None

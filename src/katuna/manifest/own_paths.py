@@ -1,5 +1,5 @@
-"""Paths that each trial has for itself on this machine: for its metrics, and for the checkpoints that pbt hands on. A trial learns of
-them through its command and environment, or not at all."""
+"""Paths that each trial has for itself on this machine: for its metrics, and for the checkpoints that pbt hands on. A trial learns
+them from its command and environment alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 
 
 def map_paths(text: str, maps: Mapping[str, str]) -> str:
-    """Replaces each path of `maps` and the paths below it, wherever one begins in `text`: `--data=/opt/app/x`, `/a:/opt/app`."""
+    """The text with each path of `maps`, and each path below it, replaced: `--data=/opt/app/x`, `/a:/opt/app`."""
     if not maps:
         return text
     longest_first = sorted(maps, key=len, reverse=True)
@@ -18,9 +18,8 @@ def map_paths(text: str, maps: Mapping[str, str]) -> str:
 
 
 def unnamed(what: str, path: str, texts: Collection[str]) -> tuple[str, str] | None:
-    """Why a trial's `what` cannot lie at `path`, as (message, hint); None where they can, or `path` is "". `texts` are those that
-    paths are mapped in: a trainer that finds the path in none of them writes to the one that it has built in, which is one for all
-    trials that run at a time."""
+    """(message, hint) where a trial's `what` cannot lie at `path`, else None. Paths are mapped in `texts`. A trainer that finds the path
+    in no text writes to a path of its own, which all trials that run at a time would share."""
     if path and not path.strip("/"):
         return f"the trial's {what} cannot lie in {path} itself", "name a folder below it"
     if not path or any(map_paths(text, {posixpath.normpath(path): ""}) != text for text in texts):

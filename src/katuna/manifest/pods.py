@@ -20,6 +20,7 @@ from katuna.manifest.job import (
     Replica,
     RestartPolicy,
     expand_text,
+    expand_variables,
     unknown_references,
 )
 from katuna.manifest.quantity import quantity
@@ -31,13 +32,13 @@ Template = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Pods:
-    """Makes replicas for one job. `primary` names the container that trains where a pod has it; "" is the first. `beside`, `trial`
-    and `pass_env` are as in `job_from_manifest`."""
+    """Makes the replicas of one job. `primary` names the container that trains; "" is the first container. `references`, `trial` and
+    `pass_env` are as in `job_from_manifest`."""
 
     job: str
     namespace: str
     primary: str
-    beside: tuple[Manifest, ...]
+    references: tuple[Manifest, ...]
     trial: str
     pass_env: Collection[str] | None
 
@@ -51,12 +52,12 @@ class Pods:
         restart_policy: RestartPolicy,
         pod_name: str = "",
     ) -> Replica:
-        """Raises RenderRefused, and KeyError where the pod has no container of the primary's name."""
+        """One pod of the job. Raises RenderRefused, and KeyError where the pod has no container of the primary's name."""
         pod, metadata = template["spec"], template.get("metadata") or {}
         pod_name = pod_name or f"{self.job}-{role}-{index}"
         labels = {**(metadata.get("labels") or {}), **labels}
         facts = Facts(pod_name, self.namespace, labels, metadata.get("annotations") or {}, pod)
-        volumes, remarks = read_volumes(pod, self.beside, self.namespace)
+        volumes, remarks = read_volumes(pod, self.references, self.namespace)
         refused = [remark.message for remark in remarks if remark.level == "error"]
         if refused:
             raise RenderRefused("; ".join(refused))
@@ -75,20 +76,16 @@ class Pods:
             init_containers=tuple(self._container(each, facts, {}) for each in init_containers(pod)),
             volumes=volumes,
             restart_policy=restart_policy,
-            order=tuple(containers),
         )
 
     def _container(self, container: Mapping[str, Any], facts: Facts, injected: Mapping[str, str]) -> Container:
-        env = container_env(container, facts, self.beside, self.pass_env)
+        env = container_env(container, facts, self.references, self.pass_env)
         if env.remarks:
             raise RenderRefused("; ".join(remark.message for remark in env.remarks))
         resources = container.get("resources") or {}
         limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
         cpu, memory = limits.get("cpu", requests.get("cpu")), limits.get("memory")
-        variables: dict[str, Text] = {}
-        for name, value in env.pairs:
-            variables[name] = expand_text(value, variables)
-        variables |= injected
+        variables = {**expand_variables(env.pairs), **injected}
         return Container(
             name=container["name"],
             image=container.get("image", ""),
@@ -105,7 +102,7 @@ class Pods:
 
 
 def _with_sub_path(mount: Mount, variables: Mapping[str, Text], secrets: Collection[str]) -> Mount:
-    """With its subPathExpr expanded; raises RenderRefused where it refers to nothing, as a kubelet does."""
+    """The mount with its subPathExpr expanded. Raises RenderRefused, as a kubelet does, where it refers to an unknown variable."""
     unknown = unknown_references(str(mount.sub_path), {*variables, *secrets})
     if unknown:
         message = (
@@ -116,7 +113,8 @@ def _with_sub_path(mount: Mount, variables: Mapping[str, Text], secrets: Collect
 
 
 def init_containers(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Those that end before the others begin; one that is always restarted is a sidecar, which does not run here."""
+    """The init containers that end before the others begin. An init container with restartPolicy Always is a sidecar, which katuna
+    does not run."""
     return [each for each in pod.get("initContainers") or [] if each.get("restartPolicy") != "Always"]
 
 

@@ -1,6 +1,6 @@
-"""Documents given beside a job that it refers to by name, and what ConfigMaps and Secrets among them hold.
+"""Documents that a job refers to by name, and what ConfigMaps and Secrets among them hold.
 
-A Secret's values are for processes alone: nothing here puts one into a message.
+A Secret's values are for processes alone: no message of this module holds one.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any, Literal
 from katuna.manifest.diagnostic import Remark, shown
 from katuna.manifest.experiment import Manifest
 
-BESIDE = (
+REFERENCE_KINDS = (
     ("v1", "ConfigMap"),
     ("v1", "Secret"),
     ("trainer.kubeflow.org/v1alpha1", "TrainingRuntime"),
     ("trainer.kubeflow.org/v1alpha1", "ClusterTrainingRuntime"),
 )
-"""(apiVersion, kind) of what a job may refer to."""
+"""(apiVersion, kind) of the documents that a job may refer to."""
 
 Holder = Literal["ConfigMap", "Secret"]
 
@@ -28,8 +28,8 @@ _KEY = re.compile(r"(?!\.\.|\.\Z)[-._a-zA-Z0-9]{1,253}\Z")
 
 
 def find(documents: Sequence[Manifest], kind: str, name: str, namespace: str) -> Manifest | None:
-    """The document of that kind and name. One without a namespace goes wherever `kubectl apply -n` sends it: it matches. A
-    document that names no kind is a ConfigMap."""
+    """The document of that kind and name, None without one. A document without a namespace matches every namespace, as `kubectl apply -n`
+    may send it anywhere. A document without a kind is a ConfigMap."""
     for document in documents:
         metadata = document.get("metadata") or {}
         there = (document.get("kind", "ConfigMap"), metadata.get("name"), metadata.get("namespace", namespace))
@@ -39,7 +39,7 @@ def find(documents: Sequence[Manifest], kind: str, name: str, namespace: str) ->
 
 
 def entries(document: Manifest) -> dict[str, bytes]:
-    """What a ConfigMap or a Secret holds, by key; without what `check_held` refuses."""
+    """The entries of a ConfigMap or a Secret by key, without the entries that `check_held` refuses."""
     coded, plain = _FIELDS[document.get("kind", "ConfigMap")]
     decoded = {key: _decoded(value) for key, value in _texts(document, coded)}
     texts = {key: value.encode("utf-8", "surrogateescape") for key, value in _texts(document, plain)}
@@ -47,7 +47,7 @@ def entries(document: Manifest) -> dict[str, bytes]:
 
 
 def check_held(document: Mapping[str, Any]) -> Iterator[Remark]:
-    """What an API server refuses of a ConfigMap or a Secret beyond its fields, without a word of what is in it."""
+    """Remarks on keys and values that an API server refuses in a ConfigMap or a Secret. No remark quotes a value."""
     coded, plain = _FIELDS[document["kind"]]
     for field in (coded, plain):
         held = document.get(field)
@@ -65,7 +65,7 @@ def check_held(document: Mapping[str, Any]) -> Iterator[Remark]:
 
 
 _FIELDS = {"Secret": ("data", "stringData"), "ConfigMap": ("binaryData", "data")}
-"""By kind: what holds base64, and what holds text."""
+"""By kind: the field of base64 entries, and the field of text entries."""
 
 
 def _texts(document: Manifest, field: str) -> Iterator[tuple[str, str]]:
@@ -76,7 +76,7 @@ def _texts(document: Manifest, field: str) -> Iterator[tuple[str, str]]:
 
 
 def _decoded(value: str) -> bytes | None:
-    """None for what is no base64."""
+    """The bytes, None where the text is not base64."""
     try:
         return base64.b64decode("".join(value.split()), validate=True)
     except (binascii.Error, ValueError):

@@ -14,7 +14,6 @@ from katuna.manifest.yamltext import Source, parse
 
 PLACEHOLDER = re.compile(r"\$\{trialParameters\.(.+?)\}")
 METADATA_REFERENCE = re.compile(r"\$\{trialSpec\.(.+?)\}")
-_INDEXED = re.compile(r"(.+)\[(.+)]")
 
 _GO_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 _GO_ESCAPED = re.compile("[<>&\u2028\u2029]")
@@ -33,8 +32,8 @@ def placeholder(name: str) -> str:
 def render(experiment: Experiment, trial_name: str, assignments: Mapping[str, str]) -> Manifest:
     """The job of one trial. `assignments` maps every search parameter to its value text.
 
-    Raises RenderRefused where Katib's generator would fail: an assignment that is missing or not used, a label or
-    annotation that the template does not have, a result that cannot be parsed.
+    Raises RenderRefused where Katib's generator would fail: an assignment is missing or not used, the template lacks a label or
+    annotation, or the result cannot be parsed.
     """
     return render_template(experiment.template, trial_name, experiment.namespace, assignments)
 
@@ -47,10 +46,11 @@ def render_template(template: TrialTemplate, trial_name: str, namespace: str, as
         raise RenderRefused(
             f"no trialParameter refers to {', '.join(unused) or 'every search parameter'}: Katib renders no such trial"
         )
-    about = _AboutTrial(template, trial_name, namespace)
+    has_metadata = len(searched) < len(template.parameters)
+    metadata = _metadata(template, trial_name, namespace) if has_metadata else {}
     text = template.text
     for parameter in template.parameters:
-        text = text.replace(placeholder(parameter.name), _value(parameter, assignments, about))
+        text = text.replace(placeholder(parameter.name), _value(parameter, assignments, metadata))
     manifest = parse_template(text, template.is_yaml)
     manifest.setdefault("metadata", {})
     manifest["metadata"] = {**manifest["metadata"], "name": trial_name, "namespace": namespace}
@@ -78,36 +78,21 @@ def parse_template(text: str, is_yaml: bool) -> dict[str, Any]:
     return value
 
 
-class _AboutTrial:
-    """What `${trialSpec...}` can refer to: the trial's name and namespace, the template's kind, version, labels, annotations."""
-
-    def __init__(self, template: TrialTemplate, trial_name: str, namespace: str) -> None:
-        self.name, self.namespace, self.template = trial_name, namespace, template
-
-    def lookup(self, reference: str) -> str:
-        match = METADATA_REFERENCE.search(reference)
-        assert match
-        what = match[1]
-        own = {"Name": self.name, "Namespace": self.namespace}
-        if what in own:
-            return own[what]
-        template = parse_template(self.template.text, self.template.is_yaml)
-        if what in ("Kind", "APIVersion"):
-            return str(template["kind" if what == "Kind" else "apiVersion"])
-        indexed = _INDEXED.match(what)
-        if indexed and indexed[1] in ("Labels", "Annotations"):
-            table = template.get("metadata", {}).get(indexed[1].lower())
-            if isinstance(table, dict) and indexed[2] in table:
-                return str(table[indexed[2]])
-            raise RenderRefused(
-                f"{reference} refers to a key that metadata.{indexed[1].lower()} of the template does not have: {indexed[2]!r}"
-            )
-        raise RenderRefused(f"{reference} is not a reference that Katib can render")
-
-
-def _value(parameter: TrialParameter, assignments: Mapping[str, str], about: _AboutTrial) -> str:
-    if METADATA_REFERENCE.search(parameter.reference):
-        return about.lookup(parameter.reference)
-    if parameter.reference not in assignments:
+def _value(parameter: TrialParameter, assignments: Mapping[str, str], metadata: Mapping[str, str]) -> str:
+    found = METADATA_REFERENCE.search(parameter.reference)
+    values = metadata if found else assignments
+    name = found[1] if found else parameter.reference
+    if name not in values:
         raise RenderRefused(f"trialParameter {parameter.name!r} refers to {parameter.reference!r}, which has no value")
-    return assignments[parameter.reference]
+    return values[name]
+
+
+def _metadata(template: TrialTemplate, trial_name: str, namespace: str) -> dict[str, str]:
+    """The values that `${trialSpec...}` can refer to: the trial's name and namespace, the template's kind, version, labels, annotations."""
+    manifest = parse_template(template.text, template.is_yaml)
+    found = {"Name": trial_name, "Namespace": namespace}
+    found |= {"Kind": str(manifest.get("kind")), "APIVersion": str(manifest.get("apiVersion"))}
+    for table in ("Labels", "Annotations"):
+        entries = (manifest.get("metadata") or {}).get(table.lower())
+        found |= {f"{table}[{key}]": str(value) for key, value in (entries if isinstance(entries, dict) else {}).items()}
+    return found

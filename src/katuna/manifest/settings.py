@@ -1,4 +1,4 @@
-"""What may stand in `algorithmSettings`: names and value texts, checked as Katib's services check them (katib.md 3.2)."""
+"""The settings that each algorithm and each early stopping takes, checked as Katib's services check them (katib.md 3.2)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from katuna.errors import KATIB
-from katuna.manifest.diagnostic import Path, Remark, did_you_mean, listed, shown
+from katuna.manifest.diagnostic import Path, Remark, hint_of, listed, shown
 
 Check = Callable[[str], str]
-"""A setting's value text to what is wrong with it, "" for nothing."""
+"""From a setting's value text to the rule that it breaks, "" for a good value."""
 
 SETTINGS: Path = ("spec", "algorithm", "algorithmSettings")
 
@@ -29,7 +29,7 @@ def whole(least: int, most: int | None = None) -> Check:
 
 
 def real(above: float, below: float = math.inf, *, with_least: bool = False, with_most: bool = False) -> Check:
-    """A number between the two; `with_least` and `with_most` let it be one of them. NaN is never between."""
+    """A number between the two limits; `with_least` and `with_most` allow the limits themselves. NaN is never between."""
 
     def check(text: str) -> str:
         try:
@@ -51,23 +51,67 @@ def one_of(*words: str) -> Check:
     return lambda text: "" if text in words else f"must be one of {listed(words)}"
 
 
-def or_none(check: Check) -> Check:
-    """`check`, and the word None, with which Katib switches some settings off."""
-    return lambda text: "" if text == "None" else check(text)
-
-
 def anything(text: str) -> str:  # noqa: ARG001
     return ""
 
 
+NUMBER = real(-math.inf)
+SEED = whole(0, 2**32 - 1)
+RANDOM_STATE = {"random_state": SEED}
+_GO_SEED = whole(-(2**63), 2**63 - 1)
+
+
+def _eta(text: str) -> str:
+    """hyperband cuts eta to a whole number for its check, and then calculates with the number as written; 0 and less stand for 3."""
+    problem = NUMBER(text)
+    return problem or ("must be 2 or more" if 0 < float(text) < 2 else "")
+
+
+HYPERBAND: Mapping[str, Check] = {
+    "r_l": real(0),
+    "resource_name": anything,
+    "eta": _eta,
+    **RANDOM_STATE,
+}
+SKOPT: Mapping[str, Check] = {
+    "base_estimator": one_of("GP", "RF", "ET", "GBRT"),
+    "n_initial_points": whole(0),
+    "acq_func": one_of("gp_hedge", "LCB", "EI", "PI", "EIps", "PIps"),
+    "acq_optimizer": one_of("auto", "sampling", "lbfgs"),
+    **RANDOM_STATE,
+}
+PBT: Mapping[str, Check] = {
+    "suggestion_trial_dir": anything,
+    "n_population": whole(5),
+    "truncation_threshold": real(0, 1, with_least=True, with_most=True),
+    "resample_probability": real(0, 1, with_least=True, with_most=True),
+    **RANDOM_STATE,
+}
+HYPEROPT: Mapping[str, Check] = {"gamma": real(0, 1), "prior_weight": real(0), "n_EI_candidates": whole(1), **RANDOM_STATE}
+MULTIVARIATE: Mapping[str, Check] = {"n_startup_trials": whole(0), "n_ei_candidates": whole(0), **RANDOM_STATE}
+GOPTUNA: Mapping[str, Check] = {
+    "random_state": _GO_SEED,
+    "sigma": NUMBER,
+    "restart_strategy": one_of("none", "ipop", "bipop"),
+}
+_CONTROLLER = ("hidden_size", "temperature", "tanh_const", "entropy_weight", "baseline_decay", "learning_rate", "skip_target")
+ENAS = {f"controller_{name}": anything for name in (*_CONTROLLER, "skip_weight", "train_steps", "log_every_steps")}
+_WEIGHTS = ("w_lr", "w_lr_min", "w_momentum", "w_weight_decay", "w_grad_clip", "alpha_lr", "alpha_weight_decay")
+_CELLS = ("batch_size", "num_workers", "init_channels", "print_step", "num_nodes", "stem_multiplier")
+DARTS: Mapping[str, Check] = {"num_epochs": whole(1), **dict.fromkeys((*_WEIGHTS, *_CELLS), anything)}
+
+MEDIAN_STOP: Mapping[str, Check] = {"min_trials_required": whole(1), "start_step": whole(1)}
+EARLY_STOPPING: Mapping[str, Mapping[str, Check]] = {"medianstop": MEDIAN_STOP}
+
+
 def settings_of(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Names and texts of an Experiment's `algorithmSettings`; of a name written twice the last one holds, as in Katib's services."""
+    """Names and texts of an Experiment's `algorithmSettings`. The last of two settings with one name counts, as in Katib's services."""
     written = (spec.get("algorithm") or {}).get("algorithmSettings", [])
     return {each.get("name", ""): each.get("value", "") for each in written}
 
 
 def setting_path(spec: Mapping[str, Any], name: str) -> Path:
-    """Where the value of a setting stands."""
+    """The path of a setting's value."""
     written = spec["algorithm"].get("algorithmSettings", [])
     places = [index for index, each in enumerate(written) if each.get("name", "") == name]
     return (*SETTINGS, places[-1], "value") if places else SETTINGS
@@ -83,13 +127,11 @@ def check_settings(
     lenient: bool = False,
     ignored_by_katib: Sequence[str] = (),
 ) -> Iterator[Remark]:
-    """Names and values of `algorithmSettings` against what `owner` takes; a `lenient` one ignores the names that it does not know."""
+    """Remarks on `algorithmSettings` at `path`, against the settings that `owner` takes. A `lenient` owner ignores names that it does not know."""
     for index, setting in enumerate(settings):
         name, value = setting.get("name", ""), setting.get("value", "")
         if name not in checks:
-            meant = did_you_mean(name, checks)
-            known = f"settings: {listed(checks)}" if checks else "it has none"
-            hint = f"did you mean {meant}?" if meant else known
+            hint = hint_of(name, checks, f"settings: {listed(checks)}" if checks else "it has none")
             message = f"{owner} has no setting {shown(name)}"
             if lenient:
                 yield Remark((*path, index, "name"), f"{message} and ignores it", hint, "warning", code="setting-ignored")

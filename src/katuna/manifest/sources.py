@@ -1,4 +1,4 @@
-"""Where manifest text comes from: files, folders of them, standard input."""
+"""Sources of manifest text: files, folders of files, standard input."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def read_source(path: str | os.PathLike[str]) -> Source:
 
 
 def read_manifests(paths: Sequence[Path]) -> tuple[list[Source], list[Finding]]:
-    """The files, each once whatever the spellings of its path, with a folder's *.yaml and *.yml files in its place, those of its
-    folders too, in order of their names; and a finding for each path that cannot be read."""
+    """The files, each once even where two paths lead to it, and a finding for each path that cannot be read. A folder stands for all
+    *.yaml and *.yml files below it, in order of their names."""
     sources: list[Source] = []
     unread: list[Finding] = []
     seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""The trial template: where its text comes from, and Katib's rules for placeholders and references (katib.md 5.2)."""
+"""The trial template: the source of its text, and Katib's rules for placeholders and references (katib.md 5.2)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from katuna.errors import EVERYWHERE, KATUNA, RenderRefused
 from katuna.manifest.defaults import KINDS_WITH_DEFAULTS
-from katuna.manifest.diagnostic import Path, Remark, did_you_mean, listed, shown, unlike_katib
+from katuna.manifest.diagnostic import Path, Remark, did_you_mean, hint_of, listed, shown, unlike_katib
 from katuna.manifest.experiment import Manifest
 from katuna.manifest.references import find
 from katuna.manifest.render import METADATA_REFERENCE, PLACEHOLDER, compact_json, parse_template, placeholder
@@ -18,36 +18,32 @@ TEMPLATE: Path = ("spec", "trialTemplate")
 TRIAL_PARAMETERS: Path = (*TEMPLATE, "trialParameters")
 METADATA_KEYS = ("Name", "Namespace", "Kind", "APIVersion", "Labels[KEY]", "Annotations[KEY]")
 
-NAS_ASSIGNMENTS = {"enas": ("architecture", "nn_config"), "darts": ("algorithm-settings", "search-space", "num-layers")}
-"""What a search over a nasConfig gives its trials, in the place of search parameters."""
-
 SHIPPED_CONFIG_MAP = ("trial-templates", "kubeflow")
-"""A ConfigMap that Katib's own installation brings."""
+"""A ConfigMap that Katib's installation creates."""
 
 _LOOK_ALIKE = re.compile(
     r"(?:\$\{\{?|\$\(|\$|\{\{)\s*(?P<word>trial[_-]?(?:parameters?|params?|spec))\b(?P<rest>[\w.:/\[\]-]*)\s*[})]{0,2}",
     re.IGNORECASE,
 )
 _METADATA_KEY = re.compile(r"(Name|Namespace|Kind|APIVersion|Labels|Annotations)\Z|(Labels|Annotations)\[.+]")
-_INDEXED = re.compile(r"(Labels|Annotations)\[(.+)]")
 
 
 @dataclass(frozen=True)
 class TemplateText:
-    """The text that placeholders are replaced in, and the object it stands for with every placeholder as `test-value`."""
+    """The text in which placeholders are replaced, and its object with `test-value` in every placeholder."""
 
     text: str
     is_yaml: bool
     tested: dict[str, Any]
 
     def sampled(self, values: Mapping[str, str]) -> dict[str, Any]:
-        """The object with values for placeholders, `test-value` for those that have none. Raises RenderRefused."""
+        """The object with these values in the placeholders, and `test-value` in all others. Raises RenderRefused."""
         text = PLACEHOLDER.sub(lambda match: values.get(match[1], "test-value"), self.text)
         return parse_template(text, self.is_yaml)
 
 
 def read_template(spec: Mapping[str, Any], config_maps: Sequence[Manifest]) -> tuple[TemplateText | None, list[Remark]]:
-    """The template's text, None when there is none to go on with, and every remark on the template that is not about the job."""
+    """The template's text, None without a usable text, and every remark on the template that is not about the job."""
     template = spec.get("trialTemplate")
     if template is None:
         return None, [Remark(TEMPLATE, "must be specified", "the job that a trial runs", code="missing-field")]
@@ -62,7 +58,7 @@ def read_template(spec: Mapping[str, Any], config_maps: Sequence[Manifest]) -> t
     tested, object_remarks = _tested(text, is_yaml)
     remarks += object_remarks
     if tested is not None:
-        remarks += _check_metadata_keys(template.get("trialParameters", []), tested)
+        remarks += _check_text_around(template.get("trialParameters", []))
     return (None if tested is None else TemplateText(text, is_yaml, tested)), remarks
 
 
@@ -73,16 +69,12 @@ def _check_required(template: Mapping[str, Any]) -> Iterator[Remark]:
     if not (template.get("successCondition") and template.get("failureCondition")):
         kind = template.get("trialSpec", {}).get("kind", "")
         about = f" for the kind {shown(kind)}" if kind else ""
-        message, hint = f"successCondition and failureCondition must be specified{about}", _kind_hint(kind)
+        message = f"successCondition and failureCondition must be specified{about}"
+        hint = hint_of(str(kind), KINDS_WITH_DEFAULTS, f"defaults exist for {listed(KINDS_WITH_DEFAULTS)}")
         yield Remark(TEMPLATE, message, hint, code="missing-field")
     if not template.get("trialParameters"):
         hint = "name and reference of every ${trialParameters.NAME}"
         yield Remark(TRIAL_PARAMETERS, "must be specified", hint, code="missing-field")
-
-
-def _kind_hint(kind: object) -> str:
-    meant = did_you_mean(kind, KINDS_WITH_DEFAULTS) if isinstance(kind, str) else ""
-    return f"did you mean {meant}?" if meant else f"defaults exist for {listed(KINDS_WITH_DEFAULTS)}"
 
 
 def _source(template: Mapping[str, Any], config_maps: Sequence[Manifest]) -> tuple[str | None, list[Remark]]:
@@ -117,7 +109,7 @@ def _config_map_text(source: Mapping[str, str], config_maps: Sequence[Manifest])
 
 
 def _check_parameters(spec: Mapping[str, Any], parameters: Sequence[Mapping[str, str]], text: str) -> Iterator[Remark]:
-    """Katib stops at the first placeholder that the template lacks; here all are named."""
+    """Katib stops at the first placeholder that the template lacks; these remarks name all."""
     searched = [parameter.get("name", "") for parameter in spec.get("parameters", [])]
     names: set[str] = set()
     references: set[str] = set()
@@ -140,18 +132,18 @@ def _check_parameters(spec: Mapping[str, Any], parameters: Sequence[Mapping[str,
             yield Remark((*path, "name"), message, hint, code="unused-trial-parameter")
         names.add(name)
         references.add(reference)
-    # One without a name may be the one that is meant.
+    # A trialParameter without a name may be the one that is meant.
     for left in dict.fromkeys(PLACEHOLDER.findall(text)) if "" not in names else ():
         if left not in names:
             meant = did_you_mean(left, names)
             hint = f"did you mean {placeholder(meant)}?" if meant else ""
             yield Remark(TRIAL_PARAMETERS, f"{placeholder(left)} is not declared here", hint, code="undeclared-placeholder")
     if parameters:
-        yield from _check_all_used(spec, searched, parameters)
+        yield from _check_all_used(searched, parameters)
 
 
 def _check_look_alikes(template: Mapping[str, Any], text: str) -> Iterator[Remark]:
-    """Text that is meant for a placeholder and is none: every trial would get it as it stands."""
+    """Remarks on text that looks like a placeholder and is none: every trial would get it unchanged."""
     names = [parameter.get("name", "") for parameter in template.get("trialParameters", [])]
     places = (
         texts(template["trialSpec"], (*TEMPLATE, "trialSpec")) if "trialSpec" in template else [((*TEMPLATE, "configMap"), text)]
@@ -160,7 +152,7 @@ def _check_look_alikes(template: Mapping[str, Any], text: str) -> Iterator[Remar
         for found in _LOOK_ALIKE.finditer(PLACEHOLDER.sub("", each)):
             message = f"{shown(found[0])} is no placeholder: each trial would get this text"
             remark = Remark(path, message, _meant_placeholder(found, names), code="no-placeholder")
-            # One with blanks in it is a recorded trial of Katib's that succeeded.
+            # Katib's recorded trial with blanks in a placeholder succeeded.
             yield from unlike_katib(remark, "trials run with it") if " " in found[0] else (remark,)
 
 
@@ -173,7 +165,7 @@ def _meant_placeholder(found: re.Match[str], names: Sequence[str]) -> str:
 
 
 def texts(value: object, path: Path = ()) -> Iterator[tuple[Path, str]]:
-    """Every text in an object, with its place; a key has its value's."""
+    """Every text in an object, with its path. A key has the path of its value."""
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, Mapping):
@@ -185,50 +177,24 @@ def texts(value: object, path: Path = ()) -> Iterator[tuple[Path, str]]:
             yield from texts(each, (*path, index))
 
 
-def _check_all_used(
-    spec: Mapping[str, Any], searched: Sequence[str], parameters: Sequence[Mapping[str, str]]
-) -> Iterator[Remark]:
-    """A trial is rendered only when every value that the algorithm gives is referred to, and no other."""
+def _check_all_used(searched: Sequence[str], parameters: Sequence[Mapping[str, str]]) -> Iterator[Remark]:
+    """A trial is rendered only when a trialParameter refers to every search parameter."""
     references = [parameter.get("reference", "") for parameter in parameters]
     for index, name in enumerate(searched):
         if name and name not in references and "" not in references and name not in searched[:index]:
             message = f"no trialParameter refers to the search parameter {shown(name)}: no trial would ever start"
             hint = "add it to trialTemplate.trialParameters and to the command"
             yield Remark(("spec", "parameters", index), message, hint, code="unused-parameter")
-    given = NAS_ASSIGNMENTS.get((spec.get("algorithm") or {}).get("algorithmName", ""))
-    if searched or given is None or "nasConfig" not in spec:
-        return
-    for index, reference in enumerate(references):
-        if reference and not METADATA_REFERENCE.search(reference) and reference not in given:
-            message = f"{shown(reference)} is nothing that the algorithm gives: no trial would ever start"
-            yield Remark((*TRIAL_PARAMETERS, index, "reference"), message, f"one of: {listed(given)}", code="unknown-reference")
-    for name in given:
-        if name not in references:
-            message = f"no trialParameter refers to {shown(name)}, which the algorithm gives: no trial would ever start"
-            yield Remark(TRIAL_PARAMETERS, message, "add it, and its placeholder to the command", code="unused-parameter")
 
 
-def _check_metadata_keys(parameters: Sequence[Mapping[str, str]], tested: Mapping[str, Any]) -> Iterator[Remark]:
-    """What the webhook lets pass and then cannot be rendered, or is not what it looks like."""
-    metadata = tested.get("metadata") or {}
+def _check_text_around(parameters: Sequence[Mapping[str, str]]) -> Iterator[Remark]:
     for index, parameter in enumerate(parameters):
         reference = parameter.get("reference", "")
         found = METADATA_REFERENCE.search(reference)
-        path: Path = (*TRIAL_PARAMETERS, index, "reference")
-        if not found or not _METADATA_KEY.match(found[1]):
-            continue
-        indexed = _INDEXED.match(found[1])
-        table = metadata.get(indexed[1].lower()) if indexed else {}
-        if found[1] in ("Labels", "Annotations"):
-            message = f"{shown(reference)} names no key: no trial would ever start"
-            yield Remark(path, message, f"write ${{trialSpec.{found[1]}[KEY]}}", code="no-metadata-key")
-        elif indexed and indexed[2] not in (table if isinstance(table, dict) else {}):
-            message = f"metadata.{indexed[1].lower()} of the template has no key {shown(indexed[2])}: no trial would ever start"
-            yield Remark(path, message, "write it there", code="no-metadata-key")
-        elif found[0] != reference:
+        if found and found[0] != reference:
             message = f"of {shown(reference)} only {found[0]} counts: the text around it is dropped"
             hint = "write that text around the placeholder in the template"
-            yield Remark(path, message, hint, "warning", code="text-around-reference")
+            yield Remark((*TRIAL_PARAMETERS, index, "reference"), message, hint, "warning", code="text-around-reference")
 
 
 def _nearest(name: str, text: str, names: set[str]) -> str:
@@ -244,8 +210,7 @@ def _check_reference(reference: str, searched: Sequence[str], path: Path) -> Ite
             hint = f"after trialSpec. comes one of: {listed(METADATA_KEYS)}"
             yield Remark(path, f"{shown(reference)} is not a trial reference", hint, code="unknown-reference")
     elif reference not in searched:
-        meant = did_you_mean(reference, searched)
-        hint = f"did you mean {meant}?" if meant else f"parameters: {listed(filter(None, searched))}"
+        hint = hint_of(reference, searched, f"parameters: {listed(filter(None, searched))}")
         yield Remark(path, f"{shown(reference)} is not a name in spec.parameters", hint, code="unknown-reference")
 
 

@@ -1,4 +1,4 @@
-"""Kubeflow Trainer's TrainJob: the runtime that it stands on, what it changes there, what its nodes are told (training-operator.md 6)."""
+"""Kubeflow Trainer's TrainJob: its runtime, its changes to the runtime, and the variables of its nodes (training-operator.md 6)."""
 
 from __future__ import annotations
 
@@ -16,48 +16,30 @@ from katuna.manifest.references import find
 
 API = "trainer.kubeflow.org/v1alpha1"
 NODE = "node"
-"""The container that trains, and the replicated job that it is in."""
+"""The name of the container that trains, and of its replicated job."""
 PORT = 29500
 STEP = "trainer.kubeflow.org/trainjob-ancestor-step"
 RESERVED = ("PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT")
 """Variables that the webhook refuses in spec.trainer.env."""
 BUILT_IN = "torch-distributed"
 
+_POD = {"spec": {"containers": [{"name": NODE, "image": "pytorch/pytorch:2.13.0-cuda13.0-cudnn9-runtime"}]}}
+_JOB = {"name": NODE, "template": {"metadata": {"labels": {STEP: "trainer"}}, "spec": {"template": _POD}}}
 _TORCH_DISTRIBUTED: Manifest = {
     "apiVersion": API,
     "kind": "ClusterTrainingRuntime",
     "metadata": {"name": BUILT_IN},
-    "spec": {
-        "mlPolicy": {"numNodes": 1, "torch": {}},
-        "template": {
-            "spec": {
-                "replicatedJobs": [
-                    {
-                        "name": NODE,
-                        "template": {
-                            "metadata": {"labels": {STEP: "trainer"}},
-                            "spec": {
-                                "template": {
-                                    "spec": {
-                                        "containers": [{"name": NODE, "image": "pytorch/pytorch:2.13.0-cuda13.0-cudnn9-runtime"}]
-                                    }
-                                }
-                            },
-                        },
-                    }
-                ]
-            }
-        },
-    },
+    "spec": {"mlPolicy": {"numNodes": 1, "torch": {}}, "template": {"spec": {"replicatedJobs": [_JOB]}}},
 }
-"""The runtime that every installation brings."""
+"""The runtime that every installation has."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A TrainJob on its runtime: the pods' template with the trainer's changes in it; `nproc` as the controller resolves it.
-    `others` are the runtime's jobs that do not train. `policy` is the framework of the runtime's mlPolicy, "" for none: only torch
-    has the nodes told of each other by PET_ variables."""
+    """A TrainJob on its runtime: the pods' template with the trainer's changes, and `nproc` as the controller resolves it.
+
+    `others` are the runtime's jobs that do not train. `policy` is the framework of the runtime's mlPolicy, "" for none; nodes get PET_
+    variables under torch only."""
 
     template: Template
     nodes: int
@@ -68,28 +50,23 @@ class Resolved:
     policy: str
 
 
-def find_runtime(spec: Mapping[str, Any], beside: Sequence[Manifest], namespace: str) -> Manifest | None:
-    """The runtime that a TrainJob's spec refers to, among the documents beside it or built in."""
+def find_runtime(spec: Mapping[str, Any], references: Sequence[Manifest], namespace: str) -> Manifest | None:
+    """The runtime of a TrainJob's spec, from the documents given with the job or built in; None for an unknown runtime."""
     reference = spec["runtimeRef"]
     kind, name = reference.get("kind") or "ClusterTrainingRuntime", reference.get("name", "")
-    found = find(beside, kind, name, namespace)
+    found = find(references, kind, name, namespace)
     built_in = _TORCH_DISTRIBUTED if (kind, name) == ("ClusterTrainingRuntime", BUILT_IN) else None
     return built_in if found is None else found
 
 
 def replicated_jobs(spec: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """The jobs of a runtime's spec, or of a patch's trainingRuntimeSpec."""
+    """The jobs of a runtime's spec."""
     return ((spec.get("template") or {}).get("spec") or {}).get("replicatedJobs") or []
 
 
-def pod_spec(job: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The pods' spec of a replicated job; empty where a patch says nothing of it."""
-    return (((job.get("template") or {}).get("spec") or {}).get("template") or {}).get("spec") or {}
-
-
-def resolve(spec: Mapping[str, Any], beside: Sequence[Manifest], namespace: str) -> Resolved:
-    """Raises RenderRefused where there is no runtime, or none with a container that trains."""
-    runtime = find_runtime(spec, beside, namespace)
+def resolve(spec: Mapping[str, Any], references: Sequence[Manifest], namespace: str) -> Resolved:
+    """The TrainJob on its runtime. Raises RenderRefused where the runtime is unknown, or has no container that trains."""
+    runtime = find_runtime(spec, references, namespace)
     if runtime is None:
         raise RenderRefused(f"the runtime {spec['runtimeRef'].get('name')} is not among the files given")
     jobs = replicated_jobs(runtime.get("spec") or {})
@@ -99,7 +76,7 @@ def resolve(spec: Mapping[str, Any], beside: Sequence[Manifest], namespace: str)
         name = spec["runtimeRef"].get("name")
         raise RenderRefused(f"the runtime {name} has no job with the label {STEP}: trainer and a container named {NODE}")
     trainer = spec.get("trainer") or {}
-    template = _with_patches(_with_trainer(trains["template"]["spec"]["template"], trainer), spec, trains["name"])
+    template = _with_trainer(trains["template"]["spec"]["template"], trainer)
     policy, job = runtime["spec"].get("mlPolicy") or {}, trains["template"]["spec"]
     container = next(each for each in template["spec"]["containers"] if each.get("name") == NODE)
     return Resolved(
@@ -114,8 +91,8 @@ def resolve(spec: Mapping[str, Any], beside: Sequence[Manifest], namespace: str)
 
 
 def train_replicas(spec: Mapping[str, Any], resolved: Resolved, pods: Pods) -> Iterator[Replica]:
-    """One replica a node. Only a TrainJob with a trainer, on a runtime for torch, is told of ranks; pods' names are without their random
-    end."""
+    """One replica for each node. Nodes get ranks only from a TrainJob with a trainer, on a runtime for torch. Pods' names lack their
+    random end."""
     for index in range(resolved.nodes):
         ranks: Pairs = ()
         if "trainer" in spec and resolved.policy == "torch":
@@ -138,7 +115,7 @@ def _step(job: Mapping[str, Any]) -> str:
 
 
 def _processes(given: int | None, resources: Mapping[str, Any]) -> str:
-    """The controller counts CPUs where no GPU is asked for, requests before limits."""
+    """Processes of a node. Without GPUs the controller counts CPUs, requests before limits."""
     if given is not None:
         return str(given)
     limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
@@ -157,36 +134,5 @@ def _trained(container: Mapping[str, Any], trainer: Mapping[str, Any]) -> Mappin
     changed = {name: trainer[name] for name in ("image", "command", "args") if trainer.get(name)}
     if trainer.get("resourcesPerNode"):
         changed["resources"] = trainer["resourcesPerNode"]
-    return {**container, **changed, "env": _merged(container.get("env"), trainer.get("env"))}
-
-
-def _merged(below: Sequence[Mapping[str, Any]] | None, above: Sequence[Mapping[str, Any]] | None) -> list[Mapping[str, Any]]:
-    """Two lists of named entries; one of the upper takes the place of the lower one of its name."""
-    named = {str(each.get("name")): each for each in below or ()}
-    return list((named | {str(each.get("name")): each for each in above or ()}).values())
-
-
-def _with_patches(template: Template, spec: Mapping[str, Any], job: str) -> Template:
-    """The volumes, mounts and variables that spec.runtimePatches add to the pods that train."""
-    pod = dict(template["spec"])
-    for patch in spec.get("runtimePatches") or []:
-        for each in replicated_jobs(patch.get("trainingRuntimeSpec") or {}):
-            if each.get("name") == job:
-                _patch(pod, pod_spec(each))
-    return {**template, "spec": pod}
-
-
-def _patch(pod: dict[str, Any], added: Mapping[str, Any]) -> None:
-    if added.get("volumes"):
-        pod["volumes"] = _merged(pod.get("volumes"), added["volumes"])
-    if added.get("terminationGracePeriodSeconds") is not None:
-        pod["terminationGracePeriodSeconds"] = added["terminationGracePeriodSeconds"]
-    for field in ("containers", "initContainers"):
-        patches = {each.get("name"): each for each in added.get(field) or ()}
-        if patches:
-            pod[field] = [_patched(each, patches.get(each.get("name"), {})) for each in pod.get(field) or ()]
-
-
-def _patched(container: Mapping[str, Any], added: Mapping[str, Any]) -> Mapping[str, Any]:
-    mounts = [*(container.get("volumeMounts") or ()), *(added.get("volumeMounts") or ())]
-    return {**container, "env": _merged(container.get("env"), added.get("env")), "volumeMounts": mounts}
+    env = {str(each.get("name")): each for each in (*(container.get("env") or ()), *(trainer.get("env") or ()))}
+    return {**container, **changed, "env": list(env.values())}

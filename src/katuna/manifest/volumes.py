@@ -1,9 +1,9 @@
-"""What the volumes of a pod are here: scratch folders, folders of this machine, claims, files from ConfigMaps and Secrets."""
+"""The volumes of a pod on this machine: scratch folders, folders of the machine, claims, files from ConfigMaps and Secrets."""
 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from types import MappingProxyType
@@ -17,35 +17,37 @@ from katuna.manifest.references import Holder, entries, find
 
 HOST_PATH_TYPES = ("DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice")
 DEFAULT_MODE = 0o644
-"""Of the files of ConfigMaps and Secrets."""
+"""The mode of files from ConfigMaps and Secrets."""
 
 _SCRATCH = ("emptyDir", "ephemeral")
 _NAMED = {"hostPath": "path", "persistentVolumeClaim": "claimName", "configMap": "name", "secret": "secretName"}
-"""By kind, the field that says what a volume is."""
+"""By kind of volume, the field that names its source."""
 _MAP = "--map /IN/IMAGE=./HERE gives a path a folder"
 
 
 @dataclass(frozen=True)
 class HostPath(Volume):
-    """`type` is one of `HOST_PATH_TYPES`, which a kubelet wants to find at the path or makes there; "" takes what is there."""
+    """`type` is one of `HOST_PATH_TYPES`: the path must be of that type, or is created. "" takes any path."""
 
     type: str = ""
 
 
 @dataclass(frozen=True)
 class HeldFiles(Volume):
-    """A ConfigMap's or a Secret's files; `modes` has those of all of them."""
+    """Files from a ConfigMap or a Secret; `modes` has the mode of each file."""
 
     modes: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
 
-def read_volumes(pod: Mapping[str, Any], beside: Sequence[Manifest], namespace: str) -> tuple[tuple[Volume, ...], list[Remark]]:
-    """The volumes that have a meaning here, and remarks on all; paths are the pod's own. A volume of another kind is a note: its
-    mounts are paths that only `--map` can give a folder."""
+def read_volumes(
+    pod: Mapping[str, Any], references: Sequence[Manifest], namespace: str
+) -> tuple[tuple[Volume, ...], list[Remark]]:
+    """The volumes that a job on this machine can use, and remarks on all volumes; their paths begin at the pod's spec. A volume of another
+    kind gets a note: only `--map` can give its mounts a folder."""
     volumes: list[Volume] = []
     remarks: list[Remark] = []
     for index, volume in enumerate(pod.get("volumes") or []):
-        read = _read(volume, ("volumes", index), beside, namespace)
+        read = _read(volume, ("volumes", index), references, namespace)
         if isinstance(read, Remark):
             remarks.append(read)
         else:
@@ -59,47 +61,40 @@ def read_volumes(pod: Mapping[str, Any], beside: Sequence[Manifest], namespace: 
 
 
 def read_mounts(container: Mapping[str, Any]) -> tuple[Mount, ...]:
-    """The mounts as written; `sub_path` is still to be expanded, and a `subPath` in it comes to itself then."""
+    """The mounts as written. `sub_path` is not expanded yet; a plain `subPath` is escaped, so that expansion leaves it as it is."""
     return tuple(
         Mount(
             volume=str(mount.get("name", "")),
             path=str(mount["mountPath"]),
             sub_path=str(mount.get("subPathExpr") or str(mount.get("subPath") or "").replace("$", "$$")),
-            read_only=bool(mount.get("readOnly")),
         )
         for mount in container.get("volumeMounts") or []
     )
 
 
-def _read(volume: Mapping[str, Any], path: Path, beside: Sequence[Manifest], namespace: str) -> Volume | Remark:
+def _read(volume: Mapping[str, Any], path: Path, references: Sequence[Manifest], namespace: str) -> Volume | Remark:
     name = str(volume.get("name", ""))
     given = [each for each in volume if each != "name"]
     if len(given) > 1:
         message = f"the volume {shown(name)} is of several kinds: {listed(given)}"
         return Remark(path, message, "keep one of them", code="one-source")
     kind = given[0] if given else "emptyDir"
-    source = volume.get(kind) or {}
     if kind in _SCRATCH:
         return Volume(name, "emptyDir")
-    if kind in _NAMED:
-        return _named(name, kind, source, (*path, kind), beside, namespace)
-    message = f"a volume of kind {kind} means nothing here"
-    return Remark((*path, kind), message, _MAP, "note", LOCAL, at_key=True, code="volumes-not-mounted")
-
-
-def _named(
-    name: str, kind: str, source: Mapping[str, Any], path: Path, beside: Sequence[Manifest], namespace: str
-) -> Volume | Remark:
-    """A volume whose source says in one field what it is."""
-    what = str(source.get(_NAMED[kind]) or "")
-    if not what:
+    path = (*path, kind)
+    if kind not in _NAMED:
+        message = f"a volume of kind {kind} means nothing here"
+        return Remark(path, message, _MAP, "note", LOCAL, at_key=True, code="volumes-not-mounted")
+    source = volume.get(kind) or {}
+    target = str(source.get(_NAMED[kind]) or "")
+    if not target:
         hint = f"the volume {shown(name)} has nothing to mount"
         return Remark((*path, _NAMED[kind]), "must be specified", hint, code="missing-field")
-    if kind == "hostPath":
-        return _host_path(name, what, source, path)
-    if kind == "persistentVolumeClaim":
-        return Volume(name, "persistentVolumeClaim", what)
-    return _files(HeldFiles(name, "configMap" if kind == "configMap" else "secret", what), source, path, beside, namespace)
+    if kind in ("configMap", "secret"):
+        return _files(
+            HeldFiles(name, "configMap" if kind == "configMap" else "secret", target), source, path, references, namespace
+        )
+    return _host_path(name, target, source, path) if kind == "hostPath" else Volume(name, "persistentVolumeClaim", target)
 
 
 def _host_path(name: str, place: str, source: Mapping[str, Any], path: Path) -> Volume | Remark:
@@ -112,24 +107,26 @@ def _host_path(name: str, place: str, source: Mapping[str, Any], path: Path) -> 
 
 
 def _files(
-    volume: HeldFiles, source: Mapping[str, Any], path: Path, beside: Sequence[Manifest], namespace: str
+    volume: HeldFiles, source: Mapping[str, Any], path: Path, references: Sequence[Manifest], namespace: str
 ) -> Volume | Remark:
-    """The volume with the files that its ConfigMap or Secret makes."""
-    for where, mode in _modes(source, path):
+    """The volume with the files of its ConfigMap or Secret."""
+    kind: Holder = "ConfigMap" if volume.kind == "configMap" else "Secret"
+    found = find(references, kind, volume.source, namespace)
+    held = entries(found) if found else {}
+    usual = DEFAULT_MODE if source.get("defaultMode") is None else source["defaultMode"]
+    items: Sequence[Mapping[str, Any]] = (
+        [{"key": key, "path": key} for key in held] if source.get("items") is None else source["items"]
+    )
+    modes: list[Any] = [usual if each.get("mode") is None else each["mode"] for each in items]
+    places = [(*path, "defaultMode"), *((*path, "items", index, "mode") for index in range(len(items)))]
+    for where, mode in zip(places, [usual, *modes], strict=True):
         if not isinstance(mode, int) or not 0 <= mode <= 0o777:
             hint = "an octal number begins with 0 in YAML: 0644"
             return Remark(where, f"{shown(mode)} is no mode between 0 and 0777", hint, code="out-of-range")
-    kind: Holder = "ConfigMap" if volume.kind == "configMap" else "Secret"
-    found = find(beside, kind, volume.source, namespace)
     optional = bool(source.get("optional"))
     if found is None:
         return replace(volume, missing=not optional)
-    held = entries(found)
-    usual = _or(source.get("defaultMode"), DEFAULT_MODE)
-    chosen = [(key, key, usual) for key in held]
-    if source.get("items") is not None:
-        items = source["items"]
-        chosen = [(str(each.get("key", "")), str(each.get("path", "")), _or(each.get("mode"), usual)) for each in items]
+    chosen = [(str(each.get("key", "")), str(each.get("path", "")), mode) for each, mode in zip(items, modes, strict=True)]
     lacking = [key for key, _, _ in chosen if key not in held]
     if lacking and not optional:
         message, hint = f"the {kind} {volume.source} has no key {shown(lacking[0])}", f"it has: {listed(sorted(held))}"
@@ -139,19 +136,6 @@ def _files(
         return Remark((*path, "items"), f"{shown(outside)} is no path below the mount", "no '..', no '/' first", code="bad-path")
     made = [(key, posixpath.normpath(to), mode) for key, to, mode in chosen if key in held]
     return replace(volume, files={to: held[key] for key, to, _ in made}, modes={to: mode for _, to, mode in made})
-
-
-def _modes(source: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, Any]]:
-    """The modes that a volume writes, and where."""
-    if source.get("defaultMode") is not None:
-        yield (*path, "defaultMode"), source["defaultMode"]
-    for index, item in enumerate(source.get("items") or []):
-        if item.get("mode") is not None:
-            yield (*path, "items", index, "mode"), item["mode"]
-
-
-def _or(mode: Any, usual: int) -> int:
-    return usual if mode is None else int(mode)
 
 
 def _is_below(path: str) -> bool:

@@ -19,7 +19,7 @@ from katuna.manifest.build import job_from_manifest, name_here
 from katuna.manifest.dump import to_yaml
 from katuna.manifest.experiment import Experiment, Manifest, training
 from katuna.manifest.job import Job
-from katuna.manifest.overrides import Instead
+from katuna.manifest.overrides import Overrides
 from katuna.manifest.sources import read_source
 from katuna.manifest.yamltext import parse
 from katuna.search.known_points import UNTAUGHT, Taken, completed
@@ -123,7 +123,9 @@ class Plan:
     @cached_property
     def job(self) -> Job:
         """Of a training."""
-        return job_from_manifest(self.experiment.manifest, beside=self.loaded.references, pass_env=self.options.local.pass_env)
+        return job_from_manifest(
+            self.experiment.manifest, references=self.loaded.references, pass_env=self.options.local.pass_env
+        )
 
     @property
     def known(self) -> tuple[Known, ...]:
@@ -170,8 +172,8 @@ def read_experiment(sources: Sequence[Source], options: RunOptions, name: str | 
         from katuna.search.choice import check_name
 
         check_name(options.algorithm)
-    instead = Instead(options.algorithm, options.settings, options.early_stopping, options.stopping_settings)
-    loaded = load_experiment(sources, name, pass_env=options.local.pass_env, instead=instead)
+    overrides = Overrides(options.algorithm, options.settings, options.early_stopping, options.stopping_settings)
+    loaded = load_experiment(sources, name, pass_env=options.local.pass_env, overrides=overrides)
     return loaded, overridden(loaded.experiment, options)
 
 

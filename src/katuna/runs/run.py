@@ -252,7 +252,7 @@ class Training(Run):
         manifest = self.manifest
         with self._as_written():
             beside = [each for path in self.folder.sources for each in manifests(read_source(path))]
-            return job_from_manifest(manifest, beside=beside)
+            return job_from_manifest(manifest, references=beside)
 
     def job_of(self, trial: Trial | None) -> Job:
         del trial

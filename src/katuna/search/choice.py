@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from katuna.errors import InputRefused
-from katuna.manifest.algorithms import ALGORITHMS, HERE
-from katuna.manifest.diagnostic import did_you_mean, listed, shown
-from katuna.manifest.experiment import Experiment
+from katuna.manifest.algorithms import ALGORITHMS, HERE, Algorithm
+from katuna.manifest.diagnostic import Remark, hint_of, listed, shown
+from katuna.manifest.experiment import Experiment, Parameter
+from katuna.manifest.settings import Check
 from katuna.metric_line import Report
 from katuna.search.contracts import NoSuggestion
-from katuna.search.samplers import BEHIND, RANGES, SAMPLERS, coerced, complaint, constructor_parameters
+from katuna.search.samplers import RANGES, SAMPLERS, coerced, constructor_parameters
 from katuna.search.suggest import suggester_for
 from katuna.search.trials import Summary, Trial, TrialState
 
@@ -36,12 +37,16 @@ def with_algorithm(experiment: Experiment, algorithm: str | None, settings: Mapp
     """
     name = experiment.algorithm if algorithm is None else algorithm
     check_name(name)
-    for setting, value in settings.items():
-        _check(name, setting, value)
-    kept = experiment.settings if name == experiment.algorithm else {}
-    merged = MappingProxyType({**kept, **settings})
+    known = _algorithm(name)
+    for seed in ("seed", "random_state"):
+        if seed in settings and seed not in known.settings:
+            raise InputRefused(f"algorithm {name} has no setting {seed!r}; the seed is set by --seed")
+    own = experiment.settings if name == experiment.algorithm else {}
+    merged = MappingProxyType({setting: text for setting, text in own.items() if setting in known.settings} | dict(settings))
     changed = replace(experiment, algorithm=name, settings=merged, manifest=_with(experiment.manifest, name, merged))
-    _check_space(changed)
+    for remark in known.check(name, changed.parameters, changed.manifest["spec"]):
+        if remark.level == "error" and "local" in remark.on:
+            raise InputRefused(f"algorithm {name}: {remark.message}" + (f" ({remark.hint})" if remark.hint else ""))
     if settings and (problem := _failure(changed)):
         raise InputRefused(f"algorithm {name} cannot search this space with these settings: {problem}")
     return changed
@@ -50,54 +55,33 @@ def with_algorithm(experiment: Experiment, algorithm: str | None, settings: Mapp
 def check_name(name: str) -> None:
     """Raises InputRefused for what is no algorithm here."""
     if name not in NAMES:
-        raise InputRefused(f"there is no algorithm {shown(name)} here; {_meant(name, NAMES)}algorithms: {listed(NAMES)}")
+        hint = f"{hint_of(name, NAMES)} algorithms: {listed(NAMES)}".strip()
+        raise InputRefused(f"there is no algorithm {shown(name)} here; {hint}")
 
 
-def _check(name: str, setting: str, value: str) -> None:
-    katibs = dict(ALGORITHMS[name].settings) if name in ALGORITHMS else {}
-    optunas = constructor_parameters(name)
-    if setting in katibs:
-        problem = katibs[setting](value)
-    elif setting in optunas:
-        try:
-            coerced(value, optunas[setting])
-            problem = RANGES[setting](value) if setting in RANGES else ""
-        except ValueError as error:
-            problem = str(error)
-    else:
-        known = tuple(dict.fromkeys((*katibs, *optunas)))
-        seed = "the seed is set by --seed; " if setting in ("seed", "random_state") else ""
-        settings = f"settings: {listed(known)}" if known else "it takes none"
-        raise InputRefused(f"algorithm {name} has no setting {shown(setting)}; {seed}{_meant(setting, known)}{settings}")
-    if problem:
-        raise InputRefused(f"algorithm {name}: {setting} {problem}, not {shown(value)}")
-
-
-def _check_space(experiment: Experiment) -> None:
-    """What is wrong with the algorithm, its settings together, and this space."""
-    name = experiment.algorithm
+def _algorithm(name: str) -> Algorithm:
+    """The algorithm with all that `--setting` may set; a setting that it does not know is an error."""
+    optunas = {setting: _check_of(setting, annotation) for setting, annotation in constructor_parameters(name).items()}
     if name in ALGORITHMS:
-        optunas = constructor_parameters(name)
-        katibs = {
-            key: text for key, text in experiment.settings.items() if key not in optunas or key in ALGORITHMS[name].settings
-        }
-        spec = {
-            "objective": {"type": experiment.objective.type.value},
-            "parallelTrialCount": experiment.parallel_trials,
-            **({} if experiment.max_trials is None else {"maxTrialCount": experiment.max_trials}),
-            "resumePolicy": experiment.resume_policy,
-            **_with({}, name, katibs)["spec"],
-        }
-        for remark in ALGORITHMS[name].check(name, experiment.parameters, spec):
-            if remark.level == "error" and "local" in remark.on:
-                raise InputRefused(f"algorithm {name}: {remark.message}" + (f" ({remark.hint})" if remark.hint else ""))
-    elif SAMPLERS[name].finite:
-        endless = [parameter.name for parameter in experiment.parameters if math.isinf(parameter.size)]
-        if endless:
-            raise InputRefused(f"algorithm {name} needs a step for every double: {listed(endless)}")
-    short = BEHIND.get(name, name)
-    if short in SAMPLERS and (problem := complaint(short, experiment.settings)):
-        raise InputRefused(f"algorithm {name}: {problem}")
+        return replace(ALGORITHMS[name], settings={**ALGORITHMS[name].settings, **optunas}, lenient=False)
+    return Algorithm(optunas, _countable if SAMPLERS[name].finite else None)
+
+
+def _check_of(setting: str, annotation: str) -> Check:
+    def check(text: str) -> str:
+        try:
+            coerced(text, annotation)
+        except ValueError as error:
+            return str(error)
+        return RANGES[setting](text) if setting in RANGES else ""
+
+    return check
+
+
+def _countable(parameters: Sequence[Parameter], spec: Mapping[str, Any]) -> Iterator[Remark]:  # noqa: ARG001
+    endless = [parameter.name for parameter in parameters if math.isinf(parameter.size)]
+    if endless:
+        yield Remark(("spec", "parameters"), f"a step is needed for every double: {listed(endless)}", code="grid-needs-step")
 
 
 def _failure(experiment: Experiment) -> str:
@@ -125,8 +109,3 @@ def _with(manifest: Mapping[str, Any], name: str, settings: Mapping[str, str]) -
     written = [{"name": key, "value": text} for key, text in settings.items()]
     algorithm = {"algorithmName": name} | ({"algorithmSettings": written} if written else {})
     return {**manifest, "spec": {**manifest.get("spec", {}), "algorithm": algorithm}}
-
-
-def _meant(word: str, known: Iterable[str]) -> str:
-    near = did_you_mean(word, known)
-    return f"did you mean {near}? " if near else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +48,7 @@ CMA_PARAMETERS: Mapping[str, str] = {
 RANGES: Mapping[str, Check] = {
     "sigma0": real(LEAST_SIGMA, MOST_SIGMA, with_least=True, with_most=True),
     "popsize": whole(2),
+    "population_size": whole(2),
     "n_startup_trials": whole(0),
     "n_ei_candidates": whole(1),
     "dividing_parameter": whole(1),
@@ -106,14 +106,3 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(text)
     return value
-
-
-def complaint(short: str, settings: Mapping[str, str]) -> str:
-    """What the sampler's constructor says to these settings together, "" for nothing."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            sampler_class(short)(seed=0, **constructor_settings(short, settings))
-        except (ValueError, TypeError) as error:
-            return str(error)
-    return ""

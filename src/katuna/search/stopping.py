@@ -11,15 +11,15 @@ import math
 from array import array
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 from katuna.errors import InputRefused
-from katuna.manifest.algorithms import EARLY_STOPPING, Check, real, whole
-from katuna.manifest.diagnostic import did_you_mean, listed, shown
+from katuna.manifest.diagnostic import hint_of, listed, shown
 from katuna.manifest.experiment import EarlyStopping, Experiment, Objective, ObjectiveType
+from katuna.manifest.settings import EARLY_STOPPING, Check, check_settings, real, whole
 from katuna.metric_line import Report, is_diverged, number
 from katuna.search.contracts import Stopper
 from katuna.search.trials import Exited, Reported, Started, StopRule, Trial, TrialEvent, TrialState
@@ -47,22 +47,14 @@ def with_early_stopping(experiment: Experiment, name: str, settings: Mapping[str
     setting or value of it."""
     rules = {**EARLY_STOPPING, **STOPPING_OVERRIDES}
     if name != NONE and name not in rules:
-        known = f"rules: {listed((*rules, NONE))}"
-        raise InputRefused(f"there is no early stopping {shown(name)}; {_meant(name, (*rules, NONE))}{known}")
-    checks = rules.get(name, {})
-    for setting, value in settings.items():
-        if setting not in checks:
-            known = f"settings: {listed(checks)}" if checks else "it takes none"
-            raise InputRefused(f"early stopping {name} has no setting {shown(setting)}; {_meant(setting, checks)}{known}")
-        if problem := checks[setting](value):
-            raise InputRefused(f"early stopping {name}: {setting} {problem}, not {shown(value)}")
+        names = (*rules, NONE)
+        hint = f"{hint_of(name, names)} rules: {listed(names)}".strip()
+        raise InputRefused(f"there is no early stopping {shown(name)}; {hint}")
+    given = [{"name": setting, "value": value} for setting, value in settings.items()]
+    for remark in check_settings(given, rules.get(name, {}), name, ("spec", "earlyStopping", "algorithmSettings")):
+        raise InputRefused(f"early stopping {name}: {remark.message}" + (f" ({remark.hint})" if remark.hint else ""))
     stopping = None if name == NONE else EarlyStopping(name, MappingProxyType(dict(settings)))
     return replace(experiment, early_stopping=stopping, manifest=_with_stopping(experiment.manifest, stopping))
-
-
-def _meant(word: str, known: Iterable[str]) -> str:
-    near = did_you_mean(word, known)
-    return f"did you mean {near}? " if near else ""
 
 
 def _with_stopping(manifest: Mapping[str, Any], stopping: EarlyStopping | None) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """Which point to try next: Katib's algorithm names, and Optuna's samplers by short names, each as a suggester.
 
-To add an algorithm: its settings in `katuna.manifest.algorithms`, its suggester in `SUGGESTERS` below.
+To add an algorithm: its settings and entry in `katuna.manifest` (`settings`, `algorithms`), its suggester in `SUGGESTERS` below.
 """
 
 from __future__ import annotations
