@@ -24,7 +24,7 @@ endef
 export PYTHON_CHECK
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format venv constraints clean
+.PHONY: help demo test test-slow check cluster-up format venv constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -43,6 +43,9 @@ check: $(STAMP) ## all that CI checks: format, lint, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	@$(MAKE) test
+
+cluster-up: $(STAMP) ## a real Kubernetes control plane with the Training Operator, until Ctrl-C (Linux, root, Go)
+	$(BIN)/python tests/cluster/plane.py .cluster
 
 format: $(STAMP) ## write files as `make check` wants them
 	$(BIN)/ruff format .

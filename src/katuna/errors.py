@@ -13,6 +13,8 @@ KatunaError                 anything katuna reports as one message
 ├── FilesMixed              a trial has written where others read, so values would mix; the search is resumable (exit 1)
 ├── SearchExhausted         a search driven from Python has no point left to ask for
 ├── LaunchFailed            a trial could not be started on this machine (exit 1)
+├── ClusterRefused          the API server of a cluster refuses a request; carries its status and reason (exit 1)
+├── ClusterUnreachable      no answer of the API server, or one that asks for another try (exit 1)
 └── Interrupted             SIGINT or SIGTERM ended the search; resumable (exit 130 or 143)
 
 A programming error of ours is an AssertionError or whatever Python raises, never one of these.
@@ -93,6 +95,22 @@ class SpecRefused(InputRefused):
     def __init__(self, findings: Sequence[Finding]) -> None:
         self.findings = tuple(findings)
         super().__init__("\n".join(str(finding) for finding in self.findings))
+
+
+class ClusterRefused(KatunaError):
+    """`status` is HTTP's, `reason` the API server's word: Forbidden, AlreadyExists, Invalid."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        self.status, self.reason = status, reason
+        super().__init__(message)
+
+
+class ClusterUnreachable(KatunaError):
+    """`after_s` is how long the server asks to wait before the next try, 0 where it says nothing."""
+
+    def __init__(self, message: str, after_s: float = 0.0) -> None:
+        self.after_s = after_s
+        super().__init__(message)
 
 
 class RenderRefused(InputRefused):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from katuna.launch.log import last_lines, latest_attempt
+from katuna.log import last_lines, latest_attempt
 from katuna.metrics import near
 from katuna.metrics.filters import compile_filter
 from katuna.metrics.follow import READ_BYTES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,11 +13,23 @@ MOST_TOLD = 20
 """How many files are named."""
 
 
-def introduced(run: Run, place: str) -> list[str]:
-    """Where what is written goes, for a run that begins; `place` is the folder of one trial or job."""
+def surroundings(run: Run, place: str, network: Callable[[], str]) -> list[str]:
+    """Where the jobs of a run that begins run, and where they write; `place` is the folder of one trial or job, `network` tells who
+    reaches its processes."""
     from katuna.launch.workspace import in_words
 
-    return [in_words(run.files.way, run.files.why, place)] if run.files else []
+    cluster = run.options.cluster
+    if cluster is not None:
+        chosen = [f"context {cluster.context}"] if cluster.context else []
+        chosen += [f"namespace {cluster.namespace}"] if cluster.namespace else []
+        where = f" ({', '.join(chosen)})" if chosen else ""
+        code = (
+            "the code of this folder goes with them" if cluster.code == "configmap" and run.code else "their images hold the code"
+        )
+        return [f"the jobs run on the cluster{where}; {code}"]
+    files = [in_words(run.files.way, run.files.why, place)] if run.files else []
+    here = f"images are not pulled: their commands run here, in {run.options.local.cwd}"
+    return [here, *files, *filter(None, [network()])]
 
 
 def left_lines(folder: Path) -> list[str]:

@@ -147,6 +147,34 @@ _LOCAL = (
 )
 
 
+def cluster_options(command: Command) -> Command:
+    """Where the jobs run; `run_options` takes these too."""
+    for option in reversed(_CLUSTER):
+        command = option(command)
+    return command
+
+
+_CLUSTER = (
+    click.option(
+        "--on",
+        type=click.Choice(["here", "cluster"]),
+        default="here",
+        show_default=True,
+        help="Run the jobs as processes of this machine, or as jobs of the cluster that kubectl would use.",
+    ),
+    click.option(
+        "--context", metavar="NAME", help="With --on cluster: the context of the kubeconfig, in the place of its current one."
+    ),
+    click.option("--namespace", metavar="NAME", help="With --on cluster: the namespace, in the place of the context's."),
+    click.option(
+        "--code",
+        "code_way",
+        type=click.Choice(["configmap", "none"]),
+        help="With --on cluster: send the code of this folder as a ConfigMap (the default), or use what the image holds.",
+    ),
+)
+
+
 def search_options(command: Command) -> Command:
     """The options that say how the search goes, beside the file or in its place; `run_options` takes them too."""
     for option in reversed(_SEARCH):
@@ -216,6 +244,10 @@ def run_options(
     stopping_settings: Any = (),
     let_running_finish: bool = False,
     tries: Any = (),
+    on: str = "here",
+    context: str | None = None,
+    namespace: str | None = None,
+    code_way: Any = None,
 ) -> Any:
     """RunOptions of what the command line says. Raises InputRefused for what makes no sense."""
     from katuna.dataset import describe
@@ -257,7 +289,21 @@ def run_options(
         _once("--stopping-setting", stopping_settings),
         let_running_finish,
         tuple(parse_try(text) for text in tries),
+        cluster=_cluster(on, context, namespace, code_way),
     )
+
+
+def _cluster(on: str, context: str | None, namespace: str | None, code_way: Any) -> Any:
+    """ClusterOptions, None for this machine. Raises InputRefused for options that --on cluster alone has a use for."""
+    from katuna.cluster.options import ClusterOptions
+    from katuna.errors import InputRefused
+
+    if on == "cluster":
+        return ClusterOptions(context or "", namespace or "", code_way or "configmap")
+    for option, value in (("--context", context), ("--namespace", namespace), ("--code", code_way)):
+        if value:
+            raise InputRefused(f"{option} {value}: only a run on a cluster has a use for it; add --on cluster, or leave it out")
+    return None
 
 
 def _once(option: str, pairs: Any) -> dict[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from katuna.cli.files import introduced, left_lines
+from katuna.cli.files import left_lines, surroundings
 from katuna.cli.lines import Lines
 from katuna.cli.output import duration
 from katuna.cli.statusline import StatusLine
@@ -228,6 +228,8 @@ def started(event: ContainerStarted, before: int) -> str:
     """`before` is how often it was started already, in its pod or in one before."""
     again = f" again (restart {before})" if before else ""
     start = how(event.process)
+    if "node" in event.process:
+        return printable(f"started{again} on {event.process['node'] or 'the cluster'}")
     return printable(f"started{again}, pid {event.process.get('pid')}" + (f" ({start})" if start else ""))
 
 
@@ -256,10 +258,8 @@ def introduction(run: Training) -> list[str]:
     lines = [
         f"{run.name}: {job.kind} {job.name}, {replicas_in_words(job)}",
         *([f"other than the file says: {' '.join(options.overrides)}"] if options.overrides else []),
-        f"images are not pulled: their commands run here, in {options.local.cwd}",
-        *(f"  {line}" for line in substituted(job, options.local)),
-        *filter(None, [reach(job, options.local, os.environ)]),
-        *introduced(run, "work/ in the run folder"),
+        *([] if options.cluster else (f"  {line}" for line in substituted(job, options.local))),
+        *surroundings(run, "work/ in the run folder", lambda: reach(job, options.local, os.environ)),
         f"run folder {run.path}",
     ]
     return list(map(printable, lines))
@@ -333,8 +333,8 @@ def _end(run: Training, ended: Ended) -> Iterator[str]:
 
 
 def _last_words(run: Training, failed: ContainerExited) -> Iterator[str]:
-    from katuna.launch.log import last_lines, latest_attempt
     from katuna.launch.plan import rank_of
+    from katuna.log import last_lines, latest_attempt
 
     log = next(log for log in logs_of(run.job, run.path) if (log.pod, log.container) == (failed.pod, failed.container))
     replica = next(each for each in run.job.replicas if each.pod_name == failed.pod)

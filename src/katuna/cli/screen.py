@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO, cast
 
-from katuna.cli.files import introduced
+from katuna.cli.files import surroundings
 from katuna.cli.findings import lines
 from katuna.cli.output import duration, figure, heard, say
 from katuna.cli.statusline import Stdout
@@ -114,9 +114,7 @@ def introduction(run: Run) -> list[str]:
     return [
         f"{run.name}: {aim}, {limit}, {experiment.parallel_trials} at a time, seed {run.opened.seed}",
         *([f"other than the file says: {' '.join(overrides)}"] if overrides else []),
-        f"images are not pulled: their commands run here, in {run.options.local.cwd}",
-        *introduced(run, "work/ in the trial's folder"),
-        *filter(None, [network(run.plan)]),
+        *surroundings(run, "work/ in the trial's folder", lambda: network(run.plan)),
         f"run folder {run.path}",
     ]
 

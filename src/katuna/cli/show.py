@@ -202,7 +202,7 @@ def _print_replicas(job: Job, folder: Path, known: Mapping[tuple[str, str], Cont
         else:
             state, code = each.exited.reason, "" if each.exited.code is None else str(each.exited.code)
         process = each.started.process if each.started else {}
-        files, pid = (str(process.get(name, "")) for name in ("files", "pid"))
+        files, pid = str(process.get("files", "")), str(process.get("pid", process.get("pod", "")))
         rows.append([log.label, state, code, str(max(0, each.starts - 1)), how(process), files, pid])
     headings = ("REPLICA", "STATE", "EXIT", "RESTARTS", "START", "FILES", "PID")
     print_table(headings, rows, right=("EXIT", "RESTARTS", "PID"))

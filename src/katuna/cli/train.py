@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from katuna.cli.options import Pair, local_options, run_options
+from katuna.cli.options import Pair, cluster_options, local_options, run_options
 from katuna.cli.output import say
 from katuna.errors import InputRefused
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How --dry-run prints."
 )
 @local_options
+@cluster_options
 def command(
     files: tuple[Path, ...],
     name: str | None,
@@ -92,6 +93,11 @@ def _print_plan(planned: Plan, output: str) -> None:
     from katuna.launch.workspace import forecast, in_words
     from katuna.runs.conduct import containers, preflight
 
+    if planned.options.cluster is not None:
+        from katuna.cli.sent import print_sent
+
+        print_sent(planned, 1)
+        return
     if output == "json":
         _print_objects(planned)
         preflight(planned)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from katuna.cli.options import Duration, complete_run, local_options, run_options, search_options
+from katuna.cli.options import Duration, cluster_options, complete_run, local_options, run_options, search_options
 from katuna.cli.output import say
 
 
@@ -37,6 +37,7 @@ def _complete_source(ctx: click.Context, param: click.Parameter, incomplete: str
 )
 @click.option("-n", "count", type=click.IntRange(0), default=3, show_default=True, help="How many trials --dry-run renders.")
 @local_options
+@cluster_options
 def command(
     files: tuple[Path, ...],
     name: str | None,
@@ -74,6 +75,11 @@ def _print_plan(planned: Any, count: int) -> None:
     from katuna.runs import conduct
     from katuna.runs.forecast import outlook, shortfall
 
+    if planned.options.cluster is not None:
+        from katuna.cli.sent import print_sent
+
+        print_sent(planned, count)
+        return
     trials = conduct.first_trials(planned, max(1, count))
     for fact, value in outlook(planned, trials[0][2] if trials else None).items():
         say(f"# {fact.ljust(14)}{value}")

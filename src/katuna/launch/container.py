@@ -13,9 +13,9 @@ from katuna.errors import OF_THE_MACHINE
 from katuna.jobs.lifecycle import COMPLETED, ContainerExited, ContainerStarted
 from katuna.launch import memory
 from katuna.launch.ending import Ending, ending
-from katuna.launch.log import ANEW
 from katuna.launch.plan import Planned
 from katuna.launch.process import APPENDED, Claim, GuardedProcess, Starter, claim
+from katuna.log import ANEW
 from katuna.search.contracts import Clock
 from katuna.trees import open_plain
 

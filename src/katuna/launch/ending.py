@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from katuna.launch.log import last_lines
+from katuna.log import last_lines
 
 _LONGEST = 1 << 16
 """Characters of a log's end that are looked through."""

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 from katuna.clock import SystemClock
 from katuna.dataset import check_same
-from katuna.errors import FilesMixed, InputRefused, refuse_all
+from katuna.errors import ClusterRefused, ClusterUnreachable, FilesMixed, InputRefused, refuse_all
 from katuna.manifest.dump import to_yaml
 from katuna.manifest.experiment import Experiment, Manifest, ObjectiveType
 from katuna.manifest.job import MASTER_PORT
 from katuna.manifest.render import render
 from katuna.runs import journal, rundir
 from katuna.runs.code import keep
+from katuna.runs.on_cluster import OnCluster, leave, started_there
 from katuna.runs.plan import PathLike, Plan, RunOptions, part, plan_job, read_experiment, read_sources
 from katuna.runs.run import Run, Training, files_of, opened, versions
 from katuna.runs.rundir import RunDir
@@ -278,6 +279,9 @@ def preflight(planned: Plan, files: Files | None = None) -> None:
             for choice in parameter.choices:
                 other = render(planned.experiment, name, {**point, parameter.name: choice})
                 requests.append(TrialRequest(0, name, other))
+    if planned.options.cluster is not None:
+        refuse_all(OnCluster(planned).preflight(requests[:1]))
+        return
     refuse_all((finding.message, finding.hint) for finding in local_launcher(planned, Path, files).preflight(requests))
 
 
@@ -332,8 +336,11 @@ def _run(
             for watcher in watchers:
                 watcher(event, search)
 
-        launcher = launcher_for(run.plan, run.folder.trial, files)
+        launcher = launcher_for(run.plan, run.folder.trial, files) if run.plan.options.cluster is None else started_there(run)
         end = engine(run.plan, launcher, _Replayed(store, events), timeout_s, interruptions, tell_all, look=look).run()
+        if end and run.options.cluster and not run.experiment.is_training:
+            with contextlib.suppress(ClusterRefused, ClusterUnreachable):
+                leave(run, jobs=False)
         for own in run.folder.path.glob("trials/*/.own") if end else ():
             # Of trials that were stopped: to their launcher they might have begun again.
             with contextlib.suppress(FilesMixed):

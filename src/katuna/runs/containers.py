@@ -31,7 +31,10 @@ def containers(events: Iterable[Event], trial: int = 0) -> Mapping[tuple[str, st
             case Resumed() if trial in event.restarted:
                 found = {}
             case ContainerStarted(number=number) if number == trial:
-                starts = found.get((event.pod, event.container), NEVER).starts + 1
+                before = found.get((event.pod, event.container), NEVER)
+                # A driver that was started anew is told of what runs as if it began.
+                again = before.started is not None and before.exited is None and before.started.restarts == event.restarts
+                starts = before.starts + (not again)
                 found[event.pod, event.container] = Container(event, None, starts)
             case ContainerExited(number=number) if number == trial:
                 before = found.get((event.pod, event.container), NEVER)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from katuna.cluster.options import ClusterOptions
 from katuna.errors import Finding, InputRefused
 from katuna.launch.local_options import LocalOptions
 from katuna.lint.documents import walked
@@ -53,6 +54,8 @@ class RunOptions:
     nproc: str | None = None
     changes: tuple[tuple[str, str], ...] = ()
     secrets: tuple[str, ...] = ()
+    cluster: ClusterOptions | None = None
+    """Where the jobs run on a cluster; None for this machine."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -68,6 +71,7 @@ class RunOptions:
             "nproc": self.nproc,
             "changes": [list(pair) for pair in self.changes],
             "secrets": list(self.secrets),
+            "cluster": None if self.cluster is None else self.cluster.as_json(),
         }
 
     @classmethod
@@ -86,6 +90,7 @@ class RunOptions:
             data.get("nproc"),
             tuple((path, value) for path, value in data.get("changes", ())),
             tuple(data.get("secrets", ())),
+            None if data.get("cluster") is None else ClusterOptions.from_json(data["cluster"]),
         )
 
     @property
