@@ -6,14 +6,14 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING
 
 from katuna.cli.code import say_missing
 from katuna.cli.output import say
 from katuna.errors import Interrupted
 
 if TYPE_CHECKING:
+    from katuna.cli.screen import Screen
     from katuna.runs.run import Run
     from katuna.search.engine import Watcher
 
@@ -47,31 +47,8 @@ class StopRequests:
                 signal.signal(number, handler)
 
 
-class Attendant(Protocol):
-    """What shows a run to a person: a context in which something may be drawn."""
-
-    @property
-    def has_seen(self) -> bool:
-        """Whether a run has begun before it."""
-
-    def watch(self, run: Run) -> Watcher:
-        """The introduction, and then what takes the events."""
-
-    def look(self) -> None:
-        """Called a few times a second."""
-
-    def closing_words(self, run: Run) -> None:
-        """The end."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
-
-
 def attend(
-    run_it: Callable[..., Run], screen: Callable[[StopRequests], Attendant], begun: Callable[[Run], None] = say_missing
+    run_it: Callable[..., Run], screen: Callable[[StopRequests], Screen], begun: Callable[[Run], None] = say_missing
 ) -> None:
     """Calls `run_it(interruptions=..., watch=..., look=...)`, shows it as it goes, and exits with the code that the outcome has.
     `begun` is called before anything is shown.

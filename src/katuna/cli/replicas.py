@@ -6,15 +6,16 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from katuna.cli.files import left_lines, surroundings
 from katuna.cli.lines import Lines
 from katuna.cli.output import duration
+from katuna.cli.screen import Screen
 from katuna.cli.statusline import StatusLine
 from katuna.jobs.lifecycle import ContainerExited, ContainerStarted
 from katuna.runs.containers import first_failure
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from katuna.launch.local_options import LocalOptions
     from katuna.manifest.job import Job
     from katuna.runs.run import Run, Training
-    from katuna.search.engine import Watcher
 
 MOST_BYTES = 262144
 """What is shown of one log at one look; of more than that the older part is left out."""
@@ -68,14 +68,15 @@ def label(job: str, pod: str) -> str:
     return pod if short.isdigit() else short
 
 
-class ReplicaScreen:
+class ReplicaScreen(Screen):
     """Prints the events of a training and the lines of its logs as they come, and on a terminal how it stands below them."""
 
     def __init__(self, ending: object = False) -> None:
         """`ending` is true once the job has been asked to end."""
+        super().__init__()
         self._line = StatusLine()
         self._ending = ending
-        self._run: Training | None = None
+        self._job: Job | None = None
         self._labels: dict[tuple[str, str], str] = {}
         self._readers: list[_Reader] = []
         self._began: dict[tuple[str, str], float] = {}
@@ -85,29 +86,16 @@ class ReplicaScreen:
         self._events: list[Event] = []
         self._told_ending = False
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         """Nothing is drawn any more: what comes next begins at the left."""
         self._line.write([])
 
-    @property
-    def has_seen(self) -> bool:
-        """Whether a job has begun before it."""
-        return self._run is not None
-
-    def watch(self, run: Run) -> Watcher:
-        """The introduction, and then what takes the events."""
-        from katuna.runs.run import Training
-
-        assert isinstance(run, Training)
-        self._run = run
-        logs = logs_of(run.job, run.path)
+    def _begin(self, run: Run) -> None:
+        self._job = run.job_of(None)
+        logs = logs_of(self._job, run.path)
         self._labels = {(log.pod, log.container): log.label for log in logs}
         self._readers = [_Reader(log, prefix, run.path) for log, prefix in zip(logs, prefixes(logs, self._line), strict=True)]
-        self.say(introduction(run))
-        return self.take
+        self._line.write(introduction(run, self._job))
 
     def take(self, event: Event, search: Search) -> None:
         """Shown with the next `look`."""
@@ -131,12 +119,9 @@ class ReplicaScreen:
 
     def _asked_to_end(self) -> Iterator[str]:
         """Said once."""
-        if self._ending and not self._told_ending and self._run is not None:
+        if self._ending and not self._told_ending and self._job is not None:
             self._told_ending = True
-            yield from ("", f"ending the replicas, which have {self._run.job.grace_s:g} s; Ctrl-C again ends them at once")
-
-    def say(self, lines: Iterable[str]) -> None:
-        self._line.write(lines)
+            yield from ("", f"ending the replicas, which have {self._job.grace_s:g} s; Ctrl-C again ends them at once")
 
     def _lines(self, event: Event) -> Iterator[str]:
         match event:
@@ -158,7 +143,7 @@ class ReplicaScreen:
         from katuna.runs.run import Training
 
         assert isinstance(run, Training)
-        self.say(closing(run))
+        self._line.write(closing(run))
 
     def _name(self, event: ContainerStarted | ContainerExited) -> str:
         return self._labels.get((event.pod, event.container), f"{event.pod}/{event.container}")
@@ -250,11 +235,11 @@ def replicas_in_words(job: Job) -> str:
     return " and ".join(f"{number} {role}{'s' if number > 1 else ''}" for role, number in roles.items())
 
 
-def introduction(run: Training) -> list[str]:
+def introduction(run: Run, job: Job) -> list[str]:
     """What is about to happen, and what is otherwise here than on a cluster."""
     from katuna.launch.plan import reach
 
-    job, options = run.job, run.options
+    options = run.options
     lines = [
         f"{run.name}: {job.kind} {job.name}, {replicas_in_words(job)}",
         *([f"other than the file says: {' '.join(options.overrides)}"] if options.overrides else []),

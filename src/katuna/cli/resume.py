@@ -12,7 +12,7 @@ from katuna.cli.options import Duration, run_argument
 from katuna.errors import InputRefused
 
 if TYPE_CHECKING:
-    from katuna.cli.attend import Attendant
+    from katuna.cli.screen import Screen
     from katuna.runs.rundir import RunDir
     from katuna.runs.snapshot import Which
 
@@ -64,7 +64,7 @@ def command(run: str | None, timeout: float | None, drop_after: int | None, code
     fields = {"max_trials": "maxTrialCount", "parallel": "parallelTrialCount", "max_failed": "maxFailedTrialCount"}
     counts = {fields[name]: count for name, count in budget.items() if count is not None}
     given: dict[str, Any] = {"counts": counts, "timeout_s": timeout, "drop_after": drop_after, "code": code}
-    screen: Callable[[Any], Attendant] = ReplicaScreen if folder.is_training else screen_for
+    screen: Callable[[Any], Screen] = ReplicaScreen if folder.is_training else screen_for
     attend(lambda **how: conduct.resume(str(folder.path), **given, **how), screen, begun)
 
 

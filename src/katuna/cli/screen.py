@@ -44,7 +44,7 @@ def screen_for(stop: object, stream: TextIO | None = None) -> Screen:
 
 
 class Screen:
-    """Plain lines. Subclasses show the same events otherwise; `watch(run)` is what the search calls with each event."""
+    """What shows a run to a person, as plain lines: a context in which something may be drawn. Subclasses show the events otherwise."""
 
     def __init__(self) -> None:
         self._run: Run | None = None
@@ -58,21 +58,24 @@ class Screen:
 
     @property
     def has_seen(self) -> bool:
-        """Whether a search has begun before it."""
+        """Whether a run has begun before it."""
         return self._run is not None
 
     def watch(self, run: Run) -> Watcher:
         """The introduction, and then what takes the events."""
         self._run = run
+        self._begin(run)
+        return self.take
+
+    def _begin(self, run: Run) -> None:
         for line in introduction(run):
             self.say(line)
-        return self.take
 
     def say(self, line: str) -> None:
         self._read = self._read and heard(f"{printable(line)}\n")
 
     def look(self) -> None:
-        """Nothing grows between events but what a live view draws by itself."""
+        """Called a few times a second. Nothing grows between events but what a live view draws by itself."""
 
     def take(self, event: Event, search: Search) -> None:
         line = self.line(event, search)
