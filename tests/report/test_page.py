@@ -15,7 +15,7 @@ from synthetic import PARAMETERS, make_run, tuning
 from katuna.manifest.experiment import EarlyStopping, Parameter
 from katuna.metric_line import Report
 from katuna.report.figures import Figure
-from katuna.report.page import duration, figure_section, report_html
+from katuna.report.page import figure_section, report_html
 from katuna.search.budget import edited
 from katuna.search.trials import (
     EARLY_STOPPED,
@@ -211,19 +211,3 @@ def test_an_empty_journal_has_a_page() -> None:
     nothing: list[Event] = []
     assert "Not ended" in Outline(report_html(experiment, fold(nothing, experiment.objective), nothing)).text
     assert "<title>digits-tpe" in report_html(experiment, fold([Opened(0, "x", 1, "", {}, {})], experiment.objective), nothing)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.04, "0.0 s"),
-        (9.94, "9.9 s"),
-        (12.4, "12 s"),
-        (59.7, "1 min 0 s"),
-        (200, "3 min 20 s"),
-        (3599.7, "1 h 0 min"),
-        (7500, "2 h 5 min"),
-    ],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from katuna.cli.code import say_missing
 from katuna.cli.output import say
 from katuna.errors import Interrupted
+from katuna.text import counted
 
 if TYPE_CHECKING:
     from katuna.cli.screen import Screen
@@ -83,4 +84,4 @@ def interruption(run: Run) -> str:
         return f"interrupted: {go_on}"
     done, unfinished = run.search.finished, len(run.search.unfinished)
     stopped = f", {unfinished} stopped on the way and will begin again" if unfinished else ""
-    return f"interrupted: {done} trial{'s' if done != 1 else ''} done{stopped}. Nothing is lost; {go_on}"
+    return f"interrupted: {counted(done, 'trial')} done{stopped}. Nothing is lost; {go_on}"

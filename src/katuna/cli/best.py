@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from katuna.cli.options import run_argument
-from katuna.cli.output import figure, format_option, print_objects, say, say_path
+from katuna.cli.output import figure, format_option, print_facts, print_objects, say, say_path
 from katuna.errors import KatunaError
 
 
@@ -42,6 +42,4 @@ def command(run: str | None, output: str) -> None:
             found.experiment.objective.metric: figure(trial.value(found.experiment.objective)),
         }
         facts |= {**trial.assignments, "Folder": str(found.folder.trial(trial.name))}
-        width = max(map(len, facts)) + 2
-        for name, value in facts.items():
-            say(name.ljust(width) + value)
+        print_facts(facts.items(), 0)

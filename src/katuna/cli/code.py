@@ -12,17 +12,14 @@ from typing import TYPE_CHECKING
 import click
 
 from katuna.cli.options import run_argument
-from katuna.cli.output import print_json, print_table, put, say
+from katuna.cli.output import print_facts, print_json, print_table, put, say, told
 from katuna.errors import InputRefused, KatunaError, RunNotFound
-from katuna.text import printable
+from katuna.text import counted, printable
 
 if TYPE_CHECKING:
     from katuna.runs.code import Code
     from katuna.runs.run import Run
     from katuna.runs.rundir import RunDir
-
-MOST_TOLD = 20
-"""How many files that differ are named by a resume."""
 
 _LINE = re.compile(rb"[^\n]*\n|[^\n]+")
 
@@ -105,17 +102,12 @@ def _print_list(run: str, kept: Code) -> None:
     dirty = {True: " (dirty)", False: " (clean)", None: ""}[kept.dirty]
     facts = [("Run", run), ("Digest", kept.digest), ("Commit", kept.commit + dirty if kept.commit else "none")]
     facts += [
-        ("Folder", f"{root.path}  {_count(len(root.files))}, {sum(each.bytes for each in root.files):,} bytes")
+        ("Folder", f"{root.path}  {counted(len(root.files), 'file')}, {sum(each.bytes for each in root.files):,} bytes")
         for root in kept.roots
     ]
-    for fact, value in facts:
-        say(f"{fact.ljust(11)}{value}")
+    print_facts(facts)
     say()
     print_table(("BYTES", "FILE"), [[str(each.bytes), name] for name, each in kept.files.items()], right=("BYTES",))
-
-
-def _count(files: int) -> str:
-    return f"{files} file{'' if files == 1 else 's'}"
 
 
 def _print(data: bytes) -> None:
@@ -193,11 +185,10 @@ def say_changes(before: Code | None, run: Run) -> None:
     now = run.code
     assert now is not None, "asked for only where code was taken"
     if before is None:
-        lines = [f"code: {_count(len(now.files))} are kept from now on"]
+        lines = [f"code: {counted(len(now.files), 'file')} are kept from now on"]
     elif found := differences(before, now):
-        lines = [f"code: {_count(len(found))} {'differs' if len(found) == 1 else 'differ'} from what the run had"]
-        lines += [f"  {each.what.ljust(8)} {each.path}" for each in found[:MOST_TOLD]]
-        lines += [f"  and {len(found) - MOST_TOLD} more"] if len(found) > MOST_TOLD else []
+        lines = [f"code: {counted(len(found), 'file')} {'differs' if len(found) == 1 else 'differ'} from what the run had"]
+        lines += [f"  {line}" for line in told([f"{each.what.ljust(8)} {each.path}" for each in found])]
     else:
         lines = ["code: no file differs; the run goes on with what it had"]
     for line in lines:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from katuna.cli.output import told
+
 if TYPE_CHECKING:
     from katuna.runs.run import Run
 
@@ -40,7 +42,7 @@ def left_lines(folder: Path) -> list[str]:
     sizes = ["removed" if size is None else in_bytes(size) for _, size in found]
     width = max(map(len, sizes), default=0)
     lines = [f"{size.rjust(width)}  {path}" for size, (path, _) in zip(sizes, found, strict=True)]
-    return [*lines[:MOST_TOLD], *([f"and {len(lines) - MOST_TOLD} more"] if len(lines) > MOST_TOLD else [])]
+    return told(lines)
 
 
 def still_running(pids: Sequence[int], handle: str, state: str) -> str:

@@ -9,15 +9,11 @@ from typing import Any
 
 from katuna.errors import EVERYWHERE, Finding
 from katuna.manifest.sources import STDIN_NAME
-from katuna.text import printable
+from katuna.text import counted, printable
 
 LEVELS = ("error", "warning", "note")
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 RULES_PAGE = "docs/lint.md"
-
-
-def counted(number: int, word: str) -> str:
-    return f"{number} {word}{'s' if number != 1 else ''}"
 
 
 def lines(findings: Sequence[Finding]) -> list[str]:

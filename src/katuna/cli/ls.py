@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from katuna.cli.files import still_running
-from katuna.cli.output import duration, figure, format_option, print_objects, print_table, say
+from katuna.cli.output import figure, format_option, print_objects, print_table, say
 from katuna.errors import KatunaError
+from katuna.text import duration
 
 if TYPE_CHECKING:
     from katuna.launch.leftovers import Carriers

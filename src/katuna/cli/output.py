@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -156,16 +156,14 @@ def figure(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
-def duration(seconds: float | None) -> str:
-    """4.2s, 3m05s, 2h10m, 4d3h."""
-    if seconds is None:
-        return ""
-    if seconds < 60:
-        return f"{seconds:.1f}s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}m{rest:02d}s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours}h{minutes:02d}m"
-    return f"{hours // 24}d{hours % 24}h"
+def print_facts(facts: Iterable[tuple[str, str]], width: int = 11) -> None:
+    """Names and values in two columns, the first at least `width` wide."""
+    listed = list(facts)
+    width = max(width, *(len(name) + 2 for name, _ in listed))
+    for name, value in listed:
+        say(f"{name.ljust(width)}{value}".rstrip())
+
+
+def told(lines: Sequence[str], most: int = 20) -> list[str]:
+    """The first `most` lines, and how many more there are."""
+    return [*lines[:most], *([f"and {len(lines) - most} more"] if len(lines) > most else [])]

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from katuna.cli.files import left_lines, surroundings
 from katuna.cli.lines import Lines
-from katuna.cli.output import duration
 from katuna.cli.screen import Screen
 from katuna.cli.statusline import StatusLine
 from katuna.jobs.lifecycle import ContainerExited, ContainerStarted
 from katuna.runs.containers import first_failure
 from katuna.search.trials import Ended, Event, Noted, Reported, Resumed, Search
-from katuna.text import printable
+from katuna.text import counted, duration, printable
 
 if TYPE_CHECKING:
     from katuna.launch.local_options import LocalOptions
@@ -232,7 +231,7 @@ def replicas_in_words(job: Job) -> str:
     roles: dict[str, int] = {}
     for replica in job.replicas:
         roles[replica.role.capitalize() or "Pod"] = roles.get(replica.role.capitalize() or "Pod", 0) + 1
-    return " and ".join(f"{number} {role}{'s' if number > 1 else ''}" for role, number in roles.items())
+    return " and ".join(counted(number, role) for role, number in roles.items())
 
 
 def introduction(run: Run, job: Job) -> list[str]:

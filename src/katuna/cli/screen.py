@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Self, TextIO, cast
 
 from katuna.cli.files import surroundings
 from katuna.cli.findings import lines
-from katuna.cli.output import duration, figure, heard, say
+from katuna.cli.output import figure, heard, say
 from katuna.cli.statusline import Stdout
 from katuna.clock import SystemClock
 from katuna.errors import Finding
 from katuna.manifest.experiment import Experiment
 from katuna.search.trials import Event, Exited, Noted, Reported, Resumed, Search, Started, Trial, TrialState, best_trial, ranking
-from katuna.text import printable
+from katuna.text import duration, printable
 
 if TYPE_CHECKING:
     from katuna.runs.run import Run

@@ -12,13 +12,13 @@ import click
 
 from katuna.cli.code import code_facts
 from katuna.cli.files import left_lines, still_running
-from katuna.cli.output import duration, figure, format_option, print_objects, print_table, say
+from katuna.cli.output import figure, format_option, print_facts, print_objects, print_table, say
 from katuna.cli.replicas import how
 from katuna.cli.targets import complete_target, resolve
 from katuna.errors import RunNotFound
 from katuna.runs.containers import NEVER, Container, containers
 from katuna.search.trials import Started
-from katuna.text import printable
+from katuna.text import duration, printable
 
 if TYPE_CHECKING:
     from katuna.manifest.job import Job
@@ -55,8 +55,7 @@ def command(target: str | None, output: str) -> None:
     if output != "table":
         print_objects(output, katib_experiment(found.experiment, found.search), [found.name])
         return
-    for name, value in _facts(found):
-        say(f"{name.ljust(11)}{value}")
+    print_facts(_facts(found))
 
 
 def _show_trial(run: Run, trial: Trial, output: str) -> None:
@@ -78,10 +77,8 @@ def _show_trial(run: Run, trial: Trial, output: str) -> None:
         "Folder": str(run.folder.trial(trial.name)),
     }
     width = max(map(len, facts)) + 2
-    for name, value in facts.items():
-        say(f"{name.ljust(width)}{value}".rstrip())
-    for line in left_lines(run.folder.trial(trial.name)):
-        say(f"{'Left'.ljust(width)}{line}")
+    left = [("Left", line) for line in left_lines(run.folder.trial(trial.name))]
+    print_facts([*facts.items(), *left], width)
     known = containers(run.events, trial.number)
     if known:
         say()
@@ -140,8 +137,7 @@ def _show_training(run: Training, output: str) -> None:
     if output != "table":
         print_objects(output, {**_annotated(run), "status": run.status}, [run.name])
         return
-    for name, value in _job_facts(run):
-        say(f"{name.ljust(11)}{value}")
+    print_facts(_job_facts(run))
     say()
     _print_replicas(run.job, run.path, containers(run.events), runs=run.state == "Running")
     say()

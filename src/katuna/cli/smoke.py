@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from katuna.cli.options import Duration, local_options, run_options
-from katuna.cli.output import duration, figure, print_table, say
+from katuna.cli.output import figure, print_table, say
+from katuna.text import counted, duration
 
 
 @click.command("smoke")
@@ -50,7 +51,7 @@ def command(
     say_findings(planned.findings)
     count = len(corners(planned.experiment))
     parallel = planned.experiment.parallel_trials
-    say(f"{planned.experiment.name}: {count} corner{'s' if count != 1 else ''}, {parallel} at a time", err=True)
+    say(f"{planned.experiment.name}: {counted(count, 'corner')}, {parallel} at a time", err=True)
     stop = StopRequests()
     with stop.listening():
         found, kept = smoke(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from katuna.cli.options import run_argument
-from katuna.cli.output import duration, figure, format_option, print_objects, print_table
-from katuna.text import shorten
+from katuna.cli.output import figure, format_option, print_objects, print_table
+from katuna.text import duration, shorten
 
 
 @click.command("trials")

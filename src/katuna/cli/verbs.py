@@ -15,6 +15,7 @@ import click
 
 from katuna.cli.output import put, say
 from katuna.errors import KatunaError
+from katuna.text import counted
 
 VERBS = {
     "tune": "Run the search of an Experiment file on this machine.",
@@ -138,7 +139,7 @@ def _say(message: str, error: KatunaError) -> None:
             if finding.level == "error" or (finding.file, finding.line, finding.column, finding.message) not in said:
                 say(str(finding), err=True)
         errors = sum(finding.level == "error" for finding in error.findings)
-        say(f"{errors} error{'s' if errors != 1 else ''}; nothing was started", err=True)
+        say(f"{counted(errors, 'error')}; nothing was started", err=True)
     else:
         prefix = "" if isinstance(error, Interrupted) else "error: "
         say(prefix + message, err=True, newlines=True)

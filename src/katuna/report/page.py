@@ -13,7 +13,7 @@ from katuna.metric_line import number
 from katuna.report.figures import Figure, figures
 from katuna.report.katib_status import timestamp
 from katuna.search.trials import Event, Search, Trial, TrialState
-from katuna.text import printable
+from katuna.text import duration, printable
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -209,16 +209,6 @@ def _duration_cell(trial: Trial) -> str:
     if seconds is None:
         return f"<td{_NUMBER}></td>"
     return f'<td{_NUMBER} data-value="{seconds:.3f}">{duration(seconds)}</td>'
-
-
-def duration(seconds: float) -> str:
-    """For people: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
-    if seconds < 59.5:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def _footer(search: Search) -> str:
