@@ -56,8 +56,7 @@ def describe(path: str | os.PathLike[str]) -> Dataset:
 
 
 def faults(place: Path) -> list[str]:
-    """What is wrong with a dataset as far as it says of itself what it should be: that it is there, and every file of its manifest as
-    it was. Raises InputRefused for a manifest that cannot be understood."""
+    """The differences between a dataset and its own manifest: missing and changed files. Raises InputRefused for a manifest that cannot be understood."""
     if not place.is_dir():
         return (
             []

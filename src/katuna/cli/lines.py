@@ -27,7 +27,7 @@ class Lines:
         self._refused = False
 
     def new(self, *, last: bool = False) -> Iterator[str]:
-        """The lines since the last call, without their ends; with `last` also one that has none yet."""
+        """The lines since the last call, without line ends. With `last`, also a last line that has no end yet."""
         return (line for line, _ in self.states(last=last))
 
     def states(self, *, last: bool = False, most_bytes: int | None = None) -> Iterator[tuple[str, bool]]:

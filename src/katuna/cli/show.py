@@ -126,7 +126,7 @@ def _facts(run: Any) -> list[tuple[str, str]]:
 
 
 def _processes(run: Run) -> list[tuple[str, str]]:
-    """Those that a killed katuna has left, where there are any."""
+    """The processes that a killed katuna has left running, as a fact to print; an empty list without any."""
     from katuna.launch.leftovers import left_running
 
     left = [] if run.folder.holder() is not None else left_running(run.path)

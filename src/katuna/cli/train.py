@@ -140,7 +140,8 @@ def _rows(planned: Plan, each: Planned) -> Iterator[tuple[str, str]]:
 
 
 def _shown_env(planned: Plan, each: Planned) -> Iterator[tuple[str, str]]:
-    """The variables that the job sets and those that controllers add, as they are here; nothing that a Secret holds."""
+    """The variables that the job sets and that controllers add, with the values of this machine. Values of Secrets are left
+    out."""
     from katuna.jobs.environment import replica_environment
     from katuna.manifest.job import LOOPBACK, MASTER_PORT
 

@@ -1,1 +1,1 @@
-"""Jobs on a Kubernetes cluster: the client, what is sent, what happens to it, its logs."""
+"""Jobs on a Kubernetes cluster: the client, the objects that are sent, their events and logs."""

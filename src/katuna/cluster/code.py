@@ -1,4 +1,4 @@
-"""The code of a run on a cluster: a ConfigMap that holds it once, and an init step of each pod that unpacks it."""
+"""The code of a run on a cluster: ConfigMaps that hold it, and an init container of each pod that unpacks it."""
 
 from __future__ import annotations
 
@@ -142,7 +142,8 @@ def _put_into(pod: dict[str, Any], packed: Packed, mounts: Mapping[str, str], na
 
 
 def _unpacking(trains: Mapping[str, Any], packed: Packed) -> dict[str, Any]:
-    """The init step, in the image of the container that trains and with its rights, less those that nothing needs here."""
+    """The init container. It has the image and the security context of the container that trains, without privileges that
+    unpacking does not need."""
     hardened = {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},

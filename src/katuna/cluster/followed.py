@@ -20,7 +20,7 @@ SETTLE_S = 10.0
 
 @dataclass
 class Container:
-    """One run of a container: what is known of it, what was told of it, and its log."""
+    """One run of a container, with its log. The flags say which events have been told."""
 
     instance: Instance
     replica: str
@@ -32,7 +32,7 @@ class Container:
 
     @property
     def ended(self) -> Ended | None:
-        """None while it runs. Of one whose pod went away unseen nobody knows how it ended."""
+        """None while it runs. Where its pod went away unseen, the exit code is unknown."""
         return self.instance.ended or (Ended(None, STOPPED, "its pod was deleted", None) if self.is_gone else None)
 
     @property

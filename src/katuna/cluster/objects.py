@@ -1,4 +1,4 @@
-"""What is sent to a cluster, and what its objects say: pure functions of plain dictionaries."""
+"""The objects that are sent to a cluster, and the meaning of their status: pure functions of plain dictionaries."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ FORGETFUL_S = 60.0
 
 @dataclass(frozen=True)
 class Seen:
-    """An object as it is now. `deleted`: it is there no more, and this is how it was last."""
+    """An object in its latest state. `deleted`: it is gone, and this was its last state."""
 
     kind: str
     object: Object

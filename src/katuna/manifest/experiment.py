@@ -98,7 +98,7 @@ class Parameter:
 
     @property
     def exact_step(self) -> Decimal | None:
-        """The step as the file wrote it; 1 for an int without one, None for a double without one."""
+        """The step of the file; without a step 1 for an int and None for a double."""
         if self.step:
             return Decimal(self.step)
         return Decimal(1) if self.type == "int" else None

@@ -1,4 +1,4 @@
-"""The neutral job: what a Job, PyTorchJob or TrainJob asks for, in one form that the launcher runs and that knows no Kubernetes object."""
+"""The neutral job: a Job, PyTorchJob or TrainJob in one form, as plain values, for launchers."""
 
 from __future__ import annotations
 

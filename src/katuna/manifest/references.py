@@ -28,7 +28,7 @@ _KEY = re.compile(r"(?!\.\.|\.\Z)[-._a-zA-Z0-9]{1,253}\Z")
 
 
 def find(documents: Sequence[Manifest], kind: str, name: str, namespace: str) -> Manifest | None:
-    """The document of that kind and name, None without one. A document without a namespace matches every namespace, as `kubectl apply -n`
+    """The document of that kind and name, or None. A document without a namespace matches every namespace, as `kubectl apply -n`
     may send it anywhere. A document without a kind is a ConfigMap."""
     for document in documents:
         metadata = document.get("metadata") or {}

@@ -29,7 +29,8 @@ class MetricSource(Protocol):
 
     @property
     def nearest(self) -> tuple[str, ...]:
-        """Up to three texts that say why the objective was not found, those that look most like it; none once it was."""
+        """Up to three texts of the output that look most like the objective, or one that says where it was looked for. Empty
+        once the objective was found."""
 
     @property
     def warnings(self) -> tuple[str, ...]:

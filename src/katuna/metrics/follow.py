@@ -118,8 +118,8 @@ class Follower:
 
 
 def behind_hole(file: int, place: int, data: bytes) -> int:
-    """Where to go on behind `data`, read at `place`: its end, or that of the hole that it is of. A trial's file of a terabyte may take
-    up no disk."""
+    """The place to read on after `data`, which was read at `place`: the end of `data`, or the end of the hole that it lies in.
+    A sparse file of a terabyte may take no disk."""
     end = place + len(data)
     if len(data) < _HOLE or data.count(0) < len(data):
         return end

@@ -35,7 +35,7 @@ class Sieve:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is doubtful about reports that count, each with the first line that it was seen in."""
+        """Doubts about values that were taken, each with the first line that raised it."""
         return tuple(self._warnings.values())
 
     def warn(self, kind: tuple[str, str], sentence: str, line: str) -> None:

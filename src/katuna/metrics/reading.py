@@ -1,5 +1,5 @@
-"""What a line of a log says of the metrics: as Katib's filters find it, nan or inf where a filter would have found a number, and what
-makes a value doubtful: a number that goes on behind it, a longer name before it."""
+"""The metrics in a line of a log: the values that Katib's filters find, and nan and inf in the place of a number. A value is
+doubtful when the number goes on behind it, or when a longer name stands before it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LOOKED_BACK = 66
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was found, and the text that its places are those of."""
+    """The values that were found in `text`, with their places in it."""
 
     found: Sequence[Found]
     text: str

@@ -127,7 +127,7 @@ class _EventFile:
 
     @property
     def damaged_at(self) -> int | None:
-        """Where a record is not what its checksum says; None for a whole file, and for one that was never of events."""
+        """The offset of the first record whose checksum is wrong; None for an intact file, and for a file without events."""
         return self._offset if self._given_up and (self.has_events or "tfevents" in self._path.name) else None
 
     def records(self, budget_bytes: int) -> Iterator[bytes]:

@@ -109,7 +109,7 @@ class Search:
     def tell(self, trial: Ask | int, value: float | Mapping[str, float] | None = None, *, failed: bool = False) -> None:
         """The end of a trial: the objective's value, or every metric's by name, or that it failed.
 
-        A value that is not finite counts as none, as it does when a trial prints it. Raises InputRefused for a number that was
+        A value that is not finite counts as no value, as it does when a trial prints it. Raises InputRefused for a number that was
         not asked for or has been told, and for metrics without the objective's.
         """
         known = self._search.trials.get(_number_of(trial))
@@ -188,7 +188,7 @@ def _texts(what: str, values: object) -> dict[str, str]:
 
 
 def typed(parameter: Parameter, text: str) -> Value:
-    """An assignment as Python has it: an int, a float, or the choice of a list; of a discrete one the number that it is."""
+    """An assignment as a Python value: an int, a float, a number of a discrete list, or the text of a choice."""
     if parameter.type == "int":
         return int(text)
     if parameter.type == "double":

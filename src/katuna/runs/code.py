@@ -57,7 +57,8 @@ class CodeRoot:
 class Code:
     """`digest` is of the files' paths, modes and contents, root after root, wherever the roots lie.
 
-    `commit` is git's of the first root, "" where there is none; `dirty` whether its tree differed from it, None where nobody knows.
+    `commit` is the git commit of the first root, "" outside of git. `dirty` says whether the tree differed from the commit,
+    None where that is unknown.
     `contents` has what the files held, by sha256, in a code that was just collected; `content` reads what a run has kept.
     """
 

@@ -54,9 +54,8 @@ _MANIFESTS = (".yaml", ".yml", ".json")
 
 
 def collect(folders: Sequence[Path], leave_out: Sequence[Path] = ()) -> Code:
-    """The code in `folders`, read, and what git says of the first; `leave_out` are files and folders that are none of it.
-
-    Honoured are the `.gitignore` files of each folder, those below it and, in a git repository, those above it. Raises CodeTooLarge.
+    """The code in `folders`, with the commit of the first folder. Files and folders in `leave_out` are no code. The
+    `.gitignore` files of each folder count, with those below it and, in a git repository, those above it. Raises CodeTooLarge.
     """
     walk = _Walk({*_SYSTEM, *(str(path.resolve()) for path in leave_out)})
     roots = tuple(walk.root(folder.resolve()) for folder in folders)
@@ -235,7 +234,8 @@ def git_state(folder: Path, leave_out: Sequence[Path] = ()) -> tuple[str, bool |
 
 
 def _git(folder: Path, *words: str) -> str | None:
-    """What git prints; None where it fails, or is not there. It writes nothing and runs no program that the repository names."""
+    """The output of git; None where git fails or is not installed. This git writes nothing, and runs no program that the
+    repository names."""
     program = shutil.which("git")
     if program is None:
         return None

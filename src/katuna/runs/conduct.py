@@ -286,8 +286,8 @@ def preflight(planned: Plan, files: Files | None = None) -> None:
 
 
 def _as_given(planned: Plan) -> dict[str, bytes]:
-    """The files of the run folder that hold the input, byte for byte: the Experiment's or job's own, and the others beside it; of one
-    that holds a Secret what else it holds."""
+    """The input as the run folder keeps it: the file of the Experiment or job, and the other files, byte for byte. Secrets are
+    left out of the files that hold them."""
     files: dict[str, bytes] = {}
     own = "job.yaml" if planned.experiment.is_training else "experiment.yaml"
     for number, source in enumerate(planned.sources):

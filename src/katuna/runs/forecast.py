@@ -21,7 +21,7 @@ from katuna.search.known_points import SCHEDULED
 
 
 def outlook(planned: Plan, rendered: Manifest | None) -> dict[str, str]:
-    """Facts for a person, by their names; `rendered` is the first trial's job, None where there is none."""
+    """Facts about a search, by name, for a person. `rendered` is the job of the first trial, or None."""
     experiment, options = planned.experiment, planned.options
     facts = {"seed": _seed(planned), "space": space(experiment), "trials": budget(experiment)}
     if experiment.max_trials is not None and math.isfinite(experiment.space_size):

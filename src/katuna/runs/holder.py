@@ -1,4 +1,4 @@
-"""Who holds a run: what its lock says of the process, and whether a signal that is sent here reaches that process and no other."""
+"""The process that holds a run, as the lock names it, and whether a signal would reach that process and no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The append-only journal: one JSON object a line, each with a checksum; what a crash may and may not do to it is decided here.
+"""The append-only journal: one JSON object a line, each with a checksum. This module decides which damage a crash explains.
 
 The first line says `"format": 2`: each checksum goes on from the one before, so that a line proves all lines before it and their
 order. Where it says no format each checksum is of its line alone, as older versions wrote it, and as a resume then goes on.
@@ -95,7 +95,7 @@ def _is_chained(first: bytes) -> bool:
 def read(path: Path) -> Iterator[tuple[Event, int]]:
     """Each event of a journal with the offset at which its line ends.
 
-    A last line without a newline is what a crash leaves: skipped, unless it holds a whole checksum, so that it was complete once.
+    A crash leaves a last line without a newline. It is skipped unless its checksum is complete.
     Raises JournalDamaged at any other line that cannot be trusted, InputRefused for one of a later version and for no line at all.
     """
     nothing = True

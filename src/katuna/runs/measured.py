@@ -123,7 +123,7 @@ class Measured:
         self._failure = None
 
     def _round(self, wait_s: float) -> list[LaunchEvent]:
-        """Everything that there is to tell once: what happened, what trials printed since, and the ends that waited for it."""
+        """One round: the events of the launcher, the values that trials have printed since, and the ends that waited for these."""
         events = [told for event in self._polled(wait_s) for told in self._told(event)]
         over = []
         for number, trial in list(self._trials.items()):

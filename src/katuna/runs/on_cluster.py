@@ -1,4 +1,4 @@
-"""A run whose jobs a cluster runs: what is sent for it, what cannot be, and the launcher that follows it."""
+"""A run whose jobs run on a cluster: the objects that are sent, the reasons why some cannot be, and the launcher."""
 
 from __future__ import annotations
 

@@ -215,7 +215,7 @@ def read_job(sources: tuple[Source, ...], options: RunOptions, *, as_cluster: bo
 
 
 def as_training(manifest: Manifest) -> Experiment:
-    """A job that `load_job` has accepted, as the training that it is."""
+    """The training of a job that `load_job` has accepted."""
     metadata = manifest["metadata"]
     return training(manifest, name_here(metadata), str(metadata.get("namespace") or "default"))
 

@@ -1,4 +1,4 @@
-"""A run, read: what it was started with, and the search or training as its journal tells it, for whoever shows it or goes on with it."""
+"""A run folder, read: the plan that it was started with, and the search or training that its journal tells."""
 
 from __future__ import annotations
 

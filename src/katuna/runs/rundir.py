@@ -63,7 +63,8 @@ class RunDir:
 
     @property
     def handle(self) -> str:
-        """What a verb typed here finds it by, as a shell takes it: its name, or its path where it lies elsewhere."""
+        """The word that names this run on a command line: its name, or its path (quoted for a shell) where it lies outside of
+        the home of runs."""
         return self.name if self.path.parent == runs_home() else shlex.quote(str(self.path))
 
     @property

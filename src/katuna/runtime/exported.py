@@ -1,4 +1,4 @@
-"""The folder that a training leaves its model in, as those see it who use it: they import no torch and no trainer."""
+"""The export folder of a training, read without torch and without the trainer."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ class Order:
     """Shuffled indices in global batches of `batch_size`, of which rank r takes every world-size-th from r on.
 
     The same global batches whatever the world size, so N ranks train as one does. `state_dict` is the position: epoch, and
-    batches taken of it; a restored Order goes on behind it. The last batch of an epoch may be smaller; a rank that it has nothing
-    for gets one example of another rank's, whose share is 0.
+    batches taken of it; a restored Order goes on behind it. The last batch of an epoch may be smaller; a rank without an
+    example in it gets one of another rank, with weight 0.
     """
 
     def __init__(self, count: int, batch_size: int, world: World, *, seed: int, shuffle: bool = True) -> None:

@@ -12,7 +12,8 @@ from katuna.runtime.world import World
 
 
 def wrap(model: nn.Module, world: World, strategy: str = "ddp", blocks: tuple[type[nn.Module], ...] = ()) -> nn.Module:
-    """The model shared by all ranks: as it is (one process), in DDP, or sharded by FSDP2 (`blocks` are sharded one by one first).
+    """The model for all ranks: unchanged with one process, else in DDP or sharded by FSDP2, which shards each of `blocks`
+    first.
 
     Make the optimizer afterwards: FSDP2 puts other parameters in the place of the model's.
     """

@@ -1,4 +1,5 @@
-"""A folder that is whole or not there: written beside, digested, fsynced, renamed last; whoever reads it can tell whether it still is."""
+"""A folder that is complete or absent: it is written under another name, digested, fsynced and renamed last. A reader can check
+that it is unchanged."""
 
 from __future__ import annotations
 
@@ -91,7 +92,7 @@ def clean(parent: Path, names: str) -> None:
 
 
 def _put(making: Path, folder: Path) -> None:
-    """Renames; a folder that has the name already steps aside first, so that one of the two is there whatever happens."""
+    """Renames `making` to `folder`. An older folder of that name is moved aside first, so one of the two is always there."""
     old = folder.with_name(f".{folder.name}.old")
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)

@@ -274,7 +274,8 @@ def distinct(column: pd.Series) -> int:
 
 
 def read(place: Path) -> pd.DataFrame:
-    """A CSV or Parquet file, or the only one in a folder. Exits with 1 and one line when there is none or it cannot be read."""
+    """A CSV or Parquet file, or the only one in a folder. Exits with 1 and a one-line message when there is no such file or it
+    cannot be read."""
     readers = {".parquet": pd.read_parquet, ".csv": of_csv, ".csv.gz": of_csv}
     found = [place] if place.is_file() else sorted(each for each in place.iterdir() if each.name.endswith(tuple(readers)))
     reader = next((reader for end, reader in readers.items() if len(found) == 1 and found[0].name.endswith(end)), None)

@@ -30,9 +30,9 @@ CAUSES = {
 def by_processes(coming: Iterator[Tensor], load: Callable[[Tensor], Any], workers: int, ahead: int) -> Generator[Any, None, None]:
     """`load(batch)` for each of `coming` in its order, by so many processes, each up to `ahead` batches before they are asked for.
 
-    A SystemExit of `load` is raised in the loop. So is one with the traceback and, last, one line for any other exception of it, and
-    one with a line for a process that is gone. Each process has a pipe of its own and no lock, so none that dies keeps another
-    waiting, and all may be killed.
+    A SystemExit of `load` is raised in the loop. For any other exception of `load`, a SystemExit with its traceback and a last
+    line is raised; for a process that died, a SystemExit with one line. Each process has its own pipe and no lock: a process
+    that dies holds up no other, and all may be killed.
     """
     with _crew(load, workers) as crew:
         asked, answering = cycle(crew), cycle(crew)

@@ -187,7 +187,7 @@ def built_for(capability: tuple[int, int], built: Sequence[str]) -> bool:
 
 
 def names_a_gpu(visible: str | None) -> bool:
-    """Whether CUDA_VISIBLE_DEVICES names one, as it does where one was leased; CUDA stops at the first entry that is none."""
+    """Whether CUDA_VISIBLE_DEVICES names a device. CUDA ignores all entries after the first invalid one."""
     return re.match(r"\s*(\d|GPU-|MIG-)", visible or "") is not None
 
 
@@ -251,7 +251,8 @@ def joined(place: Place, at: tuple[str, int], timeout_s: float) -> Store:
 
 
 def give_up(store: Store, place: Place, missing: list[int], *, holds: bool) -> None:
-    """Whoever holds the store stays until those who joined have heard of it: torch writes pages about a store that went away."""
+    """The rank that holds the store waits until the ranks that joined know of the end: torch prints pages about a store that
+    went away."""
     store.set(f"left/{place.rank}", "")
     if not holds:
         return

@@ -15,7 +15,8 @@ def trial_seed(seed: int, number: int) -> int:
 
 
 def written_seed(experiment: Experiment) -> int | None:
-    """Its `random_state`; None where there is none, or, for an algorithm that ignores the setting, no whole number."""
+    """The setting `random_state`. None without the setting, or where its value is no whole number (some algorithms ignore the
+    setting)."""
     try:
         return int(experiment.settings["random_state"])
     except (KeyError, ValueError):

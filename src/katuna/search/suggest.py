@@ -25,7 +25,8 @@ from katuna.search.trials import Assignments, Trial
 
 
 def suggester_for(experiment: Experiment, seed: int) -> Suggester:
-    """`experiment.algorithm` is one of Katib's that run here, or one of SAMPLERS; its settings have been checked."""
+    """The suggester of the Experiment's algorithm: a name of Katib's that this machine runs, or a name in SAMPLERS. The
+    settings have been checked."""
     if experiment.is_training:
         return TheJob()
     if experiment.algorithm in SUGGESTERS:

@@ -185,7 +185,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The container that trains has been started. `process` is what the launcher needs to find it again (here: pids); plain data."""
+    """The container that trains has been started. `process` is plain data by which the launcher finds it again: pids, or a pod."""
 
     at: float
     number: int
@@ -202,7 +202,7 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """What a person is told of a trial beside its states: what it waits for, why something of it begins again."""
+    """A remark on a trial for a person: the reason why it waits, or why a container starts again."""
 
     at: float
     number: int
@@ -275,8 +275,8 @@ Event = Opened | Known | Edited | Resumed | Ended | TrialEvent | Told
 def advance(trial: Trial | None, event: TrialEvent, objective: Objective) -> Trial:
     """The trial after `event`: the one place where trial states change.
 
-    A final state is never left but by Resumed, so replaying a journal twice gives the same trials. A trial that is being stopped stays as it
-    was when that was decided until it exits: its value does not hang on how soon it ends, and a retry begins nothing anew.
+    A final state is never left but by Resumed, so replaying a journal twice gives the same trials. A trial that is being
+    stopped takes no more values and no more starts until it exits. So its value does not depend on how soon it ends.
     """
     if isinstance(event, Asked):
         assert trial is None, f"trial {event.number} was asked twice"
