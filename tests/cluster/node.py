@@ -354,20 +354,21 @@ class Pod:
         volumes = {each["name"]: each for each in self.spec.get("volumes") or []}
         for mount in container.spec.get("volumeMounts") or []:
             source = self._volume(volumes[mount["name"]]) / mount.get("subPath", "")
-            target = shlex.quote(f".{mount['mountPath']}")
             if not source.exists():
                 source.mkdir(parents=True)
-            above = f"mkdir -p {target}" if source.is_dir() else f"mkdir -p $(dirname {target}); touch {target}"
-            yield f"{above}; mount --bind {shlex.quote(str(source))} {target}"
+            # A link of the file system leads to a place within it: /var/run is /run there too.
+            yield f"target=.$(chroot . readlink -m {shlex.quote(mount['mountPath'])})"
+            yield 'mkdir -p "$target"' if source.is_dir() else 'mkdir -p "$(dirname "$target")"; touch "$target"'
+            yield f'mount --bind {shlex.quote(str(source))} "$target"'
             if mount.get("readOnly"):
-                yield f"mount -o remount,bind,ro {target}"
+                yield 'mount -o remount,bind,ro "$target"'
 
     def _enter(self, container: Object) -> str:
         context = {**(self.spec.get("securityContext") or {}), **(container.get("securityContext") or {})}
         user = context.get("runAsUser")
         who = f"--userspec={user}:{context.get('runAsGroup', user)} " if user else ""
         place = shlex.quote(container.get("workingDir") or "/")
-        return f'mkdir -p .{place}; exec chroot {who}. sh -c \'cd "$0" && exec "$@"\' {place} "$@"'
+        return f'chroot . mkdir -p {place}; exec chroot {who}. sh -c \'cd "$0" && exec "$@"\' {place} "$@"'
 
     def _environment(self, container: Object) -> dict[str, str]:
         env = {"PATH": ":".join([*self.node.path, os.environ["PATH"]]), "HOME": "/", "HOSTNAME": self.host}

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
+from laboratory import ROLE, Lab
 
-from conftest import ROLE, Lab
 from searches import experiment_yaml, journal_events, spawn
 from toy_jobs import pytorchjob
 
@@ -208,7 +208,7 @@ def test_no_node_fits(lab: Lab) -> None:
 
 
 def test_pods_are_refused_by_pod_security(lab: Lab) -> None:
-    lab.plane.namespace(lab.namespace, pod_security__x="")
+    lab.plane.namespace(lab.namespace)
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     lab.plane.kube.patch(f"/api/v1/namespaces/{lab.namespace}", {"metadata": {"labels": labels}})
     waits_and_says(lab, a_job("soft", "print(1)"), 'violates PodSecurity "restricted')
