@@ -214,3 +214,16 @@ def test_what_has_ended_is_deleted_and_its_log_stays(cluster: Cluster) -> None:
     assert end.message == "it exited with code 3; its log ends: accuracy=0.5"
     assert cluster.api.get("Job", "t0") is None
     assert (cluster.folder / "t0/log").read_text() == "accuracy=0.5\n"
+
+
+def test_a_pod_that_restarts_while_nobody_looks_ends_all_the_same(cluster: Cluster) -> None:
+    """What was last heard of a run may be that it goes on: later runs then tell that it has ended."""
+    again = Behaviour(("0.2",), code=1, then=Behaviour(("0.3",), code=1, then=Behaviour(("0.4",))))
+    launcher = cluster.launcher()
+    launcher.start(cluster.request(0, Behaviour(("0.1",), code=1, then=again)))
+    time.sleep(1.0)
+    events = until(launcher, Exited)
+    end = events[-1]
+    assert isinstance(end, Exited)
+    assert (end.code, end.reason) == (0, "Completed")
+    assert values(events)[-1] == "0.4"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from katuna.cluster.logs import LogFollower
 from katuna.cluster.objects import End, Ended, Instance
@@ -35,6 +35,16 @@ class Container:
         """None while it runs. Where its pod went away unseen, the exit code is unknown."""
         return self.instance.ended or (Ended(None, STOPPED, "its pod was deleted", None) if self.is_gone else None)
 
+    def is_before(self, other: Container) -> bool:
+        """Whether `other` is a later run of the same container."""
+        mine, its = self.instance, other.instance
+        return (mine.uid, mine.container) == (its.uid, its.container) and mine.restarts < its.restarts
+
+    def ended_unseen(self) -> None:
+        """A later run tells that this one has ended; a pod's status has the ends of two runs at most."""
+        if self.instance.ended is None:
+            self.instance = replace(self.instance, ended=Ended(None, "Unknown", "it ended while katuna did not look", None))
+
     @property
     def is_logged(self) -> bool:
         """Whether all that it printed is in its log."""
@@ -61,6 +71,8 @@ class Followed:
     pods: dict[str, str] = field(default_factory=dict)
     """Name of each pod that is there, by uid."""
     uid: str = ""
+    created_at: str = ""
+    """As the API server writes times."""
     early: list[Seen] = field(default_factory=list)
     """What was seen before the uid was known."""
     said: set[str] = field(default_factory=set)

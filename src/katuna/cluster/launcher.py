@@ -107,9 +107,9 @@ class ClusterLauncher:
             return False
         manifest = {**found}
         request = TrialRequest(trial.number, trial.name, manifest)
-        self._runs[trial.number] = Followed(
-            request, self._job(manifest, trial.name), is_created=True, uid=found["metadata"]["uid"]
-        )
+        metadata = found["metadata"]
+        run = self._runs[trial.number] = Followed(request, self._job(manifest, trial.name), is_created=True)
+        run.uid, run.created_at = metadata["uid"], metadata.get("creationTimestamp") or ""
         return True
 
     def poll(self, timeout_s: float) -> Sequence[LaunchEvent]:
@@ -239,6 +239,8 @@ class ClusterLauncher:
                 known.instance = instance
         for each in run.containers.values():
             if each.instance.uid == metadata["uid"]:
+                if any(each.is_before(other) for other in run.containers.values()):
+                    each.ended_unseen()
                 each.is_gone = each.is_gone or seen.deleted
                 self._tell_follower(each)
         if seen.deleted:
@@ -264,6 +266,7 @@ class ClusterLauncher:
         for run in self._runs.values():
             # Between a TrainJob and its pods stand a JobSet and Jobs, which katuna does not look at.
             between = self._kind == "TrainJob" and found.kind in ("JobSet", "Job") and found.name.startswith(run.name)
+            between = between and found.at >= run.created_at
             if found.uid == run.uid or found.uid in run.pods or between:
                 self._wait_noted(run, found.says)
 
@@ -316,7 +319,8 @@ class ClusterLauncher:
                 self._api.delete(self._kind, run.name)
                 run.next_try = float("inf")
                 return
-            run.uid = self._create(run)["metadata"]["uid"]
+            made = self._create(run)["metadata"]
+            run.uid, run.created_at = made["uid"], made.get("creationTimestamp") or ""
             run.is_created = True
             for seen in run.early:
                 self._take(seen)
@@ -354,7 +358,7 @@ class ClusterLauncher:
     def _tell(self, run: Followed, container: Container) -> Iterator[LaunchEvent]:
         number, instance = run.request.number, container.instance
         is_main = run.is_main(container)
-        earlier = [each for each in run.main if each is not container and not each.is_exit_told] if is_main else []
+        earlier = run.main[: run.main.index(container)] if is_main else []
         if instance.container == UNPACKS and (instance.ended is None or instance.ended.code == 0):
             # The step is katuna's own, and only its failure is worth a word.
             container.is_exit_told = container.ended is not None
@@ -365,7 +369,7 @@ class ClusterLauncher:
             run.failed = run.failed or (container, instance.ended)
             return
         if not container.is_started_told:
-            if earlier and earlier[0].instance.key != instance.key and list(run.main).index(container) > 0:
+            if any(not each.is_exit_told for each in earlier):
                 return
             yield from self._started(run, container, is_main=is_main)
         ended = container.ended

@@ -178,11 +178,12 @@ def waits_for(pod: Object) -> Iterator[Wait]:
 
 @dataclass(frozen=True)
 class Warned:
-    """A Warning event: the kind, name and uid of the object that it is about, and what it says."""
+    """A Warning event: the kind, name and uid of the object that it is about, its time, and what it says."""
 
     kind: str
     name: str
     uid: str
+    at: str
     says: Wait
 
 
@@ -193,7 +194,8 @@ def warning_of(event: Object) -> Warned | None:
         return None
     kind, name = str(about.get("kind")), str(about["name"])
     says = Wait(f"{kind} {name}: {reason}: {(event.get('message') or '').strip()}", reason in _STUCK_EVENTS)
-    return Warned(kind, name, about.get("uid") or "", says)
+    at = event.get("lastTimestamp") or (event.get("eventTime") or "")[:19] + "Z"
+    return Warned(kind, name, about.get("uid") or "", at, says)
 
 
 def owners(found: Object) -> Iterator[tuple[str, str]]:
