@@ -146,6 +146,24 @@ def test_a_driver_that_is_killed_goes_on_with_what_runs(lab: Lab) -> None:
     assert len(created) == 4
 
 
+def test_a_trial_is_stopped_early_and_its_job_is_gone(lab: Lab) -> None:
+    stopping = {
+        "algorithmName": "medianstop",
+        "algorithmSettings": [{"name": "min_trials_required", "value": "2"}, {"name": "start_step", "value": "2"}],
+    }
+    document = an_experiment(lab, maxTrialCount=8, parallelTrialCount=2, earlyStopping=stopping)
+    (lab.folder / "train.py").write_text("import time\n" + TRAIN + "    time.sleep(0.7)\n")
+    done = lab.katuna("tune", write(lab, document), "--seed", "5", *lab.there, timeout=200)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    events = journal_events(lab.folder / "runs/toy")
+    stopped = [event["number"] for event in events if event["event"] == "Stopping"]
+    assert stopped
+    ends = {event["number"]: event["reason"] for event in events if event["event"] == "Exited"}
+    assert {ends[number] for number in stopped} == {"Stopped"}
+    assert len(ends) == 8
+    assert lab.objects() == []
+
+
 def test_logs_are_whole_through_restarts_and_an_outage(lab: Lab) -> None:
     program = """
 import os, sys, time

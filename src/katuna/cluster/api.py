@@ -20,6 +20,8 @@ TIMEOUT_S = (5.0, 30.0)
 """For a connection, and between two parts of an answer."""
 WATCH_S = 300
 """After how long the server ends a watch, which then begins again."""
+SILENCE_S = 60.0
+"""After how long without a line a log is asked for anew: a connection that has died says nothing either."""
 
 PATHS: Mapping[str, str] = {
     "Pod": "api/v1/{}/pods",
@@ -109,7 +111,8 @@ class Api:
     def watch(self, kind: str, version: str, selector: str = "") -> Iterator[Change]:
         """What changes from `version` on, until the server ends it. Raises ClusterRefused with status 410 for a version too old."""
         query = {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(WATCH_S)}
-        answer = self._call("GET", self._path(kind), query | ({"labelSelector": selector} if selector else {}), streamed=True)
+        query |= {"labelSelector": selector} if selector else {}
+        answer = self._call("GET", self._path(kind), query, read_s=WATCH_S + SILENCE_S)
         for line in self._lines(answer):
             said = json.loads(line)
             if said["type"] == "ERROR":
@@ -123,7 +126,7 @@ class Api:
         query |= {"follow": "true"} if follow else {}
         query |= {"previous": "true"} if previous else {}
         query |= {"sinceTime": since} if since else {}
-        return self._lines(self._call("GET", f"{self._path('Pod', pod)}/log", query, streamed=True))
+        return self._lines(self._call("GET", f"{self._path('Pod', pod)}/log", query, read_s=SILENCE_S))
 
     def close(self) -> None:
         self._client.close()
@@ -140,13 +143,12 @@ class Api:
         return found
 
     def _call(
-        self, method: str, path: str, query: Mapping[str, str], body: Object | None = None, *, streamed: bool = False
+        self, method: str, path: str, query: Mapping[str, str], body: Object | None = None, *, read_s: float = TIMEOUT_S[1]
     ) -> BaseHTTPResponse:
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
         headers = {"Accept": "application/json", **({"Content-Type": "application/json"} if body is not None else {})}
-        timeout = (TIMEOUT_S[0], None if streamed else TIMEOUT_S[1])
         try:
             answer: BaseHTTPResponse = self._client.call_api(
                 path,
@@ -157,7 +159,7 @@ class Api:
                 auth_settings=["BearerToken"],
                 _preload_content=False,
                 _return_http_data_only=True,
-                _request_timeout=timeout,
+                _request_timeout=(TIMEOUT_S[0], read_s),
             )
         except ApiException as error:
             raise _refused(error, path) from error

@@ -61,7 +61,8 @@ class OnCluster:
     def api(self) -> Api:
         from katuna.cluster.api import Api
 
-        return Api.of_config(self._options.context or None, self._options.namespace or None)
+        said = self._planned.experiment.manifest["metadata"].get("namespace")
+        return Api.of_config(self._options.context or None, self._options.namespace or said or None)
 
     @cached_property
     def packed(self) -> Packed | None:
