@@ -281,6 +281,22 @@ def test_what_cannot_run_is_refused_before_anything_is_made(lab: Lab) -> None:
     assert not (lab.folder / "runs").exists()
 
 
+def test_the_doctor_says_what_a_user_has_and_lacks(lab: Lab) -> None:
+    where = ("--context", "user", "--namespace", lab.namespace)
+    done = lab.katuna("doctor", "--on", "cluster", *where)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    lines = {line[4:28].strip(): line for line in done.stdout.splitlines()}
+    assert lines["API server"].endswith(" v1.35.4")
+    assert lines["rights"].startswith("ok ")
+    assert lines["PyTorchJob"].startswith("ok ")
+    assert lines["TrainJob"].startswith("- ")
+    done = lab.katuna("doctor", "--on", "cluster", "--context", "user", "--namespace", "kubeflow")
+    assert done.returncode == 1
+    assert "NO  rights on pods           not get, list, watch, delete (apply deploy/role.yaml" in done.stdout
+    done = lab.katuna("doctor", "--on", "cluster", "--context", "admin", "--namespace", lab.namespace)
+    assert "2 nvidia.com/gpu on 1 node" in done.stdout
+
+
 def started(lab: Lab, job: dict[str, Any]) -> Any:
     """`katuna train` of a job whose container runs."""
     process = spawn("train", write(lab, job), *lab.there, cwd=lab.folder, env=lab.env)

@@ -33,6 +33,7 @@ VERBS = {
     "rm": "Remove a run and everything in it.",
     "export": "Write the trials as csv, parquet, json or an Optuna study.",
     "report": "Write a run as one self-contained HTML page.",
+    "doctor": "Check what this machine, or a cluster, has of what runs need.",
     "completion": "Print the shell code that completes katuna's words.",
 }
 

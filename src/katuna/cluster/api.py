@@ -128,6 +128,22 @@ class Api:
         query |= {"sinceTime": since} if since else {}
         return self._lines(self._call("GET", f"{self._path('Pod', pod)}/log", query, read_s=SILENCE_S))
 
+    def read(self, path: str) -> Object:
+        """Whatever the API server has at a path."""
+        return self._json("GET", path)
+
+    def may(self, group: str, resource: str, verb: str) -> bool:
+        """Whether this user may do so in the namespace."""
+        name, _, below = resource.partition("/")
+        asked = {"group": group, "resource": name, "subresource": below, "verb": verb, "namespace": self.namespace}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {key: value for key, value in asked.items() if value}},
+        }
+        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+        return bool(self._json("POST", path, body=review)["status"]["allowed"])
+
     def close(self) -> None:
         self._client.close()
 
