@@ -47,8 +47,8 @@ def command(
 ) -> Command:
     """The command that stands for a replica's container here. Pure but for looking whether interpreters exist.
 
-    `environ` is katuna's own environment; of the variables, `defaults` go below what the options pass, that below what the job
-    sets, and `extra` above it.
+    `environ` is katuna's own environment. Variables of the job override those that the options pass, which override `defaults`;
+    `extra` overrides all.
     `own` are paths of the container that each trial has for itself, and where they lie; they go before those of the options. `made`
     are places of which the pod itself makes the contents: a Python below one is no image's, and used as it is.
     `port` stands for the master's. `say` is `str` for a command that is to be shown. The argv is empty where neither the file nor the options say what to run.
@@ -76,7 +76,8 @@ def problems(
 ) -> Iterator[tuple[str, str]]:
     """Why the command cannot run here, as (message, hint), found without running anything.
 
-    `told` is what messages say in the place of `given`, word for word. What `foresee` tells of a path goes before what lies there now.
+    `told` is what messages say in the place of `given`, word for word. `foresee` tells of paths that will be there when the
+    command runs.
     """
     container = replica.container
     told = told or given
@@ -135,7 +136,7 @@ def _words(container: Container, options: LocalOptions, asked: Mapping[str, Text
 
 
 def _interpreter(python: str, options: LocalOptions, environ: Mapping[str, str]) -> str:
-    """A path, or a name in PATH; a name that is not there stays as it is."""
+    """The path of an interpreter that is given by path or name; a name that PATH does not have stays a name."""
     if "/" in python:
         return str(options.here(python))
     found = shutil.which(python, path=environ.get("PATH", ""))
@@ -204,7 +205,8 @@ def _is_below(path: str, places: Iterable[str]) -> bool:
 
 
 def _is_python(program: str, *, replaced: bool) -> bool:
-    """Whether the image's interpreter is meant. One that exists here at the same path is used as it is, unless `replaced`."""
+    """Whether the word means the image's Python. An interpreter that this machine has at the same path is used as it is, unless
+    `replaced`."""
     name = Path(program).name
     if not _PYTHON.fullmatch(name):
         return False

@@ -53,7 +53,7 @@ class DevicePool:
         self.devices = devices
 
     def lease(self, count: int) -> Lease | None:
-        """`count` devices that nobody else has, or None while there are not as many. Raises OSError when no lease can be made."""
+        """A lease of `count` devices that no other process holds, or None while fewer are free. Raises OSError when no lease can be made."""
         with contextlib.ExitStack() as unless_whole:
             lease = Lease((), ())
             for device in self.devices if count else ():
@@ -165,7 +165,7 @@ def _numbers(paths: Iterable[Path]) -> list[str]:
 
 
 def _take(device: str) -> int | None:
-    """A file descriptor that has the device, or None when another has it. Raises OSError."""
+    """The file descriptor that holds the device, or None when another process holds it. Raises OSError."""
     if sys.platform != "linux":
         return _lock(Path(pwd.getpwuid(os.getuid()).pw_dir, ".cache", "katuna"), device)
     with socket.socket(socket.AF_UNIX) as named:

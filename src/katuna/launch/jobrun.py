@@ -201,7 +201,7 @@ class JobRun:
         self._new_pods([replica.pod_name for replica in self.job.replicas], self._port())
 
     def _port(self) -> int:
-        """Where the replicas are to meet: at a store that is held for them, or at one that torch opens."""
+        """The port at which the replicas meet: of a store that katuna holds for them, or of one that torch opens."""
         if self._meeting:
             self._meeting.close()
             self._meeting = None
@@ -412,7 +412,7 @@ class JobRun:
         return self._ended("Failed", reason, message)
 
     def _named(self, part: Part, end: Ending, *, deadline: bool) -> str:
-        """What a failure is told as: whose, unless there is but one container that it can be."""
+        """The message of a failure. It names rank, pod and container where the job has several."""
         if deadline and end.reason != DEADLINE:
             return "it ran longer than activeDeadlineSeconds"
         several = len(self.job.replicas) > 1

@@ -1,6 +1,5 @@
-"""What a run left running when katuna and its guards were killed together: found by the tokens in its folder, as a resume finds it.
-
-A run folder is not trusted: no link in it is followed, and a claim that katuna did not write for that very folder names nobody.
+"""The processes that a run left when katuna and its guards were killed together. The tokens in its folder find them, as for a
+resume. A run folder is not trusted: links are not followed, and a claim counts only in the folder that katuna wrote it for.
 """
 
 from __future__ import annotations

@@ -246,8 +246,8 @@ class LocalLauncher:
                 yield self._given_up(run, _reason(error, run))
 
     def _fail(self, run: _Run, failure: StoreFailed | FilesMixed) -> None:
-        """Lets go of a trial that is not to blame, or whose value is none; what of it runs is for `close` to end. It gets no Exited:
-        to the journal it still runs, so it begins again."""
+        """Gives up a trial because of a failure that is not its own. Its processes are left to `close`. It gets no Exited, so
+        it begins again with a resume."""
         self._failure = self._failure or failure
         run.failed = True
         if run.jobrun is None or run.jobrun.over or not run.jobrun.filenos():
@@ -304,8 +304,8 @@ class LocalLauncher:
         )
 
     def _see_what_the_first_wrote(self, run: _Run) -> None:
-        """Where trials share a folder for want of anything better, the first one runs alone: one that writes there refuses a second at a
-        time."""
+        """Where trials share a folder, as the machine allows nothing better, the first trial runs alone. If it writes there,
+        the search goes on only one trial at a time."""
         if self._written_beside is None or self._first_is_over:
             return
         self._first_is_over = True

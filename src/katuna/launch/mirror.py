@@ -97,8 +97,9 @@ def mirror(root: Path, work: Path, *, code: Path | None, leave_out: Collection[P
     """Makes `work`, or adds what is new in `root` to the tree that a trial left there. `state` is the file that remembers it.
 
     `code` is a folder with a snapshot of some files of `root`, which are copied from there. Nothing of `leave_out` is mirrored.
-    Where `state` is missing, mirroring was not finished and no trial has begun: what lies in `work` is removed. Otherwise all that
-    is there stays as it is, and what the trial has removed stays away, a folder with all that is new below it.
+    Where `state` is missing, mirroring was not finished and no trial has begun: what lies in `work` is removed. Otherwise the
+    tree stays as the trial left it: files that the trial removed are not copied again, and a removed folder stays away with all
+    new files in it.
     Raises TooMany before anything is written, LaunchFailed for a state file that cannot be read, and OSError.
     """
     root, work = root.resolve(), work.parent.resolve() / work.name
@@ -146,9 +147,8 @@ def _written_since(moment_ns: int, root: Path, path: str) -> Iterator[str]:
 
 
 def written(mirror: Mirror) -> list[tuple[str, int]]:
-    """What a trial left in `work` that was not put there or differs from it: files and links with their sizes, sorted by path.
-
-    Folders, special files and `__pycache__` are no results; what is in a folder that the trial has closed cannot be told.
+    """The results of a trial in `work`: files and links that are new or changed, with their sizes, sorted by path. Folders,
+    special files and `__pycache__` are no results, and folders that the trial has closed cannot be read.
     """
     as_made: dict[str, Stamp | str] = {**mirror.copied, **mirror.links}
     as_made |= {path: str(mirror.root / path) for path in (*mirror.linked, *mirror.whole)}
@@ -372,7 +372,8 @@ def _check(mirror: Mirror, new: _Entries, clones: Collection[int]) -> None:
 
 
 def _heaviest(weights: Mapping[str, int]) -> tuple[str, int]:
-    """The folder that has the most of `weights`, and how much: one of the topmost, or the innermost that holds over half of that."""
+    """The folder with the largest share of `weights`, and that share. An inner folder is named where it holds over half of the
+    outer one."""
     totals: Counter[str] = Counter()
     for path, weight in weights.items():
         folder = dirname(path)

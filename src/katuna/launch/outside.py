@@ -1,5 +1,5 @@
-"""What of the machine a container sees where its working folder, /tmp and /dev/shm are its own: what must stay real, and what is in the
-way of that."""
+"""The parts of the machine that a container sees beside its own layers: places that must stay real, and files that forbid
+layers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ LOOKED_AT = 20_000
 
 
 def foreign(folders: Sequence[Path], leave_out: Collection[Path]) -> str | None:
-    """A file or folder in the folders, the topmost first, that this user may write to and that is not of his user and group; None where
-    the first LOOKED_AT hold none, but for those in `leave_out`."""
+    """The first file or folder in `folders` that this user may write to but that belongs to another user or group. None where
+    the first LOOKED_AT entries have none; `leave_out` is not looked at."""
     waiting = deque(map(str, folders))
     own, seen = (os.geteuid(), os.getegid()), 0
     skipped = set(map(str, leave_out))
@@ -59,7 +59,7 @@ def _parts(word: str) -> set[str]:
 
 
 def entries(place: str, paths: Iterable[Path]) -> list[Path]:
-    """What there is directly below `place` and has one of the paths in it, as it is written or as links lead."""
+    """The entries of `place` that contain one of the paths, as written or behind links."""
     found = {}
     for path in paths:
         with contextlib.suppress(OSError, ValueError):

@@ -43,10 +43,9 @@ class Planned:
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how a job runs: its folder, and what the caller says of the environment, as `launch.command.command` takes it.
-
-    `cpus` are what all replicas share that ask for none of their own. `kept` are absolute paths that the job will find, whether they
-    are here now or not: those of the code that its run keeps. `say` is `str` where commands are to be shown, and not run.
+    """The folder, options and environment of a job, as `launch.command.command` takes them. Replicas that ask for no CPUs share
+    `cpus`. `kept` are the absolute paths of the code that the run keeps: the job finds them even where they are gone now. `say`
+    is `str` for commands that are shown and not run.
     """
 
     folder: Path
@@ -207,8 +206,8 @@ def preflight(
     kept: Collection[str] = (),
     devices: Sequence[str] | None = None,
 ) -> list[tuple[str, str]]:
-    """Why a job that runs alone could not start here, and what of the options it has no use for, as (message, hint); nothing is
-    run or written. `kept` is as in Place; `devices` are this machine's unless given."""
+    """The reasons why a single job could not start, and options that it has no use for, as (message, hint). Nothing is run or
+    written. `kept` is as in Place; `devices` are this machine's unless given."""
     place = Place(Path("/nonexistent"), options, environ, {}, {}, {}, usable_cpus(), kept)
     found = [*job_problems(job, place, devices), *option_problems(options, [job], environ)]
     found += room_for(at_a_time(job), gpus(job, options))

@@ -1,4 +1,4 @@
-"""Ports of this machine: one that is free, and one that a trial is to have for itself."""
+"""Ports of this machine: a free port, and the check of a port that a trial needs for itself."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def _own_half(lock: int) -> str:
 
 
 def _token(lock: int) -> str:
-    """The token of an open claim; "" for one that is not written yet, or that was copied from another folder.
+    """The token of an open claim; "" while the claim is not written, and for a claim that was copied from another folder.
 
     Raises OSError for what katuna did not write.
     """
@@ -173,8 +173,8 @@ class GuardedProcess:
     ) -> None:
         """Starts it, output appended to `log`. `locks` are held until nothing of it is left; `deadline_s` 0 is none.
 
-        Raises OSError when no guard can be started, LaunchFailed for a command that no process can be given; that it cannot be
-        executed is one of the guard's messages.
+        Raises OSError when no guard can be started, LaunchFailed for a command that no process can have. A command that cannot
+        be executed is a message of the guard.
         """
         env = {**command.env, guard.TOKEN_VARIABLE: held.token}
         try:

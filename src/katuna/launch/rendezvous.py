@@ -62,7 +62,7 @@ def _torchrun_opens(words: Sequence[str], env: Mapping[str, str]) -> str:
 
 
 def variables(command: Command) -> Mapping[str, str]:
-    """What tells torch that its store is there already, for each replica of a job whose store is held."""
+    """The variables that tell torch that its store is there already, for each replica of a job whose store katuna holds."""
     env = command.env
     told = {AGENT_STORE: "True"}
     if "MASTER_ADDR" not in env and "PET_MASTER_ADDR" in env:

@@ -1,4 +1,4 @@
-"""The folders that containers would have mounted: where they lie here, what is in them when a trial or job begins, and what goes with it.
+"""The volumes of pods on this machine: their folders, their first contents, and their removal.
 
 What a Secret holds lies in memory where the machine has a place for that (XDG_RUNTIME_DIR, /dev/shm), and is removed when the job ends.
 So does an emptyDir in which a Secret names a folder. After a SIGKILL of katuna it stays there, for its user alone, until the run is
@@ -194,8 +194,8 @@ def sweep(folder: Path) -> None:
 
 
 def memory_places(folder: Path) -> Iterator[Path]:
-    """Where something of the job or run in `folder` may lie in memory: places that this user can write to. The first is to be
-    used, and the last is where one may have been made by a session that had XDG_RUNTIME_DIR, for one that has it not."""
+    """Places in memory for the job or run in `folder`, where this user can write. The first is used. The others may hold a
+    place of an earlier session, which had another XDG_RUNTIME_DIR."""
     for base in dict.fromkeys((os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm", f"/run/user/{os.geteuid()}")):  # noqa: S108
         if base.startswith("/") and Path(base).is_dir() and os.access(base, os.W_OK | os.X_OK):
             yield Path(base, private_name(folder))
@@ -212,15 +212,15 @@ RECORD = ".place"
 
 
 def _named_by(folder: Path) -> str:
-    """The path that names the folder's places: as it was when they were made. Where that leads to a folder that has them still, this
-    one is a copy, or its record is somebody's invention."""
+    """The path that the folder's places in memory are named by: its path when they were made. Where another folder at that path
+    has the places still, this folder is a copy, and its record does not count."""
     own = os.path.realpath(folder)
     recorded = _recorded(own)
     return recorded if recorded and _recorded(recorded) != recorded else own
 
 
 def _recorded(folder: str) -> str:
-    """What a folder's record says, "" for none that katuna would write."""
+    """The text of a folder's record; "" where it is not as katuna writes it."""
     try:
         with os.fdopen(open_plain(Path(folder, RECORD), os.O_RDONLY), "rb") as file:
             path = os.fsdecode(file.read(PATH_MAX + 1))
@@ -230,8 +230,8 @@ def _recorded(folder: str) -> str:
 
 
 def make_private(folder: Path, place: Path) -> None:
-    """A place for `folder` that is this user's alone, where others may write beside it. Raises LaunchFailed for one that somebody else
-    has put there, and OSError."""
+    """A private folder for `folder`, in a place where other users may write too. Raises LaunchFailed where another user has
+    made the folder, and OSError."""
     named_by = _named_by(folder)
     if _recorded(os.path.realpath(folder)) != named_by:
         with os.fdopen(open_plain(folder / RECORD, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:

@@ -46,8 +46,8 @@ PROBE_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class Kept:
-    """The code that a run keeps: the folders that it is of, its files by their absolute paths, and how to write it, a tree a folder
-    named 0, 1, ..., into a folder that is not there yet."""
+    """The code that a run keeps: its root folders, the absolute paths of its files, and a function that writes it into a new
+    folder, one tree named 0, 1, ... a root."""
 
     folders: Sequence[Path]
     files: Collection[str]
@@ -137,7 +137,8 @@ class Files:
     # A container
 
     def prepare(self, folder: Path, planned: Planned) -> Planned:
-        """The container with files of its own, which are made: `folder` is its job's. One that ran before finds them as it left them.
+        """Makes the files of a container and returns the container with them. `folder` is the job's. A container that ran
+        before finds its files as it left them.
 
         Raises LaunchFailed and OSError.
         """
@@ -210,7 +211,7 @@ class Files:
         return tuple(sorted([*owns, *over.values(), *keeps], key=lambda step: (step[1].count("/"), step[0] == "keep")))
 
     def _emptied(self, folder: Path, own: Path, folders: Sequence[Path]) -> dict[str, Path]:
-        """What begins empty for the job in `folder`, and what stands for it."""
+        """Places that begin empty for the job in `folder`, each with the folder that stands in for it."""
         found = dict.fromkeys(self._home(folders), own / "runs")
         if not any(Path(TMP).is_relative_to(each) for each in folders):
             found[TMP] = own / "tmp"
@@ -273,7 +274,7 @@ class Files:
     # The end
 
     def ended(self, folder: Path, *, begins_again: bool = False) -> None:
-        """When nothing of the job in `folder` is left. What one that begins again will look for stays.
+        """To be called when no process of the job in `folder` is left. Files that a job needs to begin again stay.
 
         Raises FilesMixed where it has changed a file that its mirrored tree only linked to.
         """
@@ -392,7 +393,8 @@ def _shared_memory(folder: Path) -> Path | None:
 
 
 def _with_tmp(planned: Planned, env: Mapping[str, str], tmp: str) -> Mapping[str, str]:
-    """The environment of a container whose /tmp is its own. What PyTorch compiles it would keep there, and compile again in each trial."""
+    """The environment of a container whose /tmp is its own. PyTorch keeps what it compiles in /tmp, so TORCHINDUCTOR_CACHE_DIR
+    leads elsewhere; else each trial would compile again."""
     more = {"TMPDIR": tmp, "TORCHINDUCTOR_CACHE_DIR": str(caches()[-1] / "katuna" / "torchinductor")}
     asked = dict(planned.container.env)
     if (tmp == TMP and "TMPDIR" not in env) or "TMPDIR" in asked:

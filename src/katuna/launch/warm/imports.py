@@ -47,7 +47,8 @@ class Needs:
 
 
 def needs(file: Path, paths: Sequence[str]) -> Needs:
-    """Of a program that begins with this file: what it imports and writes anywhere, itself or through files beside it or in `paths`.
+    """The imports and environment writes of a program that begins with this file, in it and in the files beside it or in
+    `paths` that it imports.
 
     Files are read again only once they have changed.
     """
@@ -162,7 +163,7 @@ def _parsed(file: str, *_version: int) -> _Said:
 
 
 def _statements(tree: ast.AST) -> Iterator[ast.AST]:
-    """All that are there, but for those for type checkers."""
+    """All statements, without those under `if TYPE_CHECKING`."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()
@@ -200,7 +201,7 @@ def _literal(node: ast.AST | None) -> Iterator[str]:
 
 
 def _keys(node: ast.AST) -> Iterator[str]:
-    """Those of a dict's display, or of a call that takes what `dict` takes."""
+    """The literal keys of a dict display, or of a call with the arguments of `dict`."""
     if isinstance(node, ast.Dict):
         for key in node.keys:
             yield from _literal(key)
