@@ -219,6 +219,21 @@ def waits_and_says(lab: Lab, job: dict[str, Any], said: str) -> None:
     assert process.returncode == 130
 
 
+def test_what_the_namespace_has_reaches_the_pods(lab: Lab) -> None:
+    """A Secret that this machine does not have refuses a job here, and none there."""
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys", "namespace": lab.namespace}}
+    lab.plane.kube.apply({**secret, "data": {"token": "aHVzaA=="}})
+    job = a_job("keyed", "import os; print('length', len(os.environ['TOKEN']))")
+    source = {"secretKeyRef": {"name": "keys", "key": "token"}}
+    job["spec"]["template"]["spec"]["containers"][0]["env"] = [{"name": "TOKEN", "valueFrom": source}]
+    file = write(lab, job)
+    assert lab.katuna("train", file).returncode == 2
+    done = lab.katuna("train", file, *lab.there)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert "length 4" in lab.katuna("logs", "keyed").stdout
+    assert "hush" not in done.stdout + done.stderr
+
+
 def test_no_node_fits(lab: Lab) -> None:
     job = a_job("large", "print(1)")
     job["spec"]["template"]["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": 8}}

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path as File
 
-from katuna.errors import Finding, SpecRefused
+from katuna.errors import Engine, Finding, SpecRefused
 from katuna.lint.documents import Documents, name_of
 from katuna.lint.experiment import check, known_documents
 from katuna.lint.local_reads import local_reads
@@ -49,13 +49,14 @@ def load_experiment(
     pass_env: Collection[str] = (),
     read_script: ReadScript = read_script,
     overrides: Overrides | None = None,
+    engine: Engine = "local",
 ) -> Loaded:
     """The Experiment of the files, or the one called `name` of several. `pass_env` names variables that the run will take from
     the calling shell: they stand in for Secrets. `read_script` reads what trials' commands run, to see which metrics it prints.
     `overrides` stand in for the algorithm and the early stopping of the file: the file's own are not checked, and findings for Katib
     alone are left out.
 
-    Raises SpecRefused, with every finding of every file in file order, when any is an error for a run on this machine.
+    Raises SpecRefused, with every finding of every file in file order, when any is an error for `engine`, which is to run the trials.
     """
     documents = Documents(sources)
     chosen = [document for document in documents.experiments if name is None or name_of(document) == name]
@@ -71,7 +72,7 @@ def load_experiment(
         experiment, found = _checked(document, documents, pass_env, read_script, overrides or Overrides())
         findings += found
     findings = documents.ordered(once(findings))
-    if experiment is None or any(finding.level == "error" and "local" in finding.on for finding in findings):
+    if experiment is None or any(finding.level == "error" and engine in finding.on for finding in findings):
         raise SpecRefused(findings)
     return Loaded(experiment, tuple(findings), tuple(known_documents(documents.for_trials)), chosen[0].file, own_seed(chosen[0]))
 

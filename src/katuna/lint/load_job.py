@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from katuna.errors import Finding, SpecRefused
+from katuna.errors import Engine, Finding, SpecRefused
 from katuna.lint.documents import Documents, name_of
 from katuna.lint.job_rules import check_alone
 from katuna.lint.load import once
@@ -37,14 +37,15 @@ def load_job(
     nproc: str | None = None,
     changes: Sequence[tuple[str, str]] = (),
     as_cluster: bool = False,
+    engine: Engine = "local",
 ) -> LoadedJob:
     """The Job, PyTorchJob or TrainJob of the files, or the one called `name` of several, with what it refers to from any of them.
     `pass_env` names variables that the run will take from the calling shell. `changes` are as in `edited_manifest`; they are put in
     before anything is checked. `as_cluster` is for seeing what a cluster would make of the files: it drops fields that it does not
     know, which refuses nothing then.
 
-    Raises InputRefused for a change that cannot be made, SpecRefused with every finding in file order when any is an error for a run
-    on this machine.
+    Raises InputRefused for a change that cannot be made, SpecRefused with every finding in file order when any is an error for `engine`,
+    which is to run the job.
     """
     documents = Documents(sources)
     chosen = [document for document in documents.jobs if name is None or name_of(document) == name]
@@ -60,7 +61,7 @@ def load_job(
             findings += map(document.finding, check_alone(document.value, beside, pass_env))
     findings = documents.ordered(once(findings))
     dropped = ("unknown-field",) if as_cluster else ()
-    errors = (each for each in findings if each.level == "error" and "local" in each.on and each.code not in dropped)
+    errors = (each for each in findings if each.level == "error" and engine in each.on and each.code not in dropped)
     if not edited or any(errors):
         raise SpecRefused(findings)
     return LoadedJob(edited[0].value, edited[0].value["kind"], tuple(findings), edited[0].file, beside)

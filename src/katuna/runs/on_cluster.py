@@ -162,6 +162,10 @@ class OnCluster:
         yield from problems(self._planned.experiment)
         try:
             for request in requests:
+                kind = request.manifest["kind"]
+                if kind not in OPERATORS:
+                    yield f"trialSpec.kind: {kind} is not followed on a cluster", f"write a {', '.join(OPERATORS)}"
+                    continue
                 sent = labelled(replace(request).manifest, self.api.namespace, "dry-run")
                 try:
                     self.api.create(str(sent["kind"]), sent, dry_run=True)

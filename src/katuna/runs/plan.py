@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from katuna.cluster.options import ClusterOptions
-from katuna.errors import Finding, InputRefused
+from katuna.errors import Engine, Finding, InputRefused
 from katuna.launch.local_options import LocalOptions
 from katuna.lint.documents import walked
 from katuna.lint.load import Loaded, Source, load_experiment
@@ -94,6 +94,11 @@ class RunOptions:
         )
 
     @property
+    def engine(self) -> Engine:
+        """What runs the jobs."""
+        return "local" if self.cluster is None else "cluster"
+
+    @property
     def overrides(self) -> list[str]:
         """What stands in for the file's own words, as the command line says it."""
         said = [f"--algorithm {self.algorithm}"] if self.algorithm else []
@@ -128,9 +133,8 @@ class Plan:
     @cached_property
     def job(self) -> Job:
         """Of a training."""
-        return job_from_manifest(
-            self.experiment.manifest, references=self.loaded.references, pass_env=self.options.local.pass_env
-        )
+        pass_env = self.options.local.pass_env if self.options.cluster is None else None
+        return job_from_manifest(self.experiment.manifest, references=self.loaded.references, pass_env=pass_env)
 
     @property
     def known(self) -> tuple[Known, ...]:
@@ -178,7 +182,7 @@ def read_experiment(sources: Sequence[Source], options: RunOptions, name: str | 
 
         check_name(options.algorithm)
     overrides = Overrides(options.algorithm, options.settings, options.early_stopping, options.stopping_settings)
-    loaded = load_experiment(sources, name, pass_env=options.local.pass_env, overrides=overrides)
+    loaded = load_experiment(sources, name, pass_env=options.local.pass_env, overrides=overrides, engine=options.engine)
     return loaded, overridden(loaded.experiment, options)
 
 
@@ -210,6 +214,7 @@ def read_job(sources: tuple[Source, ...], options: RunOptions, *, as_cluster: bo
         nproc=options.nproc,
         changes=options.changes,
         as_cluster=as_cluster,
+        engine=options.engine,
     )
     return Plan(sources, loaded, options, 0, as_training(loaded.manifest))
 
