@@ -201,7 +201,7 @@ def test_too_much_for_code_is_said_and_the_run_goes_on_without(
     assert left.value.code == 0
     why = f"{Path.cwd()}: more than 5 text files"
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith(f"the code is not kept, so that edits reach what runs: {why}")
+    assert line.startswith(f"the code of this run is not kept, so edits reach trials that start later: {why}")
     assert f"in {Path.cwd()}/notes; name that in a .gitignore" in line
     opened = journal_events(Path("runs/toy"))[0]
     assert "code" not in opened

@@ -165,7 +165,7 @@ def code_facts(run: Run) -> list[tuple[str, str]]:
 def say_missing(run: Run) -> None:
     """One line on stderr, where a run goes on without kept code."""
     if run.why_no_code:
-        say(f"the code is not kept, so that edits reach what runs: {run.why_no_code}", err=True)
+        say(f"the code of this run is not kept, so edits reach trials that start later: {run.why_no_code}", err=True)
 
 
 def code_before(folder: RunDir) -> Code | None:

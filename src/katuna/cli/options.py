@@ -104,7 +104,7 @@ _LOCAL = (
         "pythons",
         multiple=True,
         type=Pair("IMAGE=PATH"),
-        help="The interpreter for commands of one image; default: this one.",
+        help="The interpreter for commands of one image; default: the Python that runs katuna.",
     ),
     click.option("--data", metavar="DATASET", help="A file, or a folder of files: trainers find its path in KATUNA_DATA."),
     click.option(
@@ -129,7 +129,7 @@ _LOCAL = (
         type=click.Choice(["local", "as-operator"]),
         default="local",
         show_default=True,
-        help="Whether the first failure is final unless the file writes backoffLimit, or the cluster's own rules hold.",
+        help="local: the first failure is final unless the file writes backoffLimit; as-operator: restarts as on a cluster.",
     ),
     click.option("--cold", is_flag=True, help="Start each process with an interpreter of its own."),
     click.option(

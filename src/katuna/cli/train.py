@@ -55,10 +55,11 @@ def command(
     output: str,
     **options: Any,
 ) -> None:
-    """Run the PyTorchJob, TrainJob or Job of a file on this machine, every replica as processes of its own.
+    """Run the PyTorchJob, TrainJob or Job of a file on this machine, every replica as processes of its own, or on a cluster with
+    --on cluster.
 
-    FILES are YAML: the job, and what it refers to. The file is the one that a cluster takes; images are not pulled, their commands
-    run here. Ctrl-C ends the replicas, `katuna resume` goes on from their checkpoints.
+    FILES are YAML: the job, and what it refers to. The file is the one that a cluster takes. On this machine images are not pulled:
+    their commands run as processes. Ctrl-C ends the replicas, `katuna resume` goes on from their checkpoints.
 
     \b
     katuna train training_jobs/digits-ddp.yaml                 one Master and one Worker

@@ -48,10 +48,10 @@ def command(
     count: int,
     **options: Any,
 ) -> None:
-    """Run the search of a Katib Experiment on this machine.
+    """Run the search of a Katib Experiment on this machine, or on a cluster with --on cluster.
 
     FILES are YAML: the Experiment, and a ConfigMap if its trial template is kept in one. The file is the one that a cluster
-    takes; images are not pulled, their commands run here.
+    takes. On this machine images are not pulled: their commands run as processes.
     """
     from katuna.cli.screen import say_findings
     from katuna.runs import conduct

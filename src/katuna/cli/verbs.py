@@ -18,8 +18,8 @@ from katuna.errors import KatunaError
 from katuna.text import counted
 
 VERBS = {
-    "tune": "Run the search of an Experiment file on this machine.",
-    "train": "Run a PyTorchJob, TrainJob or Job file on this machine, all replicas.",
+    "tune": "Run the search of an Experiment file, here or on a cluster.",
+    "train": "Run a PyTorchJob, TrainJob or Job file, here or on a cluster, all replicas.",
     "lint": "Check manifests without running anything.",
     "smoke": "Run short trials at the corners of the space; say which crash or print no metric.",
     "ls": "List the runs.",

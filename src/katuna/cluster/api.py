@@ -205,7 +205,7 @@ def _in_cluster(why: str) -> tuple[ApiClient, str]:
         config.load_incluster_config()
     except config.ConfigException as error:
         raise InputRefused(
-            f"no cluster is known: {why}; set KUBECONFIG, or copy the cluster's kubeconfig to ~/.kube/config"
+            f"no cluster is known: {why.rstrip('.')}; set KUBECONFIG, or copy the cluster's kubeconfig to ~/.kube/config"
         ) from error
     with open("/var/run/secrets/kubernetes.io/serviceaccount/namespace", encoding="utf-8") as file:  # noqa: PTH123
         return client.ApiClient(), file.read().strip()
