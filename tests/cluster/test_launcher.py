@@ -19,9 +19,9 @@ from katuna.search.contracts import Clock, Launcher, LaunchEvent, TrialRequest
 from katuna.search.trials import Exited, Noted, Reported, Trial
 
 
-def a_request(number: int) -> TrialRequest:
+def a_request(number: int, policy: str = "OnFailure") -> TrialRequest:
     container = {"name": "main", "image": "lab/image", "command": ["train"]}
-    spec = {"template": {"spec": {"restartPolicy": "OnFailure", "containers": [container]}}}
+    spec = {"template": {"spec": {"restartPolicy": policy, "containers": [container]}}}
     manifest = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": f"t{number}"}, "spec": spec}
     return TrialRequest(number, f"t{number}", manifest)
 
@@ -227,3 +227,28 @@ def test_a_pod_that_restarts_while_nobody_looks_ends_all_the_same(cluster: Clust
     assert isinstance(end, Exited)
     assert (end.code, end.reason) == (0, "Completed")
     assert values(events)[-1] == "0.4"
+
+
+def test_many_trials_cost_few_calls_and_leave_nothing(cluster: Cluster) -> None:
+    """Each trial is created, its log is read, it is deleted: at most twice as many calls are made."""
+    many, at_once = 150, 15
+    launcher = cluster.launcher()
+    cluster.behaviours = dict.fromkeys(range(many), Behaviour(("0.5",)))
+    waiting, ended = list(range(many)), 0
+    give_up = time.monotonic() + 60
+    running = 0
+    while ended < many:
+        assert time.monotonic() < give_up, f"{ended} of {many} have ended"
+        while waiting and running < at_once:
+            launcher.start(a_request(waiting.pop(0), "Never"))
+            running += 1
+        for event in launcher.poll(0.2):
+            if isinstance(event, Exited):
+                assert event.code == 0
+                ended, running = ended + 1, running - 1
+    assert len(cluster.api.calls) <= 2 * 3 * many
+    looked = sorted(call for call in cluster.api.calls if call[0] in ("list", "watch"))
+    assert looked == [(method, kind) for method in ("list", "watch") for kind in ("Event", "Job", "Pod")]
+    jobs = launcher._launcher
+    assert isinstance(jobs, ClusterLauncher)
+    assert jobs._runs == {}
