@@ -101,3 +101,4 @@ def test_a_job_is_sent_with_two_labels_and_nothing_else_changed() -> None:
         "metadata": {"name": "j", "namespace": "lab", "labels": {"mine": "1", "katuna/run": "run-1", "katuna/trial": "j"}},
         "spec": {"a": 1},
     }
+    assert labelled(job, "lab", "run-1", "team")["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"

@@ -172,6 +172,7 @@ _CLUSTER = (
         type=click.Choice(["configmap", "none"]),
         help="With --on cluster: send the code of this folder as a ConfigMap (the default), or use what the image holds.",
     ),
+    click.option("--queue", metavar="NAME", help="With --on cluster: the LocalQueue of Kueue that admits the jobs."),
 )
 
 
@@ -248,6 +249,7 @@ def run_options(
     context: str | None = None,
     namespace: str | None = None,
     code_way: Any = None,
+    queue: str | None = None,
 ) -> Any:
     """RunOptions of what the command line says. Raises InputRefused for what makes no sense."""
     from katuna.dataset import describe
@@ -289,18 +291,18 @@ def run_options(
         _once("--stopping-setting", stopping_settings),
         let_running_finish,
         tuple(parse_try(text) for text in tries),
-        cluster=_cluster(on, context, namespace, code_way),
+        cluster=_cluster(on, context, namespace, code_way, queue),
     )
 
 
-def _cluster(on: str, context: str | None, namespace: str | None, code_way: Any) -> Any:
+def _cluster(on: str, context: str | None, namespace: str | None, code_way: Any, queue: str | None) -> Any:
     """ClusterOptions, None for this machine. Raises InputRefused for options that --on cluster alone has a use for."""
     from katuna.cluster.options import ClusterOptions
     from katuna.errors import InputRefused
 
     if on == "cluster":
-        return ClusterOptions(context or "", namespace or "", code_way or "configmap")
-    for option, value in (("--context", context), ("--namespace", namespace), ("--code", code_way)):
+        return ClusterOptions(context or "", namespace or "", code_way or "configmap", queue or "")
+    for option, value in (("--context", context), ("--namespace", namespace), ("--code", code_way), ("--queue", queue)):
         if value:
             raise InputRefused(f"{option} {value}: only a run on a cluster has a use for it; add --on cluster, or leave it out")
     return None

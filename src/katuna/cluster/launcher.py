@@ -54,7 +54,7 @@ LogPath = Callable[[Job, str, str, str], Path]
 class ClusterLauncher:
     """Implements `contracts.JobLauncher`; see there.
 
-    `run` is the value of the label that all of the run's objects have. `log_path` says where a container's log is kept. `prepare` makes
+    `run` is the value of the label that all of the run's objects have, `local_queue` the LocalQueue of Kueue that admits them. `log_path` says where a container's log is kept. `prepare` makes
     the job that is sent of a trial's. With `keeps_jobs` a job that has ended stays on the cluster. `beside` are the documents that the
     jobs refer to.
     """
@@ -71,6 +71,7 @@ class ClusterLauncher:
         prepare: Callable[[Manifest], Manifest] = lambda manifest: manifest,
         beside: Sequence[Manifest] = (),
         keeps_jobs: bool = False,
+        local_queue: str = "",
     ) -> None:
         self._api = api
         self._run = run
@@ -81,6 +82,7 @@ class ClusterLauncher:
         self._prepare = prepare
         self._beside = tuple(beside)
         self._keeps_jobs = keeps_jobs
+        self._queue = local_queue
         self._runs: dict[int, Followed] = {}
         self._told: queue.SimpleQueue[Told] = queue.SimpleQueue()
         self._watchers: list[Watcher] = []
@@ -91,7 +93,7 @@ class ClusterLauncher:
 
     def sent(self, request: TrialRequest) -> Manifest:
         """The job as it goes to the API server."""
-        return self._prepare(labelled(request.manifest, self._api.namespace, self._run))
+        return self._prepare(labelled(request.manifest, self._api.namespace, self._run, self._queue))
 
     def start(self, request: TrialRequest) -> None:
         assert request.number not in self._runs, f"trial {request.number} runs already"

@@ -13,6 +13,7 @@ from katuna.manifest.experiment import Manifest
 from katuna.manifest.job import Job
 
 RUN_LABEL, TRIAL_LABEL = "katuna/run", "katuna/trial"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 JOB_OF_A_POD = ("jobset.sigs.k8s.io/jobset-name", "training.kubeflow.org/job-name", "batch.kubernetes.io/job-name")
 """Labels that name a pod's job; the first that is there counts, as a TrainJob's pods belong to a JobSet's Jobs."""
@@ -30,11 +31,12 @@ _STUCK_EVENTS = {"FailedCreatePod", "FailedCreate"}
 _ENDS = {"Succeeded": "Succeeded", "Complete": "Succeeded", "Failed": "Failed"}
 
 
-def labelled(manifest: Manifest, namespace: str, run: str) -> Manifest:
-    """The job as it is sent: in its namespace, with labels of the run and the trial, and nothing else changed."""
+def labelled(manifest: Manifest, namespace: str, run: str, queue: str = "") -> Manifest:
+    """The job as it is sent: in its namespace, with labels of the run, the trial and its queue, and nothing else changed."""
     metadata = {**manifest["metadata"], "namespace": namespace}
     name = metadata.get("name") or metadata["generateName"].rstrip("-.")
     labels = {**(metadata.get("labels") or {}), RUN_LABEL: run, TRIAL_LABEL: name[:63].rstrip("-.")}
+    labels |= {QUEUE_LABEL: queue} if queue else {}
     metadata = {key: value for key, value in metadata.items() if key != "generateName"} | {"name": name, "labels": labels}
     return {**manifest, "metadata": metadata}
 

@@ -17,10 +17,12 @@ class ClusterOptions:
     context: str = ""
     namespace: str = ""
     code: CodeWay = "configmap"
+    queue: str = ""
+    """The LocalQueue of Kueue that admits the jobs; "" for none, or for the file's own."""
 
     def as_json(self) -> dict[str, Any]:
-        return {"context": self.context, "namespace": self.namespace, "code": self.code}
+        return {"context": self.context, "namespace": self.namespace, "code": self.code, "queue": self.queue}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ClusterOptions:
-        return cls(data["context"], data["namespace"], data["code"])
+        return cls(data["context"], data["namespace"], data["code"], data.get("queue", ""))

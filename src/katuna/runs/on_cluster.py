@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,7 +97,7 @@ class OnCluster:
 
         namespace = self.api.namespace
         maps = [] if self.packed is None else config_maps(self.packed, namespace, self._label)
-        return [*maps, *(self.prepare(labelled(job, namespace, self._label)) for job in jobs)]
+        return [*maps, *(self.prepare(labelled(job, namespace, self._label, self._options.queue)) for job in jobs)]
 
     def _mounts(self) -> Iterator[tuple[str, str]]:
         """Of each --map: the image's path, and where it is in the code."""
@@ -153,6 +152,7 @@ class OnCluster:
             prepare=self.prepare,
             beside=self._planned.loaded.references,
             keeps_jobs=experiment.is_training,
+            local_queue=self._options.queue,
         )
 
     def preflight(self, requests: Sequence[TrialRequest]) -> Iterator[tuple[str, str]]:
@@ -166,7 +166,7 @@ class OnCluster:
                 if kind not in OPERATORS:
                     yield f"trialSpec.kind: {kind} is not followed on a cluster", f"write a {', '.join(OPERATORS)}"
                     continue
-                sent = labelled(replace(request).manifest, self.api.namespace, "dry-run")
+                sent = labelled(request.manifest, self.api.namespace, "dry-run", self._options.queue)
                 try:
                     self.api.create(str(sent["kind"]), sent, dry_run=True)
                 except ClusterRefused as refused:
