@@ -87,6 +87,7 @@ def test_a_ddp_job_trains_in_real_pods(lab: Lab) -> None:
     shown = lab.katuna("show", "digits-ddp").stdout
     rows = {line.split()[0]: line.split()[1:3] for line in shown.splitlines() if "-0 " in line}
     assert rows == {"master-0": ["Completed", "0"], "worker-0": ["Completed", "0"]}
+    assert f"Cluster    context user, namespace {lab.namespace}, label katuna/run=digits-ddp-" in shown
     assert "epoch=8" in lab.katuna("logs", "digits-ddp/master-0").stdout
     assert "digits-ddp" in lab.objects(), "the job of a training stays"
     assert lab.katuna("rm", "-y", "digits-ddp").returncode == 0
@@ -115,6 +116,20 @@ def test_an_edited_line_is_another_version_of_the_code(lab: Lab) -> None:
     assert lab.katuna("tune", file, "--seed", "7", *lab.there).returncode == 0
     first, second = (json.loads(lab.katuna("best", name, "-o", "json").stdout) for name in ("toy", "toy-2"))
     assert first != second
+
+
+def test_code_of_more_than_one_config_map_arrives_whole(lab: Lab) -> None:
+    for number in range(12):
+        (lab.folder / f"table{number}.txt").write_text(os.urandom(100_000).hex())
+    (lab.folder / "count.py").write_text(
+        "import glob\nprint('bytes', sum(len(open(name).read()) for name in glob.glob('table*.txt')))\n"
+    )
+    job = a_job("counts", "")
+    job["spec"]["template"]["spec"]["containers"][0]["command"] = ["python", "count.py"]
+    done = lab.katuna("train", write(lab, job), *lab.there)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert f"bytes {12 * 200_000}" in lab.katuna("logs", "counts").stdout
+    assert len([name for name in lab.objects() if name.startswith("katuna-code")]) == 2
 
 
 def test_a_driver_that_is_killed_goes_on_with_what_runs(lab: Lab) -> None:

@@ -110,7 +110,7 @@ def _facts(run: Any) -> list[tuple[str, str]]:
         facts.append(("Known", ", ".join(f"{count} results of {source}" for source, count in sources.items())))
     if run.options.overrides:
         facts.append(("Overrides", " ".join(run.options.overrides)))
-    facts += code_facts(run)
+    facts += [*_cluster(run), *code_facts(run)]
     ways = dict.fromkeys(event.process.get("files", "") for event in run.events if isinstance(event, Started))
     facts += [("Files", ", ".join(ways))] if any(ways) else []
     if search.budget:
@@ -131,6 +131,18 @@ def _processes(run: Run) -> list[tuple[str, str]]:
 
     left = [] if run.folder.holder() is not None else left_running(run.path)
     return [("Processes", still_running(left, run.folder.handle, run.state))] if left else []
+
+
+def _cluster(run: Run) -> list[tuple[str, str]]:
+    """Where a run on a cluster ran, and the label by which kubectl lists its objects; an empty list for a run on this machine."""
+    from katuna.runs.on_cluster import run_label
+
+    options = run.options.cluster
+    if options is None:
+        return []
+    where = [f"context {options.context}"] if options.context else []
+    where += [f"namespace {options.namespace}"] if options.namespace else []
+    return [("Cluster", ", ".join([*where, f"label katuna/run={run_label(run.folder)}"]))]
 
 
 def _show_training(run: Training, output: str) -> None:
@@ -174,7 +186,7 @@ def _job_facts(run: Training) -> list[tuple[str, str]]:
     ]
     if run.options.overrides:
         facts.append(("Overrides", " ".join(run.options.overrides)))
-    facts += code_facts(run)
+    facts += [*_cluster(run), *code_facts(run)]
     if run.metrics:
         facts.append(("Metrics", in_words(run.metrics)))
     facts += [("Took", duration(run.took_s)), ("Folder", str(run.path))]
