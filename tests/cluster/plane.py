@@ -67,6 +67,9 @@ class Plane:
     def start(self) -> Self:
         """Raises CannotBuild where this machine cannot have one."""
         binaries = build()
+        for name in ("etcd", "pods", "claims", "pki", "log", "tmp"):
+            # Of an earlier one: nothing of it is gone on with.
+            shutil.rmtree(self.folder / name, ignore_errors=True)
         for name in ("pki", "log", "tmp", "pods"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         try:
