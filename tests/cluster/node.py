@@ -125,6 +125,7 @@ class Pod:
         self.is_deleting = False
         self.stopping = threading.Event()
         self.changed = threading.Event()
+        self.killed = threading.Event()
         self._began = now()
         self._sandbox: subprocess.Popen[bytes] | None = None
         self._inner = 0
@@ -144,6 +145,8 @@ class Pod:
         except Exception as error:  # noqa: BLE001
             traceback.print_exc()
             self._end("Failed", "NodeError", str(error)[:500])
+        # The kernel ends processes with the thread that started them: it stays until they have had their grace period.
+        self.killed.wait()
 
     def _open(self) -> None:
         """The namespaces that its containers share."""
@@ -231,6 +234,7 @@ class Pod:
             self._sandbox.wait()
         for each in running:
             self._finish(each)
+        self.killed.set()
 
     def delete(self, grace_s: float) -> None:
         """As the API server asks by a deletion time; the object goes once nothing runs."""

@@ -349,6 +349,11 @@ def test_nothing_is_asked_that_the_role_does_not_give(lab: Lab) -> None:
     process.send_signal(signal.SIGINT)
     while "Ctrl-C again" not in process.stdout.readline():
         assert process.poll() is None, process.communicate()
+    pods = f"/api/v1/namespaces/{lab.namespace}/pods?labelSelector=batch.kubernetes.io/job-name=deaf"
+    give_up = time.monotonic() + 60
+    while not any(each["metadata"].get("deletionTimestamp") for each in lab.plane.kube.get(pods)["items"]):
+        assert time.monotonic() < give_up, "the pod was not asked to end"
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=100)
     for job in (
